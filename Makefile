@@ -1,0 +1,41 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# A run that fits ten minutes on two CPU cores. The command itself trains for the report's 25 epochs.
+QUICK := trainer.max_epochs=6 trainer.max_time=00:00:08:00
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test check format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(READY) ## Create the virtual environment and install everything into it
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+train: $(READY) ## Train on phantoms for a few epochs; ARGS='...' adds or changes options
+	@echo "A short run: 6 epochs on 1,280 phantoms. The report's 25: $(BIN)/python -m vaegan_pl.train"
+	$(BIN)/python -m vaegan_pl.train model=larsen trainer.devices=1 $(QUICK) $(ARGS)
+
+test: $(READY) ## Run the tests; ARGS='...' goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## Lint, types, import rules and tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest $(ARGS)
+
+format: $(READY) ## Format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove the virtual environment and caches; outputs/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,0 +1,86 @@
+"""Shared fixtures: small networks, small folders of images, commands run in this process, the real MRI folder."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+
+from vaegan_pl import commands
+from vaegan_pl.model.networks import Networks
+
+CLASSES = ["glioma", "meningioma", "notumor", "pituitary"]
+
+SMALL = [
+    "data.image_size=32",
+    "data.batch_size=16",
+    "model.networks.latent_dim=16",
+    "model.networks.encoder_channels=[8,16,32]",
+    "model.networks.encoder_features=64",
+    "model.networks.decoder_channels=[32,32,16,8]",
+    "model.networks.discriminator_channels=[8,16,32,32]",
+    "model.networks.discriminator_features=32",
+    "trainer.accelerator=cpu",
+]
+"""Overrides that make a run take seconds."""
+
+
+@pytest.fixture
+def small_networks() -> Networks:
+    torch.manual_seed(0)
+    return Networks(
+        image_size=16,
+        image_channels=1,
+        latent_dim=5,
+        encoder_channels=[3, 4],
+        encoder_features=7,
+        decoder_channels=[6, 4, 3],
+        discriminator_channels=[3, 4, 5],
+        discriminator_features=6,
+    )
+
+
+@pytest.fixture
+def write_classes() -> Callable[..., Path]:
+    """Writes a folder for each class with random grey PNGs of 40x30 pixels."""
+
+    def write(root: Path, per_class: int = 3, classes: list[str] = CLASSES) -> Path:
+        random = np.random.default_rng(0)
+        for name in classes:
+            (root / name).mkdir(parents=True)
+            for i in range(per_class):
+                pixels = random.integers(0, 256, (30, 40), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / name / f"{i}.png")
+        return root
+
+    return write
+
+
+@pytest.fixture
+def run_command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str | None]:
+    """Runs a command as its `python -m` does; returns the message it exits with, or None if it succeeds."""
+
+    def run(task: Callable[[DictConfig], None], name: str, *overrides: str) -> str | None:
+        monkeypatch.setattr(sys, "argv", [name, *overrides])
+        try:
+            commands.run(task, name)
+        except SystemExit as stop:
+            return str(stop.code)
+        return None
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def mri_root() -> Path:
+    """The real images: $VAEGAN_MRI_ROOT, or a folder beside the checkout; skips where neither is there."""
+    beside = Path(__file__).parents[2] / "shared" / "brain-tumor-mri"
+    root = Path(os.environ.get("VAEGAN_MRI_ROOT", beside))
+    if not root.is_dir():
+        pytest.skip(f"real MRI folder not found at {root}; set VAEGAN_MRI_ROOT")
+    return root

@@ -1,0 +1,5 @@
+"""Mistakes that a user can mend."""
+
+
+class UserError(Exception):
+    """One plain message that names the offending path or value and says what to do about it."""
