@@ -1,0 +1,213 @@
+"""Algorithm 1 against naive autograd in float64, and its directions by small steps."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+from vaegan_pl.model.algorithm import VAEGAN, EquilibriumGate
+from vaegan_pl.model.networks import Networks
+
+OPTIONS: dict[str, Any] = {
+    "gamma": 0.3,
+    "similarity_layer": "conv3",
+    "fakes": "both",
+    "batch_norm": "separate",
+    "gate": None,
+}
+
+
+def build(networks: Networks, **options: Any) -> VAEGAN:
+    return VAEGAN(networks.double(), **{**OPTIONS, **options})
+
+
+def batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(6, 1, 16, 16, generator=generator, dtype=torch.float64) * 2 - 1
+    epsilon, z_p = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64)
+    return x, epsilon, z_p
+
+
+def naive_losses(model: VAEGAN, x: Tensor, epsilon: Tensor, z_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """L_prior, L_llike and L_GAN (as a cost), straight from their definitions."""
+    networks = model.networks
+    mean, log_variance = networks.encoder(x)
+    sigma = log_variance.exp().sqrt()
+    l_prior = kl_divergence(Normal(mean, sigma), Normal(torch.zeros_like(mean), torch.ones_like(sigma))).sum(1).mean()
+    z = mean + sigma * epsilon
+    has_prior = model.fakes != "reconstruction"
+    if model.batch_norm == "separate":
+        x_tilde, x_p = networks.decoder(z), networks.decoder(z_p)
+        real, reconstructed, sampled = (networks.discriminator(images) for images in (x, x_tilde, x_p))
+    else:
+        decoded = networks.decoder(torch.cat([z, z_p] if has_prior else [z])).split(len(x))
+        logits, maps = networks.discriminator(torch.cat([x, *decoded]))
+        features = maps[model.similarity_layer].split(len(x))
+        parts = [
+            (part, {model.similarity_layer: feature})
+            for part, feature in zip(logits.split(len(x)), features, strict=True)
+        ]
+        real, reconstructed, sampled = parts if has_prior else (*parts, parts[0])
+    difference = real[1][model.similarity_layer].detach() - reconstructed[1][model.similarity_layer]
+    l_llike = (difference**2).sum() / 2 / len(x)
+    l_gan = -torch.sigmoid(real[0]).log().mean()
+    if model.fakes in ("both", "reconstruction"):
+        l_gan = l_gan - (1 - torch.sigmoid(reconstructed[0])).log().mean()
+    if model.fakes in ("both", "prior"):
+        l_gan = l_gan - (1 - torch.sigmoid(sampled[0])).log().mean()
+    return l_prior, l_llike, l_gan
+
+
+@pytest.mark.parametrize("batch_norm", ["joint", "separate"])
+@pytest.mark.parametrize("fakes", ["both", "reconstruction", "prior"])
+@pytest.mark.parametrize("layer", ["conv3", "norm3", "relu3", "relu1"])
+def test_every_gradient_of_every_network_is_that_of_naive_autograd(
+    small_networks: Networks, batch_norm: str, fakes: str, layer: str
+) -> None:
+    model = build(small_networks, batch_norm=batch_norm, fakes=fakes, similarity_layer=layer)
+    step = model.algorithm_1(*batch())
+
+    def naive(network: nn.Module, objective: str) -> tuple[Tensor, ...]:
+        l_prior, l_llike, l_gan = naive_losses(model, *batch())
+        loss = {
+            "encoder": l_prior + l_llike,
+            "decoder": model.gamma * l_llike - l_gan,
+            "discriminator": l_gan,
+        }[objective]
+        return torch.autograd.grad(loss, list(network.parameters()))
+
+    for name in ("encoder", "decoder", "discriminator"):
+        expected = naive(getattr(small_networks, name), name)
+        actual = getattr(step, name)
+        assert len(actual) == len(expected)
+        for ours, reference in zip(actual, expected, strict=True):
+            torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-12)
+
+
+def test_losses_are_those_of_their_definitions(small_networks: Networks) -> None:
+    model = build(small_networks)
+    metrics = model.algorithm_1(*batch()).metrics
+    l_prior, l_llike, l_gan = naive_losses(model, *batch())
+    for name, expected in (("prior", l_prior), ("llike", l_llike), ("gan", l_gan)):
+        torch.testing.assert_close(metrics[f"loss/{name}"], expected.detach())
+    costs = [metrics[f"discriminator/cost_{name}"] for name in ("real", "reconstruction", "prior")]
+    torch.testing.assert_close(torch.stack(costs).sum(), l_gan.detach())
+
+
+def test_neither_parameters_nor_grad_fields_change(small_networks: Networks) -> None:
+    model = build(small_networks)
+    before = copy.deepcopy(list(model.parameters()))
+    model.algorithm_1(*batch())
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def gradients(networks: Networks, **options: Any) -> dict[str, Tensor]:
+    step = build(networks, **options).algorithm_1(*batch())
+    names = ("encoder", "decoder", "discriminator")
+    return {name: torch.cat([g.flatten() for g in getattr(step, name)]) for name in names}
+
+
+def test_gamma_weighs_the_decoder_only(small_networks: Networks) -> None:
+    small, large = gradients(small_networks, gamma=0.1), gradients(small_networks, gamma=10.0)
+    torch.testing.assert_close(small["encoder"], large["encoder"], rtol=0, atol=0)
+    torch.testing.assert_close(small["discriminator"], large["discriminator"], rtol=0, atol=0)
+    assert not torch.allclose(small["decoder"], large["decoder"])
+
+
+def test_the_encoder_gets_no_adversarial_gradient(small_networks: Networks) -> None:
+    with_both, without_x_tilde = gradients(small_networks), gradients(small_networks, fakes="prior")
+    torch.testing.assert_close(with_both["encoder"], without_x_tilde["encoder"], rtol=0, atol=0)
+    assert not torch.allclose(with_both["decoder"], without_x_tilde["decoder"])
+
+
+def test_the_discriminator_gets_no_gradient_of_l_llike(small_networks: Networks) -> None:
+    shallow, deep = gradients(small_networks, similarity_layer="conv1"), gradients(small_networks)
+    torch.testing.assert_close(shallow["discriminator"], deep["discriminator"], rtol=0, atol=0)
+    assert not torch.allclose(shallow["encoder"], deep["encoder"])
+
+
+@pytest.mark.parametrize(
+    ("network", "gamma", "objective", "sign"),
+    [
+        ("encoder", 0.3, lambda prior, llike, gan: prior + llike, -1),
+        ("decoder", 0.0, lambda prior, llike, gan: gan, +1),
+        ("decoder", 1e6, lambda prior, llike, gan: llike, -1),
+        ("discriminator", 0.3, lambda prior, llike, gan: gan, -1),
+    ],
+    ids=[
+        "encoder descends L_prior + L_llike",
+        "decoder ascends the cost",
+        "decoder descends L_llike",
+        "dis descends it",
+    ],
+)
+def test_a_step_of_one_network_moves_its_objective_the_right_way(
+    small_networks: Networks, network: str, gamma: float, objective: Any, sign: int
+) -> None:
+    model = build(small_networks, gamma=gamma)
+    before = objective(*naive_losses(model, *batch()))
+    step = model.algorithm_1(*batch())
+    direction = getattr(step, network)
+    scale = 1e-3 / torch.cat([g.flatten() for g in direction]).norm()
+    with torch.no_grad():
+        for parameter, gradient in zip(getattr(model.networks, network).parameters(), direction, strict=True):
+            parameter -= scale * gradient
+    after = objective(*naive_losses(model, *batch()))
+    assert sign * (after - before).item() > 0
+
+
+def test_gradient_ratio_is_that_of_the_two_pulls_on_the_decoded_images(small_networks: Networks) -> None:
+    model = build(small_networks)
+    x, epsilon, z_p = batch()
+    dec, dis = model.networks.decoder, model.networks.discriminator
+    mean, log_variance = model.networks.encoder(x)
+    x_tilde = dec(mean + (0.5 * log_variance).exp() * epsilon).detach().requires_grad_()
+    x_p = dec(z_p).detach().requires_grad_()
+    (logits, maps), target = dis(x_tilde), dis(x)[1]["conv3"].detach()
+    llike = torch.autograd.grad(((target - maps["conv3"]) ** 2).sum() / 12, x_tilde, retain_graph=True)[0]
+    gan = torch.autograd.grad(
+        -(torch.sigmoid(-logits).log().mean() + torch.sigmoid(-dis(x_p)[0]).log().mean()), [x_tilde, x_p]
+    )
+    expected = 0.3 * llike.norm() / torch.sqrt(gan[0].square().sum() + gan[1].square().sum())
+    ratio = model.algorithm_1(x, epsilon, z_p).metrics["decoder/gradient_ratio"]
+    assert ratio.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("cost_real", "cost_fake", "decoder", "discriminator"),
+    [
+        (0.68, 0.68, True, True),
+        (0.32, 0.68, True, False),  # a cost under 0.33: the discriminator rests
+        (0.68, 0.32, True, False),
+        (1.04, 0.68, False, True),  # a cost over 1.03: the decoder rests
+        (0.68, 1.04, False, True),
+        (1.04, 0.32, True, True),  # both would rest: both go on
+    ],
+)
+def test_gate_follows_the_authors_rule(cost_real: float, cost_fake: float, decoder: bool, discriminator: bool) -> None:
+    assert EquilibriumGate(0.68, 0.35)(cost_real, cost_fake) == (decoder, discriminator)
+
+
+def test_the_step_tells_what_the_gate_decided(small_networks: Networks) -> None:
+    never = EquilibriumGate(equilibrium=100.0, margin=0.0)  # all costs are far below: the discriminator rests
+    step = build(small_networks, gate=never).algorithm_1(*batch())
+    assert (step.update_decoder, step.update_discriminator) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("gamma", -1.0, "model.gamma=-1.0: must be a number of at least 0"),
+        ("gamma", float("nan"), "model.gamma=nan"),
+        ("similarity_layer", "conv9", "model.similarity_layer=conv9: must be one of conv1, norm1, relu1"),
+        ("fakes", "none", "model.fakes=none: must be one of both, reconstruction, prior"),
+        ("batch_norm", "both", "model.batch_norm=both: must be one of joint, separate"),
+    ],
+)
+def test_options_out_of_range_are_refused(small_networks: Networks, option: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(small_networks, **{option: value})
