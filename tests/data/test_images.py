@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vaegan_pl.data.images import UNREADABLE, read_grey, to_grey_values, to_unit_range
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+def saved(image: Image.Image, path: Path) -> torch.Tensor:
+    image.save(path)
+    return read_grey(path, 16)
+
+
+def test_grey_pixels_come_through_unchanged(tmp_path: Path) -> None:
+    assert saved(Image.fromarray(RAMP), tmp_path / "a.png").numpy().tolist() == RAMP.tolist()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_values_keep_their_share_of_the_range(tmp_path: Path, suffix: str) -> None:
+    sixteen = Image.fromarray(RAMP.astype(np.uint16) * 257)
+    assert sixteen.mode.startswith("I;16")
+    assert saved(sixteen, tmp_path / f"a.{suffix}").numpy().tolist() == RAMP.tolist()
+
+
+def test_colour_becomes_luma(tmp_path: Path) -> None:
+    colour = Image.new("RGB", (16, 16), (200, 100, 50))
+    expected = round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)  # ITU-R 601
+    assert saved(colour, tmp_path / "rgb.png").unique().tolist() == [expected]
+
+
+def test_palette_indices_are_looked_up(tmp_path: Path) -> None:
+    image = Image.new("P", (16, 16), 1)
+    image.putpalette([0, 0, 0, 180, 180, 180])
+    assert saved(image, tmp_path / "p.png").unique().tolist() == [180]
+
+
+def test_transparency_is_laid_over_black(tmp_path: Path) -> None:
+    half = Image.new("RGBA", (16, 16), (200, 200, 200, 128))
+    assert saved(half, tmp_path / "rgba.png").unique().tolist() == [round(200 * 128 / 255)]
+    clear = Image.new("LA", (16, 16), (255, 0))
+    assert saved(clear, tmp_path / "la.png").unique().tolist() == [0]
+
+
+def test_cmyk_is_inverted_ink(tmp_path: Path) -> None:
+    ink = Image.new("CMYK", (16, 16), (0, 0, 0, 55))
+    assert saved(ink, tmp_path / "cmyk.tif").unique().tolist() == [200]
+
+
+def test_bilevel_is_black_and_white(tmp_path: Path) -> None:
+    image = Image.fromarray(RAMP > 127)
+    assert saved(image, tmp_path / "1.png").unique().tolist() == [0, 255]
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    Image.fromarray(RAMP).save(tmp_path / "a.png", exif=exif)
+    assert read_grey(tmp_path / "a.png", 16).numpy().tolist() == RAMP[::-1, ::-1].tolist()
+
+
+def test_resizing_is_antialiased(tmp_path: Path) -> None:
+    stripes = np.tile(np.array([0, 255], dtype=np.uint8), (128, 64))
+    Image.fromarray(stripes).save(tmp_path / "a.png")
+    inner = read_grey(tmp_path / "a.png", 16)[:, 1:-1].float()
+    assert inner.sub(127.5).abs().max() < 3  # picking single pixels would give 0 or 255
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", "half a png"])
+def test_broken_files_raise_what_callers_catch(tmp_path: Path, content: bytes | str) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000] if isinstance(content, str) else content)
+    with pytest.raises(UNREADABLE):
+        read_grey(path, 16)
+
+
+def test_unit_range_by_hand_and_back() -> None:
+    grey = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    torch.testing.assert_close(to_unit_range(grey), torch.tensor([-1.0, -0.6, 1.0]))
+    everything = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_grey_values(to_unit_range(everything)), everything)
+    assert to_grey_values(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
