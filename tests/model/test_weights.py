@@ -1,0 +1,108 @@
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vaegan_pl.errors import UserError
+from vaegan_pl.model import weights
+from vaegan_pl.model.networks import Networks
+
+TRAINED_ON = {"kind": "phantom", "root": "/data", "classes": ["a", "b"], "counts": {}, "caption": "PHANTOMS"}
+
+
+def saved(path: Path, networks: Networks) -> Path:
+    weights.save(path, networks, TRAINED_ON, training={"epochs": 1})
+    return path
+
+
+def altered(path: Path, **changes: Any) -> Path:
+    torch.save({**torch.load(path, weights_only=True), **changes}, path)
+    return path
+
+
+def test_a_saved_model_comes_back_the_same(tmp_path: Path, small_networks: Networks) -> None:
+    small_networks.decoder(torch.randn(8, 5))  # moves the running statistics, which must be saved too
+    model = weights.load(saved(tmp_path / "m.pth", small_networks))
+    assert model.trained_on == TRAINED_ON
+    assert model.class_names == ["a", "b"]
+    assert model.preprocessing["image_size"] == 16
+    assert not model.networks.training
+    z = torch.randn(3, 5)
+    torch.testing.assert_close(model.networks.decoder(z), small_networks.eval().decoder(z), rtol=0, atol=0)
+    assert model.networks.state_dict().keys() == small_networks.state_dict().keys()
+
+
+def test_the_file_is_plain(tmp_path: Path, small_networks: Networks) -> None:
+    path = saved(tmp_path / "m.pth", small_networks.to(memory_format=torch.channels_last))
+    assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
+    content = torch.load(path, weights_only=True)
+    assert content["format"] == "vaegan_pl"
+    assert content["format_version"] == 1
+    assert set(content["state_dict"]) == {"encoder", "decoder", "discriminator"}
+    assert all(tensor.is_contiguous() for state in content["state_dict"].values() for tensor in state.values())
+
+
+def test_a_failed_write_leaves_the_old_file_whole(
+    tmp_path: Path, small_networks: Networks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path / "m.pth", small_networks)
+    before = path.read_bytes()
+
+    def fill_disk(_: object, target: Path) -> None:
+        Path(target).write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(target))
+
+    monkeypatch.setattr(torch, "save", fill_disk)
+    with pytest.raises(OSError, match="No space left"):
+        saved(path, small_networks)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return (exec, ("import pathlib; pathlib.Path('executed').touch()",))
+
+
+def test_pickled_code_is_refused_and_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": "vaegan_pl", "networks": Hostile()}, "torch.pth")
+    Path("bare.pth").write_bytes(pickle.dumps(Hostile()))
+    with pytest.raises(UserError, match=r"weights=torch\.pth: refused, since it holds pickled code"):
+        weights.load(Path("torch.pth"))
+    with pytest.raises(UserError, match=r"weights=bare\.pth: is damaged, or no model file"):
+        weights.load(Path("bare.pth"))
+    assert not Path("executed").exists()
+
+
+def test_foreign_newer_and_broken_files(tmp_path: Path, small_networks: Networks) -> None:
+    path = saved(tmp_path / "m.pth", small_networks)
+    whole = path.read_bytes()
+
+    with pytest.raises(UserError, match="nowhere: no such file"):
+        weights.load(tmp_path / "nowhere")
+    torch.save(small_networks.state_dict(), tmp_path / "foreign.pth")
+    with pytest.raises(UserError, match="was not written by vaegan_pl"):
+        weights.load(tmp_path / "foreign.pth")
+    torch.save({"pytorch-lightning_version": "2.6.6", "state_dict": {}}, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"is a training checkpoint; give the vae_gan_model\.pth"):
+        weights.load(tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match="has format 2, this version of vaegan_pl reads up to 1; upgrade"):
+        weights.load(altered(path, format_version=2))
+
+    for damage in (whole[: len(whole) // 2], b"", b"not a model"):
+        path.write_bytes(damage)
+        with pytest.raises(UserError, match=r"m\.pth: is damaged, or no model file"):
+            weights.load(path)
+
+
+def test_contents_that_do_not_fit_together(tmp_path: Path, small_networks: Networks) -> None:
+    path = saved(tmp_path / "m.pth", small_networks)
+    arguments = small_networks.arguments
+    wrong: dict[str, Any]
+    for wrong in ({"networks": {**arguments, "latent_dim": 6}}, {"networks": {"depth": 3}}, {"state_dict": {}}):
+        saved(path, small_networks)
+        with pytest.raises(UserError, match="its contents do not fit together"):
+            weights.load(altered(path, **wrong))
