@@ -1,0 +1,1 @@
+"""What people look at: captioned grids of images and plots of the losses."""

@@ -1,0 +1,55 @@
+"""The losses of a run as one picture."""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+PANELS = {
+    "L_prior [nats]": {"loss/prior": "training", "validation/prior": "held out"},
+    "L_llike": {"loss/llike": "training", "validation/llike": "held out"},
+    "discriminator's cost [nats]": {
+        "discriminator/cost_real": "real",
+        "discriminator/cost_reconstruction": "reconstruction",
+        "discriminator/cost_prior": "prior sample",
+    },
+    "|γ∇L_llike| / |∇L_GAN| at the images": {"decoder/gradient_ratio": "decoder"},
+    "held-out PSNR [dB]": {"validation/psnr": "reconstruction"},
+    "held-out SSIM": {"validation/ssim": "reconstruction"},
+}
+UNDECIDED = 0.6931471805599453  # log 2: the cost of answering 1/2
+
+
+def draw_curves(metrics: Path, picture: Path, caption: str) -> None:
+    """Plot the columns of a `metrics.csv` against batches.
+
+    Args:
+        metrics: a CSV file with a `step` column; empty cells are skipped.
+        picture: the PNG to write.
+        caption: the figure's title.
+    """
+    series: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    with metrics.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value:
+                    series[name].append((int(row["step"]), float(value)))
+    figure = Figure(figsize=(13, 7), layout="constrained")
+    figure.suptitle(caption)
+    for axes, (title, curves) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
+        for name, label in curves.items():
+            axes.plot(
+                *zip(*series[name], strict=True) if series[name] else ([], []),
+                label=label,
+                marker="." if "validation" in name else None,
+            )
+        if "cost" in title:
+            axes.axhline(UNDECIDED, color="grey", linestyle=":", label="undecided (log 2)")
+        if "∇" in title and series["decoder/gradient_ratio"]:
+            axes.set_yscale("log")
+        axes.set_title(title)
+        axes.set_xlabel("batches")
+        axes.legend()
+        axes.grid(alpha=0.3)
+    figure.savefig(picture, dpi=90)
