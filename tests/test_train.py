@@ -1,0 +1,188 @@
+"""The train command as a user runs it, on small networks and few phantoms."""
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from vaegan_pl.train import train
+
+from .conftest import CLASSES, SMALL
+
+Run = Callable[..., str | None]
+FEW = [*SMALL, "data.per_class.Training=16", "data.per_class.Testing=4", "trainer.log_every_n_steps=1"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_fresh_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def column(run: Path, name: str) -> list[float]:
+    return [float(row[name]) for row in rows(run) if row.get(name)]
+
+
+def test_a_run_leaves_what_the_readme_says(run_command: Run) -> None:
+    assert run_command(train, "train", *FEW, "trainer.max_epochs=2", "model.gamma=0.5") is None
+    run = Path("outputs/latest").resolve()
+    images = {path.name for path in (run / "images").iterdir()}
+    assert images == {
+        "progress.png",
+        *(f"{kind}_epoch_{epoch:04d}.png" for kind in ("samples", "reconstructions") for epoch in (1, 2)),
+    }
+    assert (run / "curves.png").stat().st_size > 10_000
+    assert list((run / "wandb").glob("offline-run-*/*.wandb"))
+    assert yaml.safe_load((run / "hparams.yaml").read_text())["model"]["gamma"] == 0.5
+
+    # One step axis that counts batches: 64 images in batches of 16, twice.
+    assert [int(row["step"]) for row in rows(run) if row["loss/gan"]] == list(range(8))
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 8
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert torch.serialization.get_unsafe_globals_in_checkpoint(run / "checkpoints" / "last.ckpt") == []
+
+    # Phantoms are called phantoms: on the console, in pictures and in the model.
+    console = (run / "train.log").read_text()
+    assert "These are PHANTOMS" in console
+    assert "16 glioma, 16 meningioma, 16 notumor, 16 pituitary" in console
+    assert str(run) in console
+    with Image.open(run / "images" / "samples_epoch_0001.png") as picture:
+        assert picture.info["Description"] == "trained on PHANTOMS (drawings, not MRI)"
+    model = torch.load(run / "vae_gan_model.pth", weights_only=True)
+    assert model["trained_on"]["kind"] == "phantom"
+    assert model["trained_on"]["classes"] == CLASSES
+    assert model["training"]["gamma"] == 0.5
+    assert model["training"]["batches"] == 8
+
+
+def test_it_learns_to_reconstruct_images_it_never_saw(run_command: Run) -> None:
+    """Thirty epochs of eight batches beat the first by far, and the discriminator's costs stay finite."""
+    overrides = [*SMALL, "data.per_class.Training=32", "data.per_class.Testing=8", "logger=csv"]
+    untrained = ["optimizer.encoder.lr=0", "optimizer.decoder.lr=0", "optimizer.discriminator.lr=0"]
+    assert run_command(train, "train", *overrides, *untrained, "trainer.max_epochs=1", "hydra.run.dir=untrained") is None
+    faster = ["optimizer.encoder.lr=1e-3", "optimizer.decoder.lr=1e-3", "trainer.max_epochs=25", "model.gamma=1"]
+    assert run_command(train, "train", *overrides, *faster, "hydra.run.dir=trained") is None
+    before, after = column(Path("untrained"), "validation/psnr")[-1], column(Path("trained"), "validation/psnr")[-1]
+    assert after > before + 3
+    assert column(Path("trained"), "validation/ssim")[-1] > column(Path("untrained"), "validation/ssim")[-1] + 0.1
+    for name in ("cost_real", "cost_reconstruction", "cost_prior"):
+        costs = column(Path("trained"), f"discriminator/{name}")
+        assert all(0.01 < cost < 5 for cost in costs)
+
+
+def test_the_same_seed_trains_the_same_model(run_command: Run) -> None:
+    models = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        options = ["logger=csv", "trainer.max_epochs=1", f"seed={seed}", f"hydra.run.dir={name}"]
+        assert run_command(train, "train", *FEW, *options) is None
+        models.append(torch.load(f"{name}/vae_gan_model.pth", weights_only=True)["state_dict"]["decoder"])
+    a, b, c = (torch.cat([tensor.flatten().float() for tensor in model.values()]) for model in models)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_max_steps_means_batches(run_command: Run) -> None:
+    assert run_command(train, "train", *FEW, "logger=csv", "trainer.max_steps=3", "hydra.run.dir=run") is None
+    assert torch.load("run/vae_gan_model.pth", weights_only=True)["training"]["batches"] == 3
+
+
+def test_a_gate_rests_the_discriminator_and_batches_still_count(run_command: Run) -> None:
+    gate = ["+model.gate._target_=vaegan_pl.model.algorithm.EquilibriumGate", "+model.gate.equilibrium=100", "+model.gate.margin=0"]
+    overrides = [*FEW, "logger=csv", "trainer.max_epochs=1", "hydra.run.dir=run", *gate]
+    assert run_command(train, "train", *overrides) is None
+    assert column(Path("run"), "gate/discriminator") == [0, 0, 0, 0]
+    assert column(Path("run"), "gate/decoder") == [1, 1, 1, 1]
+    optimizers = torch.load("run/checkpoints/last.ckpt", weights_only=True)["optimizer_states"]
+    assert [len(state["state"]) > 0 for state in optimizers] == [True, True, False]
+
+
+def test_every_job_of_a_sweep_has_its_own_directory_and_wandb_run(run_command: Run) -> None:
+    sweep = ["--multirun", "model.gamma=0.1,1", "trainer.max_epochs=1", "hydra.sweep.dir=sweep"]
+    assert run_command(train, "train", *FEW, *sweep) is None
+    for job, gamma in (("0", 0.1), ("1", 1.0)):
+        assert torch.load(f"sweep/{job}/vae_gan_model.pth", weights_only=True)["training"]["gamma"] == gamma
+        assert len(list(Path("sweep", job).glob("wandb/offline-run-*"))) == 1
+
+
+def test_real_folders_train_and_are_not_called_phantoms(run_command: Run, write_classes: Callable[..., Path]) -> None:
+    write_classes(Path("mine"), 10)
+    Path("mine/glioma/broken.png").write_bytes(b"no image")
+    options = ["data=mri", "data.root=mine", "data.max_unreadable=0.2", "logger=csv", "trainer.max_epochs=1", "hydra.run.dir=run"]
+    assert run_command(train, "train", *SMALL, *options) is None
+    console = Path("run/train.log").read_text()
+    assert "PHANTOM" not in console
+    assert "broken.png" in console
+    assert torch.load("run/vae_gan_model.pth", weights_only=True)["trained_on"]["caption"] == "images of mine"
+
+
+def test_a_few_batches_of_the_real_data(run_command: Run, mri_root: Path) -> None:
+    options = ["data=mri", f"data.root={mri_root}", "logger=csv", "trainer.max_steps=3", "hydra.run.dir=run"]
+    assert run_command(train, "train", *SMALL, *options) is None
+    trained_on = torch.load("run/vae_gan_model.pth", weights_only=True)["trained_on"]
+    assert trained_on["kind"] == "images"
+    assert trained_on["counts"]["train"] == {"glioma": 1321, "meningioma": 1339, "notumor": 1591, "pituitary": 1457}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data=mri"], "data.root is not set; add data.root=VALUE"),
+        (["data=mri", "data.root=nowhere"], "data.root=nowhere: no such folder"),
+        (["data=mri", "data.root=/dev/null"], "data.root=/dev/null: is a file"),
+        (["data=mri", "data.root=incomplete"], "incomplete/pituitary: this class folder is missing"),
+        (["data=mri", "data.root=broken"], "cannot be read, more than data.max_unreadable=0.05 allows"),
+        (["data.batch_size=500"], "64 training images are fewer than one batch; lower data.batch_size=500"),
+        (["data.image_size=36"], "image_size=36 cannot be halved"),
+        (["model.gama=1"], "there is no option model.gama; did you mean model.gamma?"),
+        (["optimizer.decoder.learning_rate=1"], "there is no option optimizer.decoder.learning_rate"),
+        (["model=nosuch"], "Could not find 'model/nosuch'"),
+        (["model.gamma=-1"], "model.gamma=-1: must be a number of at least 0"),
+        (["trainer.devices=2"], "train on one, with trainer.devices=1"),
+        (["trainer.precision=16-mixed"], "float16 is not supported; take bf16-mixed"),
+        (["hydra.run.dir=/dev/null/run"], "/dev/null/run"),
+        (["optimizer.decoder.lr=1e30", "logger=csv"], "training stopped"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_end_with_one_clear_message(
+    run_command: Run, write_classes: Callable[..., Path], overrides: list[str], message: str
+) -> None:
+    write_classes(Path("incomplete"), 1, CLASSES[:3])
+    write_classes(Path("broken"), 3)
+    Path("broken/glioma/0.png").write_bytes(b"no image")
+    output = run_command(train, "train", *FEW, "trainer.max_epochs=12", *overrides)
+    assert output is not None
+    assert output.startswith("error: ")
+    assert message in output
+
+
+def test_a_run_is_never_overwritten(run_command: Run) -> None:
+    Path("run").mkdir()
+    Path("run/vae_gan_model.pth").write_bytes(b"precious")
+    output = run_command(train, "train", *FEW, "hydra.run.dir=run")
+    assert output is not None
+    assert "run: holds a run already (vae_gan_model.pth); choose another hydra.run.dir" in output
+    assert Path("run/vae_gan_model.pth").read_bytes() == b"precious"
+
+
+def test_a_mistake_in_a_real_process_shows_no_traceback() -> None:
+    command = [sys.executable, "-m", "vaegan_pl.train", "data=mri", "data.root=nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HYDRA_FULL_ERROR": "0"}, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: data.root=nowhere: no such folder")
+    assert "Traceback" not in done.stdout + done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HYDRA_FULL_ERROR": "1"}, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr

@@ -1,0 +1,196 @@
+"""What a training run shows and leaves behind, as Lightning callbacks."""
+
+import logging
+from pathlib import Path
+from time import monotonic
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import WandbLogger
+from PIL import Image
+from torch import Tensor
+
+from vaegan_pl.data.datamodule import ImageFolders
+from vaegan_pl.model import weights
+from vaegan_pl.model.lightning_module import VAEGANModule
+from vaegan_pl.report.curves import draw_curves
+from vaegan_pl.report.pictures import captioned, grid, pairs, save_png, side_by_side
+
+log = logging.getLogger(__name__)
+
+
+def _data(trainer: L.Trainer) -> ImageFolders:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, ImageFolders)
+    return data
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar with epochs counted from 1 and short names."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: object) -> None:
+        """Name the epoch as the pictures do."""
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """The losses that matter, without their sections."""
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name.split("/")[-1]: value for name, value in metrics.items() if name != "v_num"}
+
+
+class Pictures(L.Callback):
+    """Samples from a fixed z and reconstructions of fixed held-out images, after every epoch.
+
+    Writes `samples_epoch_NNNN.png`, `reconstructions_epoch_NNNN.png` (originals above their reconstructions) and
+    `progress.png` (the first epoch's samples beside the last's), and logs them to W&B where that is on.
+
+    Args:
+        directory: where the pictures go.
+        samples: how many samples to draw.
+        reconstructions: how many held-out images to reconstruct.
+        seed: seed of the fixed z.
+    """
+
+    def __init__(self, directory: str | Path, samples: int, reconstructions: int, seed: int) -> None:
+        self.directory = Path(directory)
+        self.samples = samples
+        self.reconstructions = reconstructions
+        self.seed = seed
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, save and log the pictures of the epoch."""
+        assert isinstance(pl_module, VAEGANModule)
+        epoch, source = trainer.current_epoch + 1, _data(trainer).source.caption
+        networks = pl_module.model.networks.eval()
+        z = torch.randn(self.samples, networks.latent_dim, generator=torch.Generator().manual_seed(self.seed))
+        x = _data(trainer).held_out(self.reconstructions)
+        samples = self._decode(pl_module, z)
+        reconstructions = self._decode(pl_module, networks.encoder(x.to(pl_module.device))[0])
+        self._keep(trainer, "samples", grid(samples, 8, f"Samples after epoch {epoch}. Trained on {source}."))
+        caption = f"Held out, above their reconstructions, after epoch {epoch}. Trained on {source}."
+        self._keep(trainer, "reconstructions", pairs(x, reconstructions, caption))
+        self._progress(epoch, source)
+        networks.train()
+
+    @staticmethod
+    def _decode(module: VAEGANModule, z: Tensor) -> Tensor:
+        images: Tensor = module.model.networks.decoder(z.to(module.device))
+        return images.float().cpu()
+
+    def _file(self, kind: str, epoch: int) -> Path:
+        return self.directory / f"{kind}_epoch_{epoch:04d}.png"
+
+    def _keep(self, trainer: L.Trainer, kind: str, picture: Image.Image) -> None:
+        save_png(picture, self._file(kind, trainer.current_epoch + 1), f"trained on {_data(trainer).source.caption}")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(f"images/{kind}", [picture], step=trainer.global_step)
+
+    def _progress(self, epoch: int, source: str) -> None:
+        first, last = (Image.open(self._file("samples", e)) for e in (1, epoch))
+        caption = f"The same z after 1 epoch (left) and after {epoch} epochs (right). Trained on {source}."
+        save_png(
+            captioned(side_by_side([first, last]), caption), self.directory / "progress.png", f"trained on {source}"
+        )
+
+
+class ModelFile(L.Callback):
+    """Keeps the portable model file up to date after every epoch.
+
+    Args:
+        path: the file, `vae_gan_model.pth`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the model of this epoch in place of the last."""
+        assert isinstance(pl_module, VAEGANModule)
+        model, source = pl_module.model, _data(trainer).source
+        weights.save(
+            self.path,
+            model.networks,
+            trained_on={**vars(source), "caption": source.caption},
+            training={
+                "epochs": trainer.current_epoch + 1,
+                "batches": trainer.global_step,
+                "precision": str(trainer.precision),
+                "gamma": model.gamma,
+                "similarity_layer": model.similarity_layer,
+                "fakes": model.fakes,
+                "batch_norm": model.batch_norm,
+                "gate": model.gate is not None,
+            },
+        )
+
+
+class Curves(L.Callback):
+    """Keeps the picture of the losses up to date after every epoch.
+
+    Args:
+        metrics: the run's `metrics.csv`.
+        picture: the PNG to write.
+    """
+
+    def __init__(self, metrics: str | Path, picture: str | Path) -> None:
+        self.metrics = Path(metrics)
+        self.picture = Path(picture)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw what has been logged so far."""
+        for logger in trainer.loggers:
+            logger.save()
+        if self.metrics.exists():
+            draw_curves(self.metrics, self.picture, f"Trained on {_data(trainer).source.caption}")
+
+
+class Console(L.Callback):
+    """Tells in plain words what is trained on what and where, and at the end where to look.
+
+    Args:
+        directory: the run's directory.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self.started = 0.0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Device, data and directory."""
+        self.started = monotonic()
+        data = _data(trainer)
+        device, threads = pl_module.device, torch.get_num_threads()
+        log.info("device       %s (%d CPU threads), precision %s", device, threads, trainer.precision)
+        log.info("data         %s, %s", data.source.caption, data.source.root)
+        for split, counts in data.source.counts.items():
+            classes = ", ".join(f"{n} {name}" for name, n in counts.items())
+            role = "training" if split == "train" else "held out"
+            log.info("  %-10s %d images: %s", role, sum(counts.values()), classes)
+        for path in data.ignored:
+            log.warning("  ignored    %s: no image by its name", path)
+        for images in data.images.values():
+            for path, reason in images.unreadable:
+                log.warning("  skipped    %s: %s", path, reason)
+        if data.source.kind == "phantom":
+            log.warning("These are PHANTOMS, drawn by this project, not MRI. For MRI: data=mri data.root=PATH")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                offline = f"offline; to upload it: wandb sync {Path(logger.experiment.dir).parent}"
+                log.info("W&B          %s", logger.experiment.url or offline)
+        log.info("directory    %s", self.directory)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Where to look."""
+        minutes = (monotonic() - self.started) / 60
+        done = f"{trainer.current_epoch} of {trainer.max_epochs} epochs, {trainer.global_step} batches in {minutes:.1f} minutes"
+        log.info("%s on %s", done, _data(trainer).source.caption)
+        log.info("look at      %s", self.directory / "images" / "progress.png")
+        log.info("curves       %s", self.directory / "curves.png")
+        log.info("the model    %s", self.directory / "vae_gan_model.pth")
+        log.info("sample it    python -m vaegan_pl.sample weights=%s", self.directory / "vae_gan_model.pth")

@@ -1,0 +1,111 @@
+"""The LightningModule around Algorithm 1: optimizers, stepping and logging, no mathematics."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+
+from vaegan_pl.errors import UserError
+from vaegan_pl.model.algorithm import VAEGAN
+from vaegan_pl.model.losses import feature_likelihood, kl_divergence
+
+OptimizerFactory = Callable[[Iterator[nn.Parameter]], Optimizer]
+NETWORKS = ("encoder", "decoder", "discriminator")
+FINITE_CHECK_INTERVAL = 10
+ON_PROGRESS_BAR = ("loss/prior", "loss/llike", "discriminator/cost_real", "discriminator/cost_prior")
+
+
+class VAEGANModule(L.LightningModule):
+    """Steps encoder, decoder and discriminator by the gradients of Algorithm 1, under manual optimization.
+
+    Args:
+        model: the VAE/GAN.
+        optimizers: for each of encoder, decoder and discriminator, what makes its optimizer from its parameters.
+
+    Raises:
+        ValueError: if `optimizers` has other keys than the three networks.
+    """
+
+    def __init__(self, model: VAEGAN, optimizers: Mapping[str, OptimizerFactory]) -> None:
+        super().__init__()
+        if set(optimizers) != set(NETWORKS):
+            raise ValueError(f"optimizer: has {', '.join(optimizers)}; must have exactly {', '.join(NETWORKS)}")
+        self.automatic_optimization = False
+        self.model = model.to(memory_format=torch.channels_last)
+        self.factories = optimizers
+        self.psnr = PeakSignalNoiseRatio(data_range=2.0)
+        self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """One optimizer a network, in the order of `NETWORKS`."""
+        return [self.factories[name](getattr(self.model.networks, name).parameters()) for name in NETWORKS]
+
+    def on_fit_start(self) -> None:
+        """Refuse what manual optimization of three networks cannot do rightly.
+
+        Raises:
+            UserError: with float16, which needs loss scaling, or with several devices, whose gradients would diverge.
+        """
+        if self.trainer.precision in ("16-mixed", "16-true"):
+            raise UserError(f"trainer.precision={self.trainer.precision}: float16 is not supported; take bf16-mixed")
+        if self.trainer.world_size > 1:
+            raise UserError(f"{self.trainer.world_size} devices asked for; train on one, with trainer.devices=1")
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """One iteration of Algorithm 1 on a batch of (images in [-1, 1], class indices)."""
+        x, _ = batch
+        latent = (len(x), self.model.networks.latent_dim)
+        step = self.model.algorithm_1(
+            x, epsilon=torch.randn(latent, device=self.device), z_p=torch.randn(latent, device=self.device)
+        )
+        encoder, decoder, discriminator = cast("list[LightningOptimizer]", self.optimizers())
+        # Lightning counts every step of its wrappers in `global_step`. Only the encoder, which no gate rests, steps
+        # through one, so that `global_step`, `max_steps` and checkpoint intervals count batches.
+        self._descend(encoder, self.model.networks.encoder, step.encoder)
+        if step.update_decoder:
+            self._descend(decoder.optimizer, self.model.networks.decoder, step.decoder)
+        if step.update_discriminator:
+            self._descend(discriminator.optimizer, self.model.networks.discriminator, step.discriminator)
+        for name, value in step.metrics.items():
+            self.log(name, value, prog_bar=name in ON_PROGRESS_BAR)
+        if self.model.gate is not None:
+            self.log("gate/decoder", float(step.update_decoder))
+            self.log("gate/discriminator", float(step.update_discriminator))
+        if batch_idx % FINITE_CHECK_INTERVAL == 0:
+            self._refuse_non_finite(step.metrics)
+
+    @staticmethod
+    def _descend(optimizer: LightningOptimizer | Optimizer, network: nn.Module, gradients: tuple[Tensor, ...]) -> None:
+        for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        network.zero_grad()
+
+    def _refuse_non_finite(self, metrics: Mapping[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            if name.startswith("loss/") and not value.isfinite():
+                raise UserError(
+                    f"{name} is {value.item()} in epoch {self.current_epoch + 1}, batch {self.global_step}; training "
+                    "stopped, the model of the last whole epoch is kept; lower optimizer.*.lr"
+                )
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """L_prior, L_llike, PSNR and SSIM of held-out images and their reconstructions from the posterior mean."""
+        x, _ = batch
+        networks, layer = self.model.networks, self.model.similarity_layer
+        mean, log_variance = networks.encoder(x)
+        x_tilde = networks.decoder(mean).float()
+        self.psnr(x_tilde, x)
+        self.ssim(x_tilde, x)
+        values: dict[str, Any] = {
+            "prior": kl_divergence(mean, log_variance),
+            "llike": feature_likelihood(networks.discriminator(x)[1][layer], networks.discriminator(x_tilde)[1][layer]),
+            "psnr": self.psnr,
+            "ssim": self.ssim,
+        }
+        self.log_dict({f"validation/{name}": value for name, value in values.items()})

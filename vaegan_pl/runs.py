@@ -1,0 +1,32 @@
+"""Directories of training runs: a fresh one for each, and the link to the newest."""
+
+import logging
+import os
+from pathlib import Path
+
+from vaegan_pl.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def claim(directory: Path, output_root: Path) -> None:
+    """Make `output_root/latest` point at a new run's directory.
+
+    Args:
+        directory: the run's directory; must exist.
+        output_root: where `latest` stands.
+
+    Raises:
+        UserError: if the directory holds a run already.
+    """
+    for trace in ("vae_gan_model.pth", "checkpoints", "metrics.csv"):
+        if (directory / trace).exists():
+            raise UserError(f"{directory}: holds a run already ({trace}); choose another hydra.run.dir")
+    output_root.mkdir(parents=True, exist_ok=True)
+    latest, link = output_root / "latest", output_root / f".latest-{os.getpid()}"
+    try:
+        link.symlink_to(os.path.relpath(directory, output_root), target_is_directory=True)
+        link.replace(latest)
+    except OSError as error:
+        link.unlink(missing_ok=True)
+        log.warning("%s could not be pointed at this run: %s", latest, error)

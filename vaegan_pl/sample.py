@@ -1,0 +1,42 @@
+"""Draw images from a model file: `python -m vaegan_pl.sample weights=PATH n=64 seed=0 output=DIR`."""
+
+import logging
+from pathlib import Path
+
+import torch
+from lightning import Fabric
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from vaegan_pl import commands
+from vaegan_pl.errors import UserError
+from vaegan_pl.model import weights
+from vaegan_pl.report.pictures import grid, save_png, single
+
+log = logging.getLogger(__name__)
+
+DECODED_AT_ONCE = 64
+
+
+@torch.inference_mode()
+def sample(config: DictConfig) -> None:
+    """Decode `n` draws from the prior N(0, I) into single images and one grid."""
+    if config.n < 1:
+        raise UserError(f"n={config.n}: must be at least 1")
+    model = weights.load(Path(config.weights))
+    device = Fabric(accelerator=config.accelerator, devices=1).device
+    decoder = model.networks.decoder.to(device)
+    z = torch.randn(config.n, model.networks.latent_dim, generator=torch.Generator().manual_seed(config.seed))
+    batches = tqdm(z.split(DECODED_AT_ONCE), "sampling", unit="batch", leave=False)
+    images = torch.cat([decoder(batch.to(device)).cpu() for batch in batches])
+
+    output, provenance = Path(config.output), f"synthetic; trained on {model.trained_on['caption']}"
+    for i, image in enumerate(images):
+        save_png(single(image), output / f"sample_{i:05d}.png", provenance)
+    caption = f"Synthetic, seed {config.seed}. Trained on {model.trained_on['caption']}."
+    save_png(grid(images, 8, caption), output / "grid.png", provenance)
+    log.info("%d images, trained on %s: %s", config.n, model.trained_on["caption"], output / "grid.png")
+
+
+if __name__ == "__main__":
+    commands.run(sample, "sample")
