@@ -188,8 +188,8 @@ class Console(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Where to look."""
         minutes = (monotonic() - self.started) / 60
-        done = f"{trainer.current_epoch} of {trainer.max_epochs} epochs, {trainer.global_step} batches in {minutes:.1f} minutes"
-        log.info("%s on %s", done, _data(trainer).source.caption)
+        epochs = f"{trainer.current_epoch} of {trainer.max_epochs} epochs, {trainer.global_step} batches"
+        log.info("%s in %.1f minutes on %s", epochs, minutes, _data(trainer).source.caption)
         log.info("look at      %s", self.directory / "images" / "progress.png")
         log.info("curves       %s", self.directory / "curves.png")
         log.info("the model    %s", self.directory / "vae_gan_model.pth")

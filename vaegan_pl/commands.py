@@ -10,7 +10,7 @@ from pathlib import Path
 import hydra
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from wandb.errors import Error as WandbError
 
 from vaegan_pl.errors import UserError
@@ -26,14 +26,16 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
     Exits with 1 and one message for users' mistakes: wrong options, and files that cannot be read or written. With
     HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead.
     """
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    asked = os.environ.get("HYDRA_FULL_ERROR", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(task)()
     except (UserError, HydraException, OmegaConfBaseException, OSError, WandbError) as error:
-        if wants_traceback:
+        if asked == "1":
             raise
         sys.exit(f"error: {_message(error)}")
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = asked
 
 
 def _message(error: BaseException) -> str:
@@ -45,7 +47,7 @@ def _message(error: BaseException) -> str:
         return f"{error.full_key} is not set; add {error.full_key}=VALUE"
     text = str(error).strip()
     cause = error.__cause__
-    if isinstance(cause, ConfigKeyError):
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return f"there is no option {cause.full_key}{_suggestion(str(cause.full_key), cause)}"
     if isinstance(cause, OmegaConfBaseException):
         text += f"\n{cause}"
@@ -54,13 +56,13 @@ def _message(error: BaseException) -> str:
     return re.sub(r"\n\s*(object_type=.*)", "", text)
 
 
-def _suggestion(key: str, error: ConfigKeyError) -> str:
+def _suggestion(key: str, error: OmegaConfBaseException) -> str:
     root = error.parent_node
     while root is not None and root._get_parent() is not None:
         root = root._get_parent()
     known = list(_keys(OmegaConf.to_container(root))) if root is not None else []
-    close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(close)}?" if close else "; --help shows them all"
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {close[0]}?" if close else "; --help shows them all"
 
 
 def _keys(node: object, prefix: str = "") -> Iterator[str]:

@@ -45,17 +45,6 @@ class VAEGANModule(L.LightningModule):
         """One optimizer a network, in the order of `NETWORKS`."""
         return [self.factories[name](getattr(self.model.networks, name).parameters()) for name in NETWORKS]
 
-    def on_fit_start(self) -> None:
-        """Refuse what manual optimization of three networks cannot do rightly.
-
-        Raises:
-            UserError: with float16, which needs loss scaling, or with several devices, whose gradients would diverge.
-        """
-        if self.trainer.precision in ("16-mixed", "16-true"):
-            raise UserError(f"trainer.precision={self.trainer.precision}: float16 is not supported; take bf16-mixed")
-        if self.trainer.world_size > 1:
-            raise UserError(f"{self.trainer.world_size} devices asked for; train on one, with trainer.devices=1")
-
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """One iteration of Algorithm 1 on a batch of (images in [-1, 1], class indices)."""
         x, _ = batch

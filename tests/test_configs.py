@@ -1,0 +1,68 @@
+"""Every file under conf/ composes, and what it names can be built."""
+
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import CSVLogger
+from omegaconf import DictConfig
+
+from vaegan_pl.commands import CONFIG_DIRECTORY
+from vaegan_pl.data.datamodule import ImageFolders, PhantomFolders
+from vaegan_pl.model.algorithm import VAEGAN, EquilibriumGate
+from vaegan_pl.model.lightning_module import VAEGANModule
+
+GROUPS = sorted(str(p.relative_to(CONFIG_DIRECTORY).with_suffix("")) for p in CONFIG_DIRECTORY.glob("*/**/*.yaml"))
+
+
+def composed(*overrides: str, name: str = "train") -> DictConfig:
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        return compose(name, overrides=list(overrides))
+
+
+@pytest.mark.parametrize("option", GROUPS)
+def test_every_option_of_every_group_composes_and_builds(option: str, tmp_path: Path) -> None:
+    group, _, choice = option.rpartition("/")
+    config = composed(f"{group}={choice}", f"directory={tmp_path}", f"output_root={tmp_path}", "data.root=/data")
+    node = config[group.split("/")[0]]
+    if group == "logger":  # W&B starts its run when it is first used, not when it is built
+        assert isinstance(instantiate(node)["csv"], CSVLogger)
+    elif group == "trainer":
+        assert isinstance(instantiate(node, logger=False, enable_checkpointing=False), L.Trainer)
+    elif group == "callbacks":
+        assert all(isinstance(callback, L.Callback) for callback in instantiate(node).values())
+    elif group == "data":
+        assert isinstance(instantiate(node), ImageFolders)
+    elif group == "optimizer":
+        weight = torch.nn.Parameter(torch.zeros(1))
+        assert all(factory([weight]).param_groups for factory in instantiate(node).values())
+    else:
+        assert isinstance(instantiate(node, _convert_="all"), VAEGAN)
+
+
+def test_the_reports_setup_is_the_default() -> None:
+    config = composed()
+    assert config.trainer.max_epochs == 25
+    assert config.data.batch_size == 64
+    assert config.data.image_size == 64
+    assert config.model.networks.latent_dim == 128
+    assert isinstance(instantiate(config.data), PhantomFolders)
+    model = instantiate(config.model, _convert_="all")
+    assert model.gate is None
+    module = VAEGANModule(model, instantiate(config.optimizer, _convert_="all"))
+    optimizers = module.configure_optimizers()
+    assert [type(optimizer) for optimizer in optimizers] == [torch.optim.RMSprop] * 3
+    assert [optimizer.param_groups[0]["lr"] for optimizer in optimizers] == [3e-4, 3e-4, 3e-5]
+
+
+def test_the_gate_is_chosen_by_name() -> None:
+    gate = instantiate(composed("model/gate=equilibrium").model, _convert_="all").gate
+    assert gate == EquilibriumGate(equilibrium=0.68, margin=0.35)
+
+
+@pytest.mark.parametrize("name", ["sample", "reconstruct"])
+def test_the_other_commands_compose(name: str) -> None:
+    assert composed("weights=m.pth", name=name).weights == "m.pth"

@@ -1,0 +1,87 @@
+"""The sample and reconstruct commands on a saved model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vaegan_pl.data.images import read_grey, to_unit_range
+from vaegan_pl.model import weights
+from vaegan_pl.model.networks import Networks
+from vaegan_pl.reconstruct import reconstruct
+from vaegan_pl.sample import sample
+
+Run = Callable[..., str | None]
+
+
+@pytest.fixture(autouse=True)
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_networks: Networks) -> Path:
+    monkeypatch.chdir(tmp_path)
+    trained_on = {"kind": "phantom", "classes": ["a"], "caption": "PHANTOMS (drawings, not MRI)"}
+    weights.save(tmp_path / "m.pth", small_networks, trained_on, training={})
+    return tmp_path / "m.pth"
+
+
+def files(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def test_the_same_seed_gives_the_same_images(run_command: Run) -> None:
+    for output, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert run_command(sample, "sample", "weights=m.pth", "n=5", f"seed={seed}", f"output={output}") is None
+    a, b, c = files("a"), files("b"), files("c")
+    assert sorted(a) == ["grid.png", *(f"sample_{i:05d}.png" for i in range(5))]
+    assert a == b
+    assert all(a[name] != c[name] for name in a)
+
+
+def test_samples_are_decoded_draws_of_the_prior(run_command: Run, small_networks: Networks) -> None:
+    assert run_command(sample, "sample", "weights=m.pth", "n=70", "seed=3", "output=out") is None
+    z = torch.randn(70, 5, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = (small_networks.eval().decoder(z)[66, 0] + 1) * 127.5
+    with Image.open("out/sample_00066.png") as image:
+        np.testing.assert_allclose(np.asarray(image), expected.numpy(), atol=0.51)
+        assert image.info["Description"] == "synthetic; trained on PHANTOMS (drawings, not MRI)"
+
+
+def test_reconstructions_pair_with_their_images(
+    run_command: Run, write_classes: Callable[..., Path], small_networks: Networks
+) -> None:
+    folder = write_classes(Path("mine"), 4) / "notumor"
+    (folder / "1.png").write_bytes(b"no image")
+    options = ["weights=m.pth", f"images={folder}", "output=out", "max_unreadable=0.5"]
+    assert run_command(reconstruct, "reconstruct", *options) is None
+    names = ["grid.png", "reconstruction_00000_0.png", "reconstruction_00001_2.png", "reconstruction_00002_3.png"]
+    assert sorted(files("out")) == names
+    x = to_unit_range(read_grey(folder / "2.png", 16))[None, None]
+    with torch.no_grad():
+        mean, _ = small_networks.eval().encoder(x)
+        expected = (small_networks.decoder(mean)[0, 0] + 1) * 127.5
+    with Image.open("out/reconstruction_00001_2.png") as image:
+        np.testing.assert_allclose(np.asarray(image), expected.numpy(), atol=0.51)
+
+
+@pytest.mark.parametrize(
+    ("command", "overrides", "message"),
+    [
+        (sample, [], "weights is not set; add weights=VALUE"),
+        (sample, ["weights=nowhere.pth"], "weights=nowhere.pth: no such file"),
+        (sample, ["weights=m.pth", "n=0"], "n=0: must be at least 1"),
+        (sample, ["weights=m.pth", "number=3"], "there is no option number"),
+        (sample, ["weights=m.pth", "output=/dev/null/out"], "/dev/null/out"),
+        (reconstruct, ["weights=m.pth"], "images is not set; add images=VALUE"),
+        (reconstruct, ["weights=m.pth", "images=nowhere"], "images=nowhere: no such file or folder"),
+        (reconstruct, ["weights=m.pth", "images=m.pth"], "1 of 1 image files cannot be read"),
+    ],
+)
+def test_mistakes_end_with_one_clear_message(
+    run_command: Run, command: Callable[..., None], overrides: list[str], message: str
+) -> None:
+    output = run_command(command, command.__name__, *overrides)
+    assert output is not None
+    assert output.startswith("error: ")
+    assert message in output
