@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 QUICK := trainer.max_epochs=6 trainer.max_time=00:00:08:00
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test check format clean
+.PHONY: help install train test lint check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,12 +26,13 @@ train: $(READY) ## Train on phantoms for a few epochs; ARGS='...' adds or change
 test: $(READY) ## Run the tests; ARGS='...' goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(READY) ## Lint, types, import rules and tests
+lint: $(READY) ## Check format, lint, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest $(ARGS)
+
+check: lint test ## Everything that CI checks
 
 format: $(READY) ## Format the code and mend what the linter can
 	$(BIN)/ruff format .

@@ -5,6 +5,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 
 import hydra
@@ -27,13 +29,25 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
     HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead.
     """
     asked = os.environ.get("HYDRA_FULL_ERROR", "0")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
+
+    @contextmanager
+    def one_message() -> Iterator[None]:
+        try:
+            yield
+        except (UserError, HydraException, OmegaConfBaseException, OSError, WandbError) as error:
+            if asked == "1":
+                raise
+            sys.exit(f"error: {_message(error)}")
+
+    @wraps(task)
+    def job(config: DictConfig) -> None:
+        with one_message():
+            task(config)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # what goes wrong outside the job comes here instead of being printed by Hydra
     try:
-        hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(task)()
-    except (UserError, HydraException, OmegaConfBaseException, OSError, WandbError) as error:
-        if asked == "1":
-            raise
-        sys.exit(f"error: {_message(error)}")
+        with one_message():
+            hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(job)()
     finally:
         os.environ["HYDRA_FULL_ERROR"] = asked
 
@@ -42,7 +56,7 @@ def _message(error: BaseException) -> str:
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         return _message(error.__cause__)
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror or error}"
+        return f"{error.filename}: {error.strerror or error}; check the path, its permissions and the space left"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set; add {error.full_key}=VALUE"
     text = str(error).strip()
