@@ -59,8 +59,9 @@ def test_the_reports_setup_is_the_default() -> None:
 
 
 def test_the_gate_is_chosen_by_name() -> None:
-    gate = instantiate(composed("model/gate=equilibrium").model, _convert_="all").gate
-    assert gate == EquilibriumGate(equilibrium=0.68, margin=0.35)
+    model = instantiate(composed("model/gate=equilibrium").model, _convert_="all")
+    assert model.gate == EquilibriumGate(equilibrium=0.68, margin=0.35)
+    assert model.fakes == "prior"
 
 
 @pytest.mark.parametrize("name", ["sample", "reconstruct"])

@@ -32,7 +32,9 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 
 def column(run: Path, name: str) -> list[float]:
-    return [float(row[name]) for row in rows(run) if row.get(name)]
+    values = [float(row[name]) for row in rows(run) if row[name]]
+    assert values
+    return values
 
 
 def test_a_run_leaves_what_the_readme_says(run_command: Run) -> None:
@@ -61,7 +63,7 @@ def test_a_run_leaves_what_the_readme_says(run_command: Run) -> None:
     in_wandb = {item["trainer/global_step"]: item["loss/llike"] for item in history if "loss/llike" in item}
     in_csv = {int(row["step"]): float(row["loss/llike"]) for row in rows(run) if row["loss/llike"]}
     assert in_wandb == pytest.approx(in_csv)
-    for kind in ("samples", "reconstructions"):
+    for kind in ("samples", "reconstructions", "progress"):
         assert [item["trainer/global_step"] for item in history if f"images/{kind}.count" in item] == [4, 8]
 
     # Phantoms are called phantoms: on the console, in pictures and in the model.
@@ -115,20 +117,24 @@ def test_max_steps_means_batches(run_command: Run) -> None:
     assert torch.load("run/vae_gan_model.pth", weights_only=True)["training"]["batches"] == 3
 
 
-def test_a_gate_rests_the_discriminator_and_batches_still_count(run_command: Run) -> None:
-    gate = ["model/gate=equilibrium", "model.gate.equilibrium=100"]
+@pytest.mark.parametrize(("equilibrium", "rests"), [(100, "discriminator"), (-100, "decoder")])
+def test_a_gate_rests_a_network_and_batches_still_count(run_command: Run, equilibrium: int, rests: str) -> None:
+    gate = ["model/gate=equilibrium", f"model.gate.equilibrium={equilibrium}"]
     overrides = [*FEW, "logger=csv", "trainer.max_epochs=1", "hydra.run.dir=run", *gate]
     assert run_command(train, "train", *overrides) is None
-    assert column(Path("run"), "gate/discriminator") == [0, 0, 0, 0]
-    assert column(Path("run"), "gate/decoder") == [1, 1, 1, 1]
-    optimizers = torch.load("run/checkpoints/last.ckpt", weights_only=True)["optimizer_states"]
-    assert [len(state["state"]) > 0 for state in optimizers] == [True, True, False]
+    stepped = {name: int(name != rests) for name in ("encoder", "decoder", "discriminator")}
+    for name in ("decoder", "discriminator"):
+        assert column(Path("run"), f"gate/{name}") == [stepped[name]] * 4
+    checkpoint = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    assert [len(state["state"]) > 0 for state in checkpoint["optimizer_states"]] == [*map(bool, stepped.values())]
+    assert checkpoint["global_step"] == 4
 
 
-def test_every_job_of_a_sweep_has_its_own_directory_and_wandb_run(run_command: Run) -> None:
-    sweep = ["model.gamma=0.1,1", "trainer.max_epochs=1", "hydra.sweep.dir=sweep"]
-    assert run_command(train, "train", "--multirun", *FEW, *sweep) is None
-    for job, gamma in (("0", 0.1), ("1", 1.0)):
+def test_a_sweep_gives_each_job_its_own_directory_and_wandb_run_and_outlives_a_mistake(run_command: Run) -> None:
+    sweep = ["model.gamma=0.1,-1,1", "trainer.max_epochs=1", "hydra.sweep.dir=sweep"]
+    output = run_command(train, "train", "--multirun", *FEW, *sweep)
+    assert output == "error: model.gamma=-1: must be a number of at least 0"
+    for job, gamma in (("0", 0.1), ("2", 1.0)):
         assert torch.load(f"sweep/{job}/vae_gan_model.pth", weights_only=True)["training"]["gamma"] == gamma
         assert len(list(Path("sweep", job).glob("wandb/offline-run-*"))) == 1
 
@@ -175,8 +181,19 @@ def test_a_few_batches_of_the_real_data(run_command: Run, mri_root: Path) -> Non
         (["model=nosuch"], "Could not find 'model/nosuch'"),
         (["model.gamma=-1"], "model.gamma=-1: must be a number of at least 0"),
         (["trainer.devices=2"], "train on one, with trainer.devices=1"),
-        (["trainer.precision=16-mixed"], "float16 is not supported; take bf16-mixed"),
-        (["hydra.run.dir=/dev/null/run"], "/dev/null/run"),
+        (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: is not supported; take 32-true or bf16-mixed"),
+        (["hydra.run.dir=/dev/null/run"], "/dev/null/run: Not a directory; check the path"),
+        (["seed=abc"], "seed=abc: must be a whole number, such as 0"),
+        (["seed=-1"], "seed=-1: must lie between 0 and"),
+        (["trainer.max_epochs=1.5"], "trainer.max_epochs=1.5: must be a whole number, such as 25"),
+        (["trainer.max_steps=0"], "0 would train nothing"),
+        (["model.gamma=abc"], "model.gamma=abc: must be a number, such as 0.1"),
+        (["data.classes=glioma"], "data.classes=glioma: must be a list"),
+        (["optimizer.encoder.lr=-1"], "optimizer.encoder: Invalid learning rate: -1"),
+        (["+trainer.gradient_clip_val=1", "logger=csv"], "clip"),
+        (["+foo=1"], "there is no option foo"),
+        (["~optimizer.decoder"], "must have exactly encoder, decoder, discriminator"),
+        (["model.networks.image_size=64"], "set data.image_size alone"),
         (["optimizer.decoder.lr=1e30", "logger=csv"], "training stopped"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -196,12 +213,30 @@ def test_mistakes_end_with_one_clear_message(
 
 
 def test_a_run_is_never_overwritten(run_command: Run) -> None:
-    Path("run").mkdir()
-    Path("run/vae_gan_model.pth").write_bytes(b"precious")
-    output = run_command(train, "train", *FEW, "hydra.run.dir=run")
+    assert run_command(train, "train", *FEW, "logger=csv", "trainer.max_steps=1", "hydra.run.dir=run") is None
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    latest = Path("outputs/latest").resolve()
+    output = run_command(train, "train", *FEW, "hydra.run.dir=run", "model.gamma=99")
     assert output is not None
     assert "run: holds a run already (vae_gan_model.pth); choose another hydra.run.dir" in output
-    assert Path("run/vae_gan_model.pth").read_bytes() == b"precious"
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+    assert Path("outputs/latest").resolve() == latest
+
+
+def test_lost_numbers_never_replace_a_good_model(run_command: Run) -> None:
+    """The parameters explode in the only batch after its losses were taken, so no loss shows it."""
+    options = ["logger=csv", "trainer.max_steps=1", "optimizer.encoder.lr=1e38", "hydra.run.dir=run"]
+    output = run_command(train, "train", *FEW, *options)
+    assert output is not None
+    assert "is not finite in epoch 1, after 1 batches" in output
+    assert not Path("run/vae_gan_model.pth").exists()
+    assert not Path("run/checkpoints").exists()
+
+
+def test_a_run_cut_short_says_how_far_it_came(run_command: Run) -> None:
+    assert run_command(train, "train", *FEW, "logger=csv", "trainer.max_steps=6", "hydra.run.dir=run") is None
+    assert torch.load("run/vae_gan_model.pth", weights_only=True)["training"]["epochs"] == 1.5
+    assert "1.5 of 25 epochs, 6 batches" in Path("run/train.log").read_text()
 
 
 def test_a_mistake_in_a_real_process_shows_no_traceback() -> None:

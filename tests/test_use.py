@@ -20,8 +20,9 @@ Run = Callable[..., str | None]
 @pytest.fixture(autouse=True)
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_networks: Networks) -> Path:
     monkeypatch.chdir(tmp_path)
-    trained_on = {"kind": "phantom", "classes": ["a"], "caption": "PHANTOMS (drawings, not MRI)"}
-    weights.save(tmp_path / "m.pth", small_networks, trained_on, training={})
+    caption = "PHANTOMS (drawings, not MRI)"
+    trained_on = {"kind": "phantom", "folder": "p", "classes": ["a"], "counts": {}, "caption": caption}
+    weights.save(tmp_path / "m.pth", small_networks, {}, trained_on, training={})
     return tmp_path / "m.pth"
 
 
@@ -36,6 +37,14 @@ def test_the_same_seed_gives_the_same_images(run_command: Run) -> None:
     assert sorted(a) == ["grid.png", *(f"sample_{i:05d}.png" for i in range(5))]
     assert a == b
     assert all(a[name] != c[name] for name in a)
+
+
+def test_samples_of_an_earlier_call_do_not_stay(run_command: Run) -> None:
+    Path("out").mkdir()
+    Path("out/sample_notes.png").touch()
+    for n in (3, 2):
+        assert run_command(sample, "sample", "weights=m.pth", f"n={n}", "output=out") is None
+    assert sorted(files("out")) == ["grid.png", "sample_00000.png", "sample_00001.png", "sample_notes.png"]
 
 
 def test_samples_are_decoded_draws_of_the_prior(run_command: Run, small_networks: Networks) -> None:
@@ -53,7 +62,7 @@ def test_reconstructions_pair_with_their_images(
 ) -> None:
     folder = write_classes(Path("mine"), 4) / "notumor"
     (folder / "1.png").write_bytes(b"no image")
-    options = ["weights=m.pth", f"images={folder}", "output=out", "max_unreadable=0.5"]
+    options = ["weights=m.pth", f"images={folder}", "output=out"]
     assert run_command(reconstruct, "reconstruct", *options) is None
     names = ["grid.png", "reconstruction_00000_0.png", "reconstruction_00001_2.png", "reconstruction_00002_3.png"]
     assert sorted(files("out")) == names
@@ -71,11 +80,17 @@ def test_reconstructions_pair_with_their_images(
         (sample, [], "weights is not set; add weights=VALUE"),
         (sample, ["weights=nowhere.pth"], "weights=nowhere.pth: no such file"),
         (sample, ["weights=m.pth", "n=0"], "n=0: must be at least 1"),
+        (sample, ["weights=m.pth", "n=1.5"], "n=1.5: must be a whole number, such as 64"),
+        (sample, ["weights=m.pth", "seed=abc"], "seed=abc: must be a whole number"),
+        (sample, ["weights=m.pth", "accelerator=foo"], "accelerator=foo: "),
+        (sample, ["weights=m.pth", "+foo=1"], "there is no option foo"),
+        (sample, ["weights=123"], "weights=123: no such file"),
+        (reconstruct, ["weights=m.pth", "images=m.pth", "shown=0"], "shown=0: must be at least 1"),
         (sample, ["weights=m.pth", "number=3"], "there is no option number"),
         (sample, ["weights=m.pth", "output=/dev/null/out"], "/dev/null/out"),
         (reconstruct, ["weights=m.pth"], "images is not set; add images=VALUE"),
         (reconstruct, ["weights=m.pth", "images=nowhere"], "images=nowhere: no such file or folder"),
-        (reconstruct, ["weights=m.pth", "images=m.pth"], "1 of 1 image files cannot be read"),
+        (reconstruct, ["weights=m.pth", "images=m.pth"], "images=m.pth: not one image there can be read"),
     ],
 )
 def test_mistakes_end_with_one_clear_message(

@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
-from torch import Tensor
 
 from vaegan_pl.data.datamodule import ImageFolders
+from vaegan_pl.data.images import PREPROCESSING
 from vaegan_pl.model import weights
 from vaegan_pl.model.lightning_module import VAEGANModule
 from vaegan_pl.report.curves import draw_curves
@@ -24,6 +24,11 @@ def _data(trainer: L.Trainer) -> ImageFolders:
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(data, ImageFolders)
     return data
+
+
+def _epochs(trainer: L.Trainer) -> float:
+    """Epochs trained, with a fraction where a limit on time or batches ended the last one early."""
+    return round(trainer.global_step / trainer.num_training_batches, 2)
 
 
 class ProgressBar(TQDMProgressBar):
@@ -56,6 +61,8 @@ class Pictures(L.Callback):
     """
 
     def __init__(self, directory: str | Path, samples: int, reconstructions: int, seed: int) -> None:
+        if min(samples, reconstructions) < 1:
+            raise ValueError("callbacks.pictures: samples and reconstructions must be at least 1")
         self.directory = Path(directory)
         self.samples = samples
         self.reconstructions = reconstructions
@@ -65,38 +72,29 @@ class Pictures(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, save and log the pictures of the epoch."""
         assert isinstance(pl_module, VAEGANModule)
-        epoch, source = trainer.current_epoch + 1, _data(trainer).source.caption
+        number, epochs = f"{trainer.current_epoch + 1:04d}", f"{_epochs(trainer):g} epochs"
+        source = f"Trained on {_data(trainer).source.caption}."
         networks = pl_module.model.networks.eval()
         z = torch.randn(self.samples, networks.latent_dim, generator=torch.Generator().manual_seed(self.seed))
         x = _data(trainer).held_out(self.reconstructions)
-        samples = self._decode(pl_module, z)
-        reconstructions = self._decode(pl_module, networks.encoder(x.to(pl_module.device))[0])
-        self._keep(trainer, "samples", grid(samples, 8, f"Samples after epoch {epoch}. Trained on {source}."))
-        caption = f"Held out, above their reconstructions, after epoch {epoch}. Trained on {source}."
-        self._keep(trainer, "reconstructions", pairs(x, reconstructions, caption))
-        self._progress(epoch, source)
+        samples = networks.decoder(z.to(pl_module.device)).float().cpu()
+        reconstructions = networks.decoder(networks.encoder(x.to(pl_module.device))[0]).float().cpu()
         networks.train()
 
-    @staticmethod
-    def _decode(module: VAEGANModule, z: Tensor) -> Tensor:
-        images: Tensor = module.model.networks.decoder(z.to(module.device))
-        return images.float().cpu()
+        last = grid(samples, 8, f"Samples after {epochs}. {source}")
+        self._keep(trainer, "samples", f"samples_epoch_{number}.png", last)
+        caption = f"Held out, above their reconstructions, after {epochs}. {source}"
+        both = pairs(x, reconstructions, caption)
+        self._keep(trainer, "reconstructions", f"reconstructions_epoch_{number}.png", both)
+        with Image.open(self.directory / "samples_epoch_0001.png") as first:
+            caption = f"The same z after the first epoch (left) and after {epochs} (right). {source}"
+            self._keep(trainer, "progress", "progress.png", captioned(side_by_side([first, last]), caption))
 
-    def _file(self, kind: str, epoch: int) -> Path:
-        return self.directory / f"{kind}_epoch_{epoch:04d}.png"
-
-    def _keep(self, trainer: L.Trainer, kind: str, picture: Image.Image) -> None:
-        save_png(picture, self._file(kind, trainer.current_epoch + 1), f"trained on {_data(trainer).source.caption}")
+    def _keep(self, trainer: L.Trainer, name: str, file: str, picture: Image.Image) -> None:
+        save_png(picture, self.directory / file, f"trained on {_data(trainer).source.caption}")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image(f"images/{kind}", [picture], step=trainer.global_step)
-
-    def _progress(self, epoch: int, source: str) -> None:
-        first, last = (Image.open(self._file("samples", e)) for e in (1, epoch))
-        caption = f"The same z after 1 epoch (left) and after {epoch} epochs (right). Trained on {source}."
-        save_png(
-            captioned(side_by_side([first, last]), caption), self.directory / "progress.png", f"trained on {source}"
-        )
+                logger.log_image(f"images/{name}", [picture], step=trainer.global_step)
 
 
 class ModelFile(L.Callback):
@@ -110,15 +108,21 @@ class ModelFile(L.Callback):
         self.path = Path(path)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the model of this epoch in place of the last."""
+        """Write the model of this epoch in place of the last, unless its numbers are lost.
+
+        Raises:
+            UserError: if a parameter or running statistic is not finite; the earlier file stays.
+        """
         assert isinstance(pl_module, VAEGANModule)
+        pl_module.refuse_non_finite(pl_module.model.state_dict())
         model, source = pl_module.model, _data(trainer).source
         weights.save(
             self.path,
             model.networks,
+            preprocessing=PREPROCESSING,
             trained_on={**vars(source), "caption": source.caption},
             training={
-                "epochs": trainer.current_epoch + 1,
+                "epochs": _epochs(trainer),
                 "batches": trainer.global_step,
                 "precision": str(trainer.precision),
                 "gamma": model.gamma,
@@ -167,13 +171,13 @@ class Console(L.Callback):
         data = _data(trainer)
         device, threads = pl_module.device, torch.get_num_threads()
         log.info("device       %s (%d CPU threads), precision %s", device, threads, trainer.precision)
-        log.info("data         %s, %s", data.source.caption, data.source.root)
+        log.info("data         %s, %s", data.source.caption, data.root.resolve())
         for split, counts in data.source.counts.items():
             classes = ", ".join(f"{n} {name}" for name, n in counts.items())
             role = "training" if split == "train" else "held out"
             log.info("  %-10s %d images: %s", role, sum(counts.values()), classes)
         for path in data.ignored:
-            log.warning("  ignored    %s: no image by its name", path)
+            log.warning("  ignored    %s", path)
         for images in data.images.values():
             for path, reason in images.unreadable:
                 log.warning("  skipped    %s: %s", path, reason)
@@ -188,7 +192,7 @@ class Console(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Where to look."""
         minutes = (monotonic() - self.started) / 60
-        epochs = f"{trainer.current_epoch} of {trainer.max_epochs} epochs, {trainer.global_step} batches"
+        epochs = f"{_epochs(trainer):g} of {trainer.max_epochs} epochs, {trainer.global_step} batches"
         log.info("%s in %.1f minutes on %s", epochs, minutes, _data(trainer).source.caption)
         log.info("look at      %s", self.directory / "images" / "progress.png")
         log.info("curves       %s", self.directory / "curves.png")

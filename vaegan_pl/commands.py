@@ -2,18 +2,21 @@
 
 import difflib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
-from wandb.errors import Error as WandbError
 
 from vaegan_pl.errors import UserError
 
@@ -21,12 +24,15 @@ _PACKAGE = Path(__file__).parent
 CONFIG_DIRECTORY = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 """Inside an installed package, or beside the package in a checkout."""
 
+MISTAKES = (UserError, HydraException, OmegaConfBaseException, MisconfigurationException, OSError)
+"""What ends a command with a message instead of a traceback."""
+
 
 def run(task: Callable[[DictConfig], None], config_name: str) -> None:
     """Run `task` on the configuration that Hydra composes from `conf/CONFIG_NAME.yaml` and the command line.
 
     Exits with 1 and one message for users' mistakes: wrong options, and files that cannot be read or written. With
-    HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead.
+    HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead. In a sweep the other jobs still run.
     """
     asked = os.environ.get("HYDRA_FULL_ERROR", "0")
 
@@ -34,14 +40,19 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
     def one_message() -> Iterator[None]:
         try:
             yield
-        except (UserError, HydraException, OmegaConfBaseException, OSError, WandbError) as error:
+        except MISTAKES as error:
             if asked == "1":
                 raise
             sys.exit(f"error: {_message(error)}")
 
     @wraps(task)
     def job(config: DictConfig) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            check_options(config, config_name)
+            task(config)
+            return
         with one_message():
+            check_options(config, config_name)
             task(config)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what goes wrong outside the job comes here instead of being printed by Hydra
@@ -52,30 +63,62 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
         os.environ["HYDRA_FULL_ERROR"] = asked
 
 
+def check_options(config: DictConfig, config_name: str) -> None:
+    """Hold the options' types against those of the same configuration without the user's values.
+
+    Raises:
+        UserError: for a value of another type than its default, and for an added option that no command reads.
+    """
+    hydra_config = HydraConfig.get()
+    chosen = OverridesParser.create().parse_overrides(list(hydra_config.overrides.task))
+    groups = [o.input_line for o in chosen if o.key_or_group in hydra_config.runtime.choices and o.input_line]
+    defaults = OmegaConf.to_container(hydra.compose(config_name, groups))
+    values = OmegaConf.to_container(config)
+    assert isinstance(defaults, dict)
+    assert isinstance(values, dict)
+    for name in sorted(map(str, values.keys() - defaults.keys())):
+        raise UserError(f"there is no option {name}{_suggestion(name, defaults)}")
+    _check_types(defaults, values, "")
+
+
+def _check_types(defaults: dict[Any, Any], values: dict[Any, Any], prefix: str) -> None:
+    for name, default in defaults.items():
+        if name not in values or default is None or isinstance(default, str):
+            continue
+        value, key = values[name], f"{prefix}{name}"
+        if isinstance(value, str) and value.startswith("${"):
+            continue
+        if isinstance(default, dict) and isinstance(value, dict):
+            _check_types(default, value, f"{key}.")
+        elif isinstance(default, dict) and value is None:
+            continue
+        elif type(value) is not type(default) and not (type(default) is float and type(value) is int):
+            words = {int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "a group"}
+            raise UserError(f"{key}={value}: must be {words[type(default)]}, such as {default}")
+
+
 def _message(error: BaseException) -> str:
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        return _message(error.__cause__)
+        key = str(error).rpartition("full_key: ")[2]
+        cause = _message(error.__cause__)
+        named = isinstance(error.__cause__, InstantiationException) or key.split(".")[0] in cause
+        return cause if named else f"{key}: {cause}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror or error}; check the path, its permissions and the space left"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set; add {error.full_key}=VALUE"
-    text = str(error).strip()
-    cause = error.__cause__
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        return f"there is no option {cause.full_key}{_suggestion(str(cause.full_key), cause)}"
-    if isinstance(cause, OmegaConfBaseException):
-        text += f"\n{cause}"
-    if isinstance(error, WandbError):
-        text += "\nW&B could not start; keep logger.wandb.offline=true or take logger=csv"
-    return re.sub(r"\n\s*(object_type=.*)", "", text)
+    unknown = error.__cause__
+    if isinstance(unknown, ConfigKeyError | ConfigAttributeError):
+        root = unknown.parent_node
+        while root is not None and root._get_parent() is not None:
+            root = root._get_parent()
+        known = OmegaConf.to_container(root) if root is not None else {}
+        return f"there is no option {unknown.full_key}{_suggestion(str(unknown.full_key), known)}"
+    return str(error).strip() + (f"\n{unknown}" if isinstance(unknown, OmegaConfBaseException) else "")
 
 
-def _suggestion(key: str, error: OmegaConfBaseException) -> str:
-    root = error.parent_node
-    while root is not None and root._get_parent() is not None:
-        root = root._get_parent()
-    known = list(_keys(OmegaConf.to_container(root))) if root is not None else []
-    close = difflib.get_close_matches(key, known, n=1)
+def _suggestion(key: str, known: object) -> str:
+    close = difflib.get_close_matches(key, list(_keys(known)), n=1)
     return f"; did you mean {close[0]}?" if close else "; --help shows them all"
 
 

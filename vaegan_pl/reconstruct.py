@@ -4,46 +4,48 @@ import logging
 from pathlib import Path
 
 import torch
-from lightning import Fabric
 from omegaconf import DictConfig
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from vaegan_pl import commands
 from vaegan_pl.data.folders import list_loose_images, read_images
 from vaegan_pl.data.images import to_unit_range
+from vaegan_pl.errors import UserError
+from vaegan_pl.inference import clear, in_batches, pick_device
 from vaegan_pl.model import weights
 from vaegan_pl.report.pictures import pairs, save_png, single
 
 log = logging.getLogger(__name__)
 
-DECODED_AT_ONCE = 64
-
 
 @torch.inference_mode()
 def reconstruct(config: DictConfig) -> None:
     """Write Dec(mean of q(z|x)) of every image, and a grid of originals above their reconstructions."""
-    model = weights.load(Path(config.weights))
-    device = Fabric(accelerator=config.accelerator, devices=1).device
+    if config.shown < 1:
+        raise UserError(f"shown={config.shown}: must be at least 1")
+    model = weights.load(Path(str(config.weights)))
+    device = pick_device(config.accelerator)
     networks = model.networks.to(device)
-    files = list_loose_images(Path(config.images))
-    images = read_images([(path, 0) for path in files], networks.image_size, config.max_unreadable, "reading images")
+    files = list_loose_images(Path(str(config.images)))
+    images = read_images([(path, 0) for path in files], networks.image_size, "reading images")
     for path, reason in images.unreadable:
         log.warning("skipped %s: %s", path, reason)
-    lost = {path for path, _ in images.unreadable}
-    names = [path.stem for path in files if path not in lost]
+    if len(images.pixels) == 0:
+        raise UserError(f"images={config.images}: not one image there can be read")
+    unreadable = {path for path, _ in images.unreadable}
+    names = [path.stem for path in files if path not in unreadable]
 
     x = to_unit_range(images.pixels)
-    batches = x.split(DECODED_AT_ONCE)
-    x_tilde = torch.cat([networks.decoder(networks.encoder(batch.to(device))[0]).cpu() for batch in batches])
-    output, provenance = Path(config.output), f"reconstruction; trained on {model.trained_on['caption']}"
+    x_tilde = in_batches(lambda batch: networks.decoder(networks.encoder(batch)[0]), x, device, "reconstructing")
+    output, provenance = Path(str(config.output)), f"reconstruction; trained on {model.trained_on['caption']}"
+    clear(output, "reconstruction")
     for i, (name, image) in enumerate(zip(names, x_tilde, strict=True)):
         save_png(single(image), output / f"reconstruction_{i:05d}_{name}.png", provenance)
     psnr = peak_signal_noise_ratio(x_tilde, x, data_range=2.0).item()
     caption = f"Originals above their reconstructions, PSNR {psnr:.1f} dB. Trained on {model.trained_on['caption']}."
     save_png(pairs(x[: config.shown], x_tilde[: config.shown], caption), output / "grid.png", provenance)
-    log.info(
-        "%d images, PSNR %.1f dB, trained on %s: %s", len(x), psnr, model.trained_on["caption"], output / "grid.png"
-    )
+    log.info("%d images, PSNR %.1f dB, trained on %s", len(x), psnr, model.trained_on["caption"])
+    log.info("look at %s", output / "grid.png")
 
 
 if __name__ == "__main__":

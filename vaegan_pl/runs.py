@@ -8,9 +8,12 @@ from vaegan_pl.errors import UserError
 
 log = logging.getLogger(__name__)
 
+TRACES = ("vae_gan_model.pth", "checkpoints", "metrics.csv")
+"""What a run writes; a directory with any of them holds a run."""
+
 
 def claim(directory: Path, output_root: Path) -> None:
-    """Make `output_root/latest` point at a new run's directory.
+    """Take a directory for a new run and make `output_root/latest` point at it.
 
     Args:
         directory: the run's directory; must exist.
@@ -19,7 +22,7 @@ def claim(directory: Path, output_root: Path) -> None:
     Raises:
         UserError: if the directory holds a run already.
     """
-    for trace in ("vae_gan_model.pth", "checkpoints", "metrics.csv"):
+    for trace in TRACES:
         if (directory / trace).exists():
             raise UserError(f"{directory}: holds a run already ({trace}); choose another hydra.run.dir")
     output_root.mkdir(parents=True, exist_ok=True)

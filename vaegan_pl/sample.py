@@ -4,18 +4,15 @@ import logging
 from pathlib import Path
 
 import torch
-from lightning import Fabric
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from vaegan_pl import commands
 from vaegan_pl.errors import UserError
+from vaegan_pl.inference import clear, in_batches, pick_device
 from vaegan_pl.model import weights
 from vaegan_pl.report.pictures import grid, save_png, single
 
 log = logging.getLogger(__name__)
-
-DECODED_AT_ONCE = 64
 
 
 @torch.inference_mode()
@@ -23,14 +20,13 @@ def sample(config: DictConfig) -> None:
     """Decode `n` draws from the prior N(0, I) into single images and one grid."""
     if config.n < 1:
         raise UserError(f"n={config.n}: must be at least 1")
-    model = weights.load(Path(config.weights))
-    device = Fabric(accelerator=config.accelerator, devices=1).device
-    decoder = model.networks.decoder.to(device)
+    model = weights.load(Path(str(config.weights)))
+    device = pick_device(config.accelerator)
     z = torch.randn(config.n, model.networks.latent_dim, generator=torch.Generator().manual_seed(config.seed))
-    batches = tqdm(z.split(DECODED_AT_ONCE), "sampling", unit="batch", leave=False)
-    images = torch.cat([decoder(batch.to(device)).cpu() for batch in batches])
+    images = in_batches(model.networks.decoder.to(device), z, device, "sampling")
 
-    output, provenance = Path(config.output), f"synthetic; trained on {model.trained_on['caption']}"
+    output, provenance = Path(str(config.output)), f"synthetic; trained on {model.trained_on['caption']}"
+    clear(output, "sample")
     for i, image in enumerate(images):
         save_png(single(image), output / f"sample_{i:05d}.png", provenance)
     caption = f"Synthetic, seed {config.seed}. Trained on {model.trained_on['caption']}."

@@ -34,8 +34,8 @@ def rows(pixels: torch.Tensor) -> set[bytes]:
 
 def test_plain_folders_are_split_by_class_without_overlap(tmp_path: Path, write_classes: Write) -> None:
     data = ready(write_classes(tmp_path / "d", 8))
-    assert data.source.counts == {"train": dict.fromkeys(CLASSES, 6), "test": dict.fromkeys(CLASSES, 2)}
-    train, test = rows(data.images["train"].pixels), rows(data.images["test"].pixels)
+    assert data.source.counts == {"train": dict.fromkeys(CLASSES, 6), "held_out": dict.fromkeys(CLASSES, 2)}
+    train, test = rows(data.images["train"].pixels), rows(data.images["held_out"].pixels)
     assert len(train) == 24
     assert len(test) == 8
     assert not train & test
@@ -43,14 +43,14 @@ def test_plain_folders_are_split_by_class_without_overlap(tmp_path: Path, write_
 
 def test_the_split_follows_the_seed(tmp_path: Path, write_classes: Write) -> None:
     root = write_classes(tmp_path / "d", 8)
-    held_out = [rows(ready(root, seed=seed).images["test"].pixels) for seed in (0, 0, 1)]
+    held_out = [rows(ready(root, seed=seed).images["held_out"].pixels) for seed in (0, 0, 1)]
     assert held_out[0] == held_out[1] != held_out[2]
 
 
 def test_split_folders_are_kept_apart(tmp_path: Path, write_classes: Write) -> None:
     write_classes(tmp_path / "Training", 3)
     write_classes(tmp_path / "Testing", 1)
-    assert ready(tmp_path).source.counts == {"train": dict.fromkeys(CLASSES, 3), "test": dict.fromkeys(CLASSES, 1)}
+    assert ready(tmp_path).source.counts == {"train": dict.fromkeys(CLASSES, 3), "held_out": dict.fromkeys(CLASSES, 1)}
 
 
 def test_batches_are_full_shuffled_and_in_unit_range(tmp_path: Path, write_classes: Write) -> None:
@@ -68,7 +68,7 @@ def test_batches_are_full_shuffled_and_in_unit_range(tmp_path: Path, write_class
 
 def test_held_out_pictures_cover_the_classes(tmp_path: Path, write_classes: Write) -> None:
     data = ready(write_classes(tmp_path / "d", 8))
-    pixels = data.images["test"].pixels
+    pixels = data.images["held_out"].pixels
     assert torch.equal(to_grey_values(data.held_out(4)), pixels[[0, 2, 4, 7]])
     assert len(data.held_out(100)) == 8
 
@@ -78,13 +78,39 @@ def test_fewer_images_than_a_batch(tmp_path: Path, write_classes: Write) -> None
         ready(write_classes(tmp_path / "d", 3), batch_size=9)
 
 
+def test_unreadable_files_do_not_fill_a_batch(tmp_path: Path, write_classes: Write) -> None:
+    write_classes(tmp_path / "Training", 4)
+    write_classes(tmp_path / "Testing", 1)
+    (tmp_path / "Training" / "glioma" / "0.png").write_bytes(b"no image")
+    assert len(ready(tmp_path, batch_size=15, max_unreadable=1.0).images["train"].labels) == 15
+    with pytest.raises(UserError, match=r"15 training images are fewer than one batch"):
+        ready(tmp_path, batch_size=16, max_unreadable=1.0)
+
+
+def test_too_many_unreadable_files_are_an_error_that_names_them(tmp_path: Path, write_classes: Write) -> None:
+    root = write_classes(tmp_path / "d", 5)
+    (root / "glioma" / "2.png").write_bytes(b"no image")
+    assert len(ready(root, max_unreadable=0.05).images["train"].labels) + 4 == 19
+    with pytest.raises(UserError, match=r"1 of 20 image files cannot be read, more than .*=0.04(.|\n)*2.png: "):
+        ready(root, max_unreadable=0.04)
+
+
+def test_a_class_without_one_readable_image_is_an_error(tmp_path: Path, write_classes: Write) -> None:
+    root = write_classes(tmp_path / "d", 5)
+    for image in (root / "notumor").iterdir():
+        image.write_bytes(b"no image")
+    with pytest.raises(UserError, match="not one train image of notumor can be read"):
+        ready(root, max_unreadable=1.0)
+
+
 def test_one_image_cannot_be_split(tmp_path: Path, write_classes: Write) -> None:
     with pytest.raises(UserError, match="glioma: one image is too few"):
         ready(write_classes(tmp_path / "d", 1))
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("batch_size", 1), ("validation_fraction", 0.0), ("validation_fraction", 1.0)]
+    ("option", "value"),
+    [("batch_size", 1), ("validation_fraction", 0.0), ("validation_fraction", 1.0), ("image_size", 0)],
 )
 def test_options_out_of_range_are_refused(tmp_path: Path, option: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"data.{option}={value}"):
@@ -101,4 +127,11 @@ def test_phantoms_are_read_like_any_images_and_called_phantoms(tmp_path: Path, w
     as_real = ready(tmp_path / "p")
     assert as_real.source == phantoms.source
     assert torch.equal(as_real.images["train"].pixels, phantoms.images["train"].pixels)
+    assert ready(tmp_path / "p" / "Training").source.kind == "phantom"
     assert ready(write_classes(tmp_path / "real", 3)).source.kind == "images"
+
+
+@pytest.mark.parametrize("classes", [["glioma", "glioma"], []])
+def test_class_names_must_be_distinct(tmp_path: Path, classes: list[str]) -> None:
+    with pytest.raises(ValueError, match="must name at least one class, and none twice"):
+        ImageFolders(root=tmp_path, **{**OPTIONS, "classes": classes})

@@ -1,3 +1,4 @@
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,17 @@ def test_16_bit_values_keep_their_share_of_the_range(tmp_path: Path, suffix: str
     sixteen = Image.fromarray(RAMP.astype(np.uint16) * 257)
     assert sixteen.mode.startswith("I;16")
     assert saved(sixteen, tmp_path / f"a.{suffix}").numpy().tolist() == RAMP.tolist()
+
+
+@pytest.mark.parametrize("values", [RAMP / 255.0, RAMP.astype(np.int32) * 4095, -RAMP.astype(np.int32) - 1])
+def test_pixels_without_a_known_white_are_refused(tmp_path: Path, values: np.ndarray) -> None:
+    Image.fromarray(values.astype(np.float32 if values.dtype == float else np.int32)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="save it with 8 or 16 bits"):
+        read_grey(tmp_path / "a.tif", 16)
+
+
+def test_a_damaged_exif_block_is_among_what_callers_catch() -> None:
+    assert issubclass(struct.error, UNREADABLE)
 
 
 def test_colour_becomes_luma(tmp_path: Path) -> None:

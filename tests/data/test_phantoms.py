@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,20 +64,38 @@ def test_classes_without_a_drawing_are_refused(tmp_path: Path) -> None:
         draw_folders(tmp_path / "p", ["glioma", "stroke"], FEW, seed=0)
 
 
+def drawn_as(lesion: str, like: Any, seed: int) -> np.ndarray:
+    """The head that class `like` gets from a seed, with the lesion of another class."""
+    mixed = type(like)(LESIONS[lesion].draw, like.views, like.contrasts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(LESIONS, lesion, mixed)
+        return draw(lesion, np.random.default_rng(seed)).astype(float)
+
+
 @pytest.mark.parametrize("name", [name for name in LESIONS if name != "notumor"])
-def test_a_lesion_changes_the_head_it_is_drawn_in(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same head with and without its lesion differ in one region that is well inside the picture."""
-    lesion = LESIONS[name]
+def test_a_lesion_changes_a_part_of_the_head_and_nothing_else(name: str) -> None:
     for seed in range(4):
-        with_lesion = draw(name, np.random.default_rng(seed)).astype(float)
-        healthy = type(lesion)(LESIONS["notumor"].draw, lesion.views, lesion.contrasts)
-        with monkeypatch.context() as patch:
-            patch.setitem(LESIONS, name, healthy)
-            without = draw(name, np.random.default_rng(seed)).astype(float)
-        smooth = np.asarray(Image.fromarray(np.abs(with_lesion - without)).resize((16, 16), Image.Resampling.BOX))
-        changed = smooth > 12
-        assert 1 <= changed.sum() <= 80
-        assert not changed[[0, -1]].any()
+        change = np.abs(drawn_as(name, LESIONS[name], seed) - drawn_as("notumor", LESIONS[name], seed))
+        smooth = np.asarray(Image.fromarray(change).resize((16, 16), Image.Resampling.BOX))
+        assert 1 <= (smooth > 12).sum() <= 80
+        assert smooth[[0, -1]].max() < 3
+
+
+def test_lesions_differ_by_class_in_place_and_size() -> None:
+    """Meningiomas lie nearer the skull than gliomas; pituitary tumours are small and near the midline."""
+    distance, size, off_midline = {}, {}, {}
+    for name in ("glioma", "meningioma", "pituitary"):
+        healthy, lesion = [np.stack([drawn_as(n, LESIONS[name], i) for i in range(40)]) for n in ("notumor", name)]
+        changed = np.abs(lesion - healthy) > 25
+        rows, columns = np.arange(SIDE)[:, None], np.arange(SIDE)[None, :]
+        area = changed.sum((1, 2)).clip(1)
+        y, x = (changed * rows).sum((1, 2)) / area, (changed * columns).sum((1, 2)) / area
+        distance[name] = np.median(np.hypot(y - SIDE / 2, x - SIDE / 2))
+        size[name] = np.median(area)
+        off_midline[name] = np.median(np.abs(x - SIDE / 2))
+    assert distance["meningioma"] > distance["glioma"] + 5
+    assert size["pituitary"] < 0.5 * min(size["glioma"], size["meningioma"])
+    assert off_midline["pituitary"] < 0.5 * min(off_midline["glioma"], off_midline["meningioma"])
 
 
 def test_a_head_is_bright_on_a_dark_background() -> None:

@@ -1,4 +1,5 @@
 import pickle
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ from vaegan_pl.errors import UserError
 from vaegan_pl.model import weights
 from vaegan_pl.model.networks import Networks
 
-TRAINED_ON = {"kind": "phantom", "root": "/data", "classes": ["a", "b"], "counts": {}, "caption": "PHANTOMS"}
+TRAINED_ON = {"kind": "phantom", "folder": "p", "classes": ["a", "b"], "counts": {}, "caption": "PHANTOMS"}
 
 
 def saved(path: Path, networks: Networks) -> Path:
-    weights.save(path, networks, TRAINED_ON, training={"epochs": 1})
+    weights.save(path, networks, {"colour": "grey"}, TRAINED_ON, training={"epochs": 1})
     return path
 
 
@@ -26,8 +27,7 @@ def test_a_saved_model_comes_back_the_same(tmp_path: Path, small_networks: Netwo
     small_networks.decoder(torch.randn(8, 5))  # moves the running statistics, which must be saved too
     model = weights.load(saved(tmp_path / "m.pth", small_networks))
     assert model.trained_on == TRAINED_ON
-    assert model.class_names == ["a", "b"]
-    assert model.preprocessing["image_size"] == 16
+    assert model.preprocessing == {"image_size": 16, "colour": "grey"}
     assert not model.networks.training
     z = torch.randn(3, 5)
     torch.testing.assert_close(model.networks.decoder(z), small_networks.eval().decoder(z), rtol=0, atol=0)
@@ -44,19 +44,17 @@ def test_the_file_is_plain(tmp_path: Path, small_networks: Networks) -> None:
     assert all(tensor.is_contiguous() for state in content["state_dict"].values() for tensor in state.values())
 
 
-def test_a_failed_write_leaves_the_old_file_whole(
-    tmp_path: Path, small_networks: Networks, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, small_networks: Networks) -> None:
     path = saved(tmp_path / "m.pth", small_networks)
     before = path.read_bytes()
-
-    def fill_disk(_: object, target: Path) -> None:
-        Path(target).write_bytes(b"half")
-        raise OSError(28, "No space left on device", str(target))
-
-    monkeypatch.setattr(torch, "save", fill_disk)
-    with pytest.raises(OSError, match="No space left"):
-        saved(path, small_networks)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as failure:
+            saved(path, small_networks)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert failure.value.filename == str(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -83,13 +81,15 @@ def test_foreign_newer_and_broken_files(tmp_path: Path, small_networks: Networks
 
     with pytest.raises(UserError, match="nowhere: no such file"):
         weights.load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is a folder; give the vae_gan_model"):
+        weights.load(tmp_path)
     torch.save(small_networks.state_dict(), tmp_path / "foreign.pth")
     with pytest.raises(UserError, match="was not written by vaegan_pl"):
         weights.load(tmp_path / "foreign.pth")
     torch.save({"pytorch-lightning_version": "2.6.6", "state_dict": {}}, tmp_path / "last.ckpt")
     with pytest.raises(UserError, match=r"is a training checkpoint; give the vae_gan_model\.pth"):
         weights.load(tmp_path / "last.ckpt")
-    with pytest.raises(UserError, match="has format 2, this version of vaegan_pl reads up to 1; upgrade"):
+    with pytest.raises(UserError, match="has format 2, this vaegan_pl reads up to 1; upgrade"):
         weights.load(altered(path, format_version=2))
 
     for damage in (whole[: len(whole) // 2], b"", b"not a model"):
@@ -102,7 +102,13 @@ def test_contents_that_do_not_fit_together(tmp_path: Path, small_networks: Netwo
     path = saved(tmp_path / "m.pth", small_networks)
     arguments = small_networks.arguments
     wrong: dict[str, Any]
-    for wrong in ({"networks": {**arguments, "latent_dim": 6}}, {"networks": {"depth": 3}}, {"state_dict": {}}):
+    for wrong in (
+        {"networks": {**arguments, "latent_dim": 6}},
+        {"networks": {"depth": 3}},
+        {"state_dict": {}},
+        {"trained_on": {}},
+        {"trained_on": None},
+    ):
         saved(path, small_networks)
         with pytest.raises(UserError, match="its contents do not fit together"):
             weights.load(altered(path, **wrong))

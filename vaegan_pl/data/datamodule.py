@@ -38,20 +38,20 @@ class Source:
 
     Attributes:
         kind: `phantom` for drawings of this project, `images` for anything else.
-        root: the folder.
+        folder: the name of the folder that held them.
         classes: class names in label order.
         counts: images by split, then by class name.
     """
 
     kind: str
-    root: str
+    folder: str
     classes: list[str]
     counts: dict[str, dict[str, int]]
 
     @property
     def caption(self) -> str:
         """One phrase for pictures and messages."""
-        return "PHANTOMS (drawings, not MRI)" if self.kind == "phantom" else f"images of {Path(self.root).name}"
+        return "PHANTOMS (drawings, not MRI)" if self.kind == "phantom" else f"images of {self.folder}"
 
 
 class ImageFolders(L.LightningDataModule):
@@ -83,10 +83,14 @@ class ImageFolders(L.LightningDataModule):
         super().__init__()
         if batch_size < 2:
             raise ValueError(f"data.batch_size={batch_size}: batch norm needs at least 2 images")
+        if image_size < 1:
+            raise ValueError(f"data.image_size={image_size}: must be at least 1")
+        if len(set(map(str, classes))) < len(classes) or not classes:
+            raise ValueError(f"data.classes={list(classes)}: must name at least one class, and none twice")
         if not 0 < validation_fraction < 1:
             raise ValueError(f"data.validation_fraction={validation_fraction}: must lie between 0 and 1")
-        self.root = Path(root)
-        self.classes = list(classes)
+        self.root = Path(str(root))
+        self.classes = [str(name) for name in classes]
         self.image_size = image_size
         self.batch_size = batch_size
         self.validation_fraction = validation_fraction
@@ -105,36 +109,53 @@ class ImageFolders(L.LightningDataModule):
             return
         listing = list_images(self.root, self.classes)
         splits = listing.files if "train" in listing.files else self._hold_out(listing.files["all"])
-        if len(splits["train"]) < self.batch_size:
+        images = {split: read_images(files, self.image_size, f"reading {split}") for split, files in splits.items()}
+        self._refuse_unreadable(images)
+        n = len(images["train"].labels)
+        if n < self.batch_size:
             raise UserError(
-                f"{self.root}: {len(splits['train'])} training images are fewer than one batch; "
+                f"{self.root}: {n} training images are fewer than one batch; "
                 f"lower data.batch_size={self.batch_size} or add images"
             )
-        self.ignored = listing.ignored
-        self.images = {
-            split: read_images(files, self.image_size, self.max_unreadable, f"reading {split} images")
-            for split, files in splits.items()
-        }
+        self.ignored = [path for path in listing.ignored if path.name != PHANTOM_MARKER]
+        self.images = images
+
+    def _refuse_unreadable(self, images: dict[str, Images]) -> None:
+        unreadable = [file for split in images.values() for file in split.unreadable]
+        n = len(unreadable) + sum(len(split.labels) for split in images.values())
+        if len(unreadable) > self.max_unreadable * n:
+            raise UserError(
+                f"{len(unreadable)} of {n} image files cannot be read, more than data.max_unreadable="
+                f"{self.max_unreadable:g} allows; mend or remove them:\n"
+                + "\n".join(f"  {path}: {reason}" for path, reason in unreadable[:10])
+                + ("\n  ..." if len(unreadable) > 10 else "")
+            )
+        for split, of_split in images.items():
+            for label, name in enumerate(self.classes):
+                if not (of_split.labels == label).any():
+                    where = f"{self.root}: not one {split.replace('_', ' ')} image of {name}"
+                    raise UserError(f"{where} can be read; mend or remove the class")
 
     def _hold_out(self, files: Sequence[tuple[Path, int]]) -> dict[str, list[tuple[Path, int]]]:
         generator = torch.Generator().manual_seed(self.seed)
-        splits: dict[str, list[tuple[Path, int]]] = {"train": [], "test": []}
+        splits: dict[str, list[tuple[Path, int]]] = {"train": [], "held_out": []}
         for label in range(len(self.classes)):
             of_class = [file for file in files if file[1] == label]
             held_out = max(1, round(self.validation_fraction * len(of_class)))
             if held_out == len(of_class):
                 raise UserError(f"{of_class[0][0].parent}: one image is too few to train on and hold out; add images")
             order = torch.randperm(len(of_class), generator=generator).tolist()
-            splits["test"] += [of_class[i] for i in sorted(order[:held_out])]
+            splits["held_out"] += [of_class[i] for i in sorted(order[:held_out])]
             splits["train"] += [of_class[i] for i in sorted(order[held_out:])]
         return splits
 
     @property
     def source(self) -> Source:
         """What the images are; available after `setup`."""
+        root = self.root.resolve()
         return Source(
-            kind="phantom" if (self.root / PHANTOM_MARKER).exists() else "images",
-            root=str(self.root.resolve()),
+            kind="phantom" if any((folder / PHANTOM_MARKER).exists() for folder in (root, *root.parents)) else "images",
+            folder=root.name,
             classes=self.classes,
             counts={
                 split: {name: int((images.labels == label).sum()) for label, name in enumerate(self.classes)}
@@ -144,7 +165,7 @@ class ImageFolders(L.LightningDataModule):
 
     def held_out(self, n: int) -> Float[Tensor, "n 1 size size"]:
         """The same `n` held-out images each time, in [-1, 1], evenly over the held-out set and so over its classes."""
-        pixels = self.images["test"].pixels
+        pixels = self.images["held_out"].pixels
         return to_unit_range(pixels[torch.linspace(0, len(pixels) - 1, min(n, len(pixels))).long()])
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -153,7 +174,7 @@ class ImageFolders(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """All held-out images in a fixed order."""
-        return self._loader("test")
+        return self._loader("held_out")
 
     def _loader(self, split: str, **options: Any) -> DataLoader[Batch]:
         return DataLoader(ImageDataset(self.images[split]), self.batch_size, **options)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import cpu_count
 from pathlib import Path
 
@@ -14,7 +14,15 @@ from tqdm import tqdm
 from vaegan_pl.data.images import SUFFIXES, UNREADABLE, read_grey
 from vaegan_pl.errors import UserError
 
-SPLITS = {"training": "train", "train": "train", "testing": "test", "test": "test"}
+SPLITS = {
+    "training": "train",
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "testing": "test",
+    "test": "test",
+}
 """Names of split folders, in lower case, and the split each holds."""
 
 
@@ -23,8 +31,8 @@ class Listing:
     """The image files under a root, sorted by path.
 
     Attributes:
-        files: (path, class index) by split: `train` and `test`, or `all` where the root holds class folders only.
-        ignored: what stands in a class folder without being an image by its name.
+        files: (path, class index) by split: `train` and `held_out`, or `all` where the root makes no such split.
+        ignored: everything else that stands beside the class folders or in them.
     """
 
     files: dict[str, list[tuple[Path, int]]]
@@ -43,13 +51,14 @@ class Images:
 
     pixels: UInt8[Tensor, "image 1 size size"]
     labels: Int64[Tensor, " image"]
-    unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    unreadable: list[tuple[Path, str]]
 
 
 def list_images(root: Path, classes: Sequence[str]) -> Listing:
     """Find the images of each class, in `Training/` and `Testing/` or in plain class folders.
 
-    Hidden files and folders are no images, and folders inside class folders are not entered.
+    A validation folder is held out in place of the testing one. Hidden files and folders are no images, and folders
+    inside class folders are not entered.
 
     Raises:
         UserError: if the root or a class folder is missing, a class is empty, or there is a Testing without a Training.
@@ -65,20 +74,19 @@ def list_images(root: Path, classes: Sequence[str]) -> Listing:
             if split in splits:
                 raise UserError(f"{splits[split]} and {folder} both hold the {split} split; keep one of them")
             splits[split] = folder
-    if "test" in splits and "train" not in splits:
-        raise UserError(
-            f"{root} holds {splits['test'].name} but no Training folder; add it or point data.root elsewhere"
-        )
-    ignored: list[Path] = []
-    folders = dict(sorted(splits.items(), reverse=True)) or {"all": root}
+    if splits and "train" not in splits:
+        other = next(iter(splits.values())).name
+        raise UserError(f"{root} holds {other} but no Training folder; add it or point data.root elsewhere")
+    held_out = splits.get("validation", splits.get("test"))
+    folders = {"train": splits["train"], "held_out": held_out} if held_out else {"all": splits.get("train", root)}
+    ignored = [entry for entry in sorted(root.iterdir()) if splits and entry not in folders.values()]
     files = {split: _list_classes(folder, classes, ignored) for split, folder in folders.items()}
-    if set(files) == {"train"}:
-        files = {"all": files["train"]}
     return Listing(files, ignored)
 
 
 def _list_classes(folder: Path, classes: Sequence[str], ignored: list[Path]) -> list[tuple[Path, int]]:
     files: list[tuple[Path, int]] = []
+    ignored += [entry for entry in sorted(folder.iterdir()) if entry.name not in classes]
     for label, name in enumerate(classes):
         class_folder = folder / name
         if not class_folder.is_dir():
@@ -99,17 +107,13 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def read_images(files: Sequence[tuple[Path, int]], size: int, max_unreadable: float, description: str) -> Images:
+def read_images(files: Sequence[tuple[Path, int]], size: int, description: str) -> Images:
     """Decode files in parallel, leaving out those that are truncated or no images.
 
     Args:
         files: (path, class index) of each image.
         size: side to resize to.
-        max_unreadable: the largest tolerable fraction of unreadable files, in [0, 1].
         description: what the progress bar says.
-
-    Raises:
-        UserError: if more than that fraction cannot be read, or nothing is left of a class.
     """
 
     def read(path: Path) -> Tensor | str:
@@ -127,17 +131,8 @@ def read_images(files: Sequence[tuple[Path, int]], size: int, max_unreadable: fl
             else:
                 pixels.append(result)
                 labels.append(label)
-    if len(unreadable) > max_unreadable * len(files):
-        raise UserError(
-            f"{len(unreadable)} of {len(files)} image files cannot be read, more than data.max_unreadable="
-            f"{max_unreadable:g} allows; mend or remove them:\n"
-            + "\n".join(f"  {path}: {reason}" for path, reason in unreadable[:10])
-            + ("\n  ..." if len(unreadable) > 10 else "")
-        )
-    for label in {label for _, label in files} - set(labels):
-        lost = next(path.parent for path, file_label in files if file_label == label)
-        raise UserError(f"{lost}: not one image there can be read; mend or remove this class")
-    return Images(torch.stack(pixels).unsqueeze(1), torch.tensor(labels), unreadable)
+    stacked = torch.stack(pixels) if pixels else torch.empty(0, size, size, dtype=torch.uint8)
+    return Images(stacked.unsqueeze(1), torch.tensor(labels, dtype=torch.int64), unreadable)
 
 
 def list_loose_images(path: Path) -> list[Path]:

@@ -69,10 +69,9 @@ def draw_folders(root: Path, classes: Sequence[str], per_class: Mapping[str, int
         "per_class": dict(per_class),
         "classes": list(classes),
     }
-    marker = root / PHANTOM_MARKER
-    if marker.exists() and json.loads(marker.read_text()) == recipe:
+    if _holds(root, recipe):
         return
-    if root.exists():
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise UserError(f"{root}: holds other files than the phantoms asked for; remove it or set data.root elsewhere")
     unknown = sorted(set(classes) - set(LESIONS))
     if unknown:
@@ -91,8 +90,18 @@ def draw_folders(root: Path, classes: Sequence[str], per_class: Mapping[str, int
         (unfinished / PHANTOM_MARKER).write_text(json.dumps(recipe, indent=2))
         unfinished.chmod(0o755)
         unfinished.rename(root)
+    except OSError:
+        if not _holds(root, recipe):  # else another run has just drawn the same
+            raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _holds(root: Path, recipe: Mapping[str, object]) -> bool:
+    try:
+        return bool(json.loads((root / PHANTOM_MARKER).read_text()) == recipe)
+    except (OSError, ValueError):
+        return False
 
 
 def draw(name: str, random: np.random.Generator) -> UInt8[ndarray, "side side"]:

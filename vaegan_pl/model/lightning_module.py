@@ -28,13 +28,13 @@ class VAEGANModule(L.LightningModule):
         optimizers: for each of encoder, decoder and discriminator, what makes its optimizer from its parameters.
 
     Raises:
-        ValueError: if `optimizers` has other keys than the three networks.
+        UserError: if `optimizers` has other keys than the three networks.
     """
 
     def __init__(self, model: VAEGAN, optimizers: Mapping[str, OptimizerFactory]) -> None:
         super().__init__()
         if set(optimizers) != set(NETWORKS):
-            raise ValueError(f"optimizer: has {', '.join(optimizers)}; must have exactly {', '.join(NETWORKS)}")
+            raise UserError(f"optimizer: has {', '.join(optimizers)}; must have exactly {', '.join(NETWORKS)}")
         self.automatic_optimization = False
         self.model = model.to(memory_format=torch.channels_last)
         self.factories = optimizers
@@ -42,8 +42,18 @@ class VAEGANModule(L.LightningModule):
         self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """One optimizer a network, in the order of `NETWORKS`."""
-        return [self.factories[name](getattr(self.model.networks, name).parameters()) for name in NETWORKS]
+        """One optimizer a network, in the order of `NETWORKS`.
+
+        Raises:
+            UserError: if an optimizer refuses its options.
+        """
+        optimizers = []
+        for name in NETWORKS:
+            try:
+                optimizers.append(self.factories[name](getattr(self.model.networks, name).parameters()))
+            except (TypeError, ValueError) as error:
+                raise UserError(f"optimizer.{name}: {error}") from error
+        return optimizers
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """One iteration of Algorithm 1 on a batch of (images in [-1, 1], class indices)."""
@@ -66,7 +76,7 @@ class VAEGANModule(L.LightningModule):
             self.log("gate/decoder", float(step.update_decoder))
             self.log("gate/discriminator", float(step.update_discriminator))
         if batch_idx % FINITE_CHECK_INTERVAL == 0:
-            self._refuse_non_finite(step.metrics)
+            self.refuse_non_finite({name: v for name, v in step.metrics.items() if name.startswith("loss/")})
 
     @staticmethod
     def _descend(optimizer: LightningOptimizer | Optimizer, network: nn.Module, gradients: tuple[Tensor, ...]) -> None:
@@ -75,12 +85,17 @@ class VAEGANModule(L.LightningModule):
         optimizer.step()
         network.zero_grad()
 
-    def _refuse_non_finite(self, metrics: Mapping[str, Tensor]) -> None:
-        for name, value in metrics.items():
-            if name.startswith("loss/") and not value.isfinite():
+    def refuse_non_finite(self, tensors: Mapping[str, Tensor]) -> None:
+        """Stop a run whose numbers are lost.
+
+        Raises:
+            UserError: if a tensor holds NaN or infinity; names it.
+        """
+        for name, value in tensors.items():
+            if not value.isfinite().all():
                 raise UserError(
-                    f"{name} is {value.item()} in epoch {self.current_epoch + 1}, batch {self.global_step}; training "
-                    "stopped, the model of the last whole epoch is kept; lower optimizer.*.lr"
+                    f"{name} is not finite in epoch {self.current_epoch + 1}, after {self.global_step} batches; "
+                    "training stopped, a model saved before is kept; lower the learning rates optimizer.*.lr"
                 )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -4,6 +4,7 @@ import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -24,7 +25,8 @@ class SavedModel:
     Attributes:
         networks: encoder, decoder and discriminator, in evaluation mode on the CPU.
         preprocessing: how images become inputs: image_size, colour, resize, range.
-        trained_on: what the training images were: kind (`phantom` or `images`), root, classes, counts, caption.
+        trained_on: what the training images were: kind (`phantom` or `images`), folder, classes in label order,
+            counts, caption.
         training: epochs, batches and hyperparameters, for the record.
     """
 
@@ -33,18 +35,20 @@ class SavedModel:
     trained_on: Mapping[str, Any]
     training: Mapping[str, Any]
 
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the classes trained on, in label order."""
-        return list(self.trained_on["classes"])
 
-
-def save(path: Path, networks: Networks, trained_on: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+def save(
+    path: Path,
+    networks: Networks,
+    preprocessing: Mapping[str, Any],
+    trained_on: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> None:
     """Write a model file, atomically: an earlier file at `path` stays whole until the new one is.
 
     Args:
         path: the file to write.
         networks: the networks to store.
+        preprocessing: plain values; see `SavedModel`.
         trained_on: plain values; see `SavedModel`.
         training: plain values; see `SavedModel`.
     """
@@ -56,19 +60,18 @@ def save(path: Path, networks: Networks, trained_on: Mapping[str, Any], training
             name: {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
             for name, network in networks.named_children()
         },
-        "preprocessing": {
-            "image_size": networks.image_size,
-            "colour": "grey",
-            "resize": "bilinear, antialiased",
-            "range": [-1.0, 1.0],
-        },
+        "preprocessing": {"image_size": networks.image_size, **preprocessing},
         "trained_on": dict(trained_on),
         "training": dict(training),
     }
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    buffer = BytesIO()  # torch reports a full disk as a RuntimeError without a name; writing bytes raises OSError
+    torch.save(content, buffer)
     try:
-        torch.save(content, unfinished)
+        unfinished.write_bytes(buffer.getbuffer())
         unfinished.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -77,11 +80,16 @@ def load(path: Path) -> SavedModel:
     """Read a model file without executing anything in it.
 
     Raises:
+        OSError: if the file cannot be opened.
         UserError: if the file is missing, damaged, not written by this project, of a newer format, or holds code.
     """
-    if not path.is_file():
+    if path.is_dir():
+        raise UserError(f"weights={path}: is a folder; give the vae_gan_model.pth in it")
+    if not path.exists():
         raise UserError(f"weights={path}: no such file; a training run writes vae_gan_model.pth in its directory")
-    if not is_zipfile(path):
+    with path.open("rb") as file:
+        is_archive = is_zipfile(file)
+    if not is_archive:
         raise UserError(f"weights={path}: is damaged, or no model file; copy it again or give a vae_gan_model.pth")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -90,20 +98,21 @@ def load(path: Path) -> SavedModel:
             f"weights={path}: refused, since it holds pickled code; only plain tensors and containers are opened"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"weights={path}: the file is damaged ({str(error).splitlines()[0]}); copy it again") from error
+        raise UserError(f"weights={path}: is damaged, or no model file; copy it again") from error
     if isinstance(content, dict) and "pytorch-lightning_version" in content:
         raise UserError(f"weights={path}: is a training checkpoint; give the vae_gan_model.pth of the same run")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"weights={path}: was not written by vaegan_pl; give a vae_gan_model.pth of this project")
-    if content["format_version"] > FORMAT_VERSION:
+    version = content.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(
-            f"weights={path}: has format {content['format_version']}, this version of vaegan_pl reads up to "
-            f"{FORMAT_VERSION}; upgrade vaegan_pl"
+            f"weights={path}: has format {version}, this vaegan_pl reads up to {FORMAT_VERSION}; upgrade vaegan_pl"
         )
     try:
+        trained_on = {key: content["trained_on"][key] for key in ("kind", "folder", "classes", "counts", "caption")}
         networks = Networks(**content["networks"])
         for name, network in networks.named_children():
             network.load_state_dict(content["state_dict"][name])
-        return SavedModel(networks.eval(), content["preprocessing"], content["trained_on"], content["training"])
+        return SavedModel(networks.eval(), content["preprocessing"], trained_on, content["training"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"weights={path}: its contents do not fit together ({error}); copy it again") from error

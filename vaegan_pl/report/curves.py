@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 PANELS = {
     "L_prior [nats]": {"loss/prior": "training", "validation/prior": "held out"},
-    "L_llike": {"loss/llike": "training", "validation/llike": "held out"},
+    "L_llike": {"loss/llike": "training", "validation/llike": "held out, z = μ"},
     "discriminator's cost [nats]": {
         "discriminator/cost_real": "real",
         "discriminator/cost_reconstruction": "reconstruction",
@@ -18,7 +18,6 @@ PANELS = {
     "held-out PSNR [dB]": {"validation/psnr": "reconstruction"},
     "held-out SSIM": {"validation/ssim": "reconstruction"},
 }
-UNDECIDED = 0.6931471805599453  # log 2: the cost of answering 1/2
 
 
 def draw_curves(metrics: Path, picture: Path, caption: str) -> None:
@@ -36,7 +35,7 @@ def draw_curves(metrics: Path, picture: Path, caption: str) -> None:
                 if value:
                     series[name].append((int(row["step"]), float(value)))
     figure = Figure(figsize=(13, 7), layout="constrained")
-    figure.suptitle(caption)
+    figure.suptitle(caption, parse_math=False)
     for axes, (title, curves) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
         for name, label in curves.items():
             axes.plot(
@@ -44,8 +43,6 @@ def draw_curves(metrics: Path, picture: Path, caption: str) -> None:
                 label=label,
                 marker="." if "validation" in name else None,
             )
-        if "cost" in title:
-            axes.axhline(UNDECIDED, color="grey", linestyle=":", label="undecided (log 2)")
         if "∇" in title and series["decoder/gradient_ratio"]:
             axes.set_yscale("log")
         axes.set_title(title)
