@@ -185,8 +185,9 @@ class Console(L.Callback):
             log.warning("These are PHANTOMS, drawn by this project, not MRI. For MRI: data=mri data.root=PATH")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                offline = f"offline; to upload it: wandb sync {Path(logger.experiment.dir).parent}"
-                log.info("W&B          %s", logger.experiment.url or offline)
+                run = logger.experiment
+                upload = f"offline; to upload it: wandb sync {Path(run.dir).parent}"
+                log.info("W&B          %s", upload if run.offline else run.url)
         log.info("directory    %s", self.directory)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
