@@ -72,7 +72,8 @@ class Pictures(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, save and log the pictures of the epoch."""
         assert isinstance(pl_module, VAEGANModule)
-        number, epochs = f"{trainer.current_epoch + 1:04d}", f"{_epochs(trainer):g} epochs"
+        number, done = f"{trainer.current_epoch + 1:04d}", _epochs(trainer)
+        epochs = "1 epoch" if done == 1 else f"{done:g} epochs"
         source = f"Trained on {_data(trainer).source.caption}."
         networks = pl_module.model.networks.eval()
         z = torch.randn(self.samples, networks.latent_dim, generator=torch.Generator().manual_seed(self.seed))
