@@ -42,6 +42,12 @@ def naive_losses(model: VAEGAN, x: Tensor, epsilon: Tensor, z_p: Tensor) -> tupl
     if model.batch_norm == "separate":
         x_tilde, x_p = networks.decoder(z), networks.decoder(z_p)
         real, reconstructed, sampled = (networks.discriminator(images) for images in (x, x_tilde, x_p))
+    elif model.batch_norm == "paired":
+        x_tilde, sampled = networks.decoder(z), networks.discriminator(networks.decoder(z_p))
+        logits, maps = networks.discriminator(torch.cat([x, x_tilde]))
+        feature = maps[model.similarity_layer]
+        real = (logits[: len(x)], {model.similarity_layer: feature[: len(x)]})
+        reconstructed = (logits[len(x) :], {model.similarity_layer: feature[len(x) :]})
     else:
         decoded = networks.decoder(torch.cat([z, z_p] if has_prior else [z])).split(len(x))
         logits, maps = networks.discriminator(torch.cat([x, *decoded]))
@@ -61,7 +67,7 @@ def naive_losses(model: VAEGAN, x: Tensor, epsilon: Tensor, z_p: Tensor) -> tupl
     return l_prior, l_llike, l_gan
 
 
-@pytest.mark.parametrize("batch_norm", ["joint", "separate"])
+@pytest.mark.parametrize("batch_norm", ["joint", "paired", "separate"])
 @pytest.mark.parametrize("fakes", ["both", "reconstruction", "prior"])
 @pytest.mark.parametrize("layer", ["conv3", "norm3", "relu3", "relu1"])
 def test_every_gradient_of_every_network_is_that_of_naive_autograd(
@@ -205,7 +211,7 @@ def test_the_step_tells_what_the_gate_decided(small_networks: Networks) -> None:
         ("gamma", float("nan"), "model.gamma=nan"),
         ("similarity_layer", "conv9", "model.similarity_layer=conv9: must be one of conv1, norm1, relu1"),
         ("fakes", "none", "model.fakes=none: must be one of both, reconstruction, prior"),
-        ("batch_norm", "both", "model.batch_norm=both: must be one of joint, separate"),
+        ("batch_norm", "both", "model.batch_norm=both: must be one of joint, paired, separate"),
     ],
 )
 def test_options_out_of_range_are_refused(small_networks: Networks, option: str, value: Any, message: str) -> None:

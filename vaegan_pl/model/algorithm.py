@@ -21,7 +21,7 @@ Images = Float[Tensor, "batch channel side side"]
 Latents = Float[Tensor, "batch latent"]
 Scalar = Float[Tensor, ""]
 Fakes = Literal["both", "reconstruction", "prior"]
-BatchNorm = Literal["joint", "separate"]
+BatchNorm = Literal["joint", "paired", "separate"]
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,9 @@ class VAEGAN(nn.Module):
         gamma: weight of L_llike against L_GAN in the decoder's update (paper, section 2.3).
         similarity_layer: the discriminator's feature map that is Dis_l: conv, norm or relu, and the stage's number.
         fakes: which decoded images enter L_GAN: both x_tilde and x_p (Algorithm 1), or one of them.
-        batch_norm: whether batches share batch-norm statistics: x, x_tilde and x_p in the discriminator, z and z_p in
-            the decoder. `joint` is one pass over all of them, `separate` one pass for each.
+        batch_norm: which batches share batch-norm statistics, by passing a network as one: `joint`, all (x, x_tilde and
+            x_p in the discriminator, z and z_p in the decoder); `paired`, x and x_tilde alone (the authors' code);
+            `separate`, none.
         gate: decides from the discriminator's costs which of decoder and discriminator to update; None updates both.
 
     Raises:
@@ -167,15 +168,25 @@ class VAEGAN(nn.Module):
             metrics={name: value.detach() for name, value in metrics.items()},
         )
 
-    def _decode(self, latents: Sequence[Latents]) -> list[Images]:
-        if self.batch_norm == "separate":
-            return [self.networks.decoder(z) for z in latents]
-        return list(self.networks.decoder(torch.cat(list(latents))).split([len(z) for z in latents]))
+    def _decode(self, latents: list[Latents]) -> list[Images]:
+        groups = [latents] if self.batch_norm == "joint" else [[z] for z in latents]
+        return [
+            images
+            for group in groups
+            for images in self.networks.decoder(torch.cat(group)).split([len(z) for z in group])
+        ]
 
-    def _discriminate(self, batches: Sequence[Images]) -> tuple[list[Tensor], list[Tensor]]:
-        if self.batch_norm == "separate":
-            outputs = [self.networks.discriminator(images) for images in batches]
-            return [logits for logits, _ in outputs], [maps[self.similarity_layer] for _, maps in outputs]
-        logits, maps = self.networks.discriminator(torch.cat(list(batches)))
-        sizes = [len(images) for images in batches]
-        return list(logits.split(sizes)), list(maps[self.similarity_layer].split(sizes))
+    def _discriminate(self, batches: list[Images]) -> tuple[list[Tensor], list[Tensor]]:
+        groups = {
+            "joint": [batches],
+            "paired": [batches[:2], *([images] for images in batches[2:])],
+            "separate": [[images] for images in batches],
+        }[self.batch_norm]
+        all_logits: list[Tensor] = []
+        all_features: list[Tensor] = []
+        for group in groups:
+            logits, maps = self.networks.discriminator(torch.cat(group))
+            sizes = [len(images) for images in group]
+            all_logits += logits.split(sizes)
+            all_features += maps[self.similarity_layer].split(sizes)
+        return all_logits, all_features
