@@ -4,7 +4,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,9 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
 
     @wraps(task)
     def job(config: DictConfig) -> None:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            check_options(config, config_name)
-            task(config)
-            return
-        with one_message():
+        # In a sweep Hydra must see the error itself: it records the job as failed and goes on with the next.
+        in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        with nullcontext() if in_sweep else one_message():
             check_options(config, config_name)
             task(config)
 

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import wandb
@@ -33,7 +33,7 @@ def train(config: DictConfig) -> None:
     data.prepare_data()
     data.setup("fit")
     module = VAEGANModule(instantiate(config.model, _convert_="all"), instantiate(config.optimizer, _convert_="all"))
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     exit_code = 1
     try:
         loggers = list((instantiate(config.logger, _convert_="all") or {}).values())
