@@ -187,7 +187,7 @@ def test_a_few_batches_of_the_real_data(run_command: Run, mri_root: Path) -> Non
         (["seed=-1"], "seed=-1: must lie between 0 and"),
         (["trainer.max_epochs=1.5"], "trainer.max_epochs=1.5: must be a whole number, such as 25"),
         (["trainer.max_steps=0"], "0 would train nothing"),
-        (["model.gamma=abc"], "model.gamma=abc: must be a number, such as 0.1"),
+        (["model.gamma=abc"], "model.gamma=abc: must be a number, such as 0.01"),
         (["data.classes=glioma"], "data.classes=glioma: must be a list"),
         (["optimizer.encoder.lr=-1"], "optimizer.encoder: Invalid learning rate: -1"),
         (["+trainer.gradient_clip_val=1", "logger=csv"], "clip"),
