@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig
 
 from vaegan_pl.commands import CONFIG_DIRECTORY
+from vaegan_pl.data.augmentation import Augmentation
 from vaegan_pl.data.datamodule import ImageFolders, PhantomFolders
 from vaegan_pl.model.algorithm import VAEGAN, EquilibriumGate
 from vaegan_pl.model.lightning_module import VAEGANModule
@@ -65,5 +66,16 @@ def test_the_gate_is_chosen_by_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["sample", "reconstruct"])
-def test_the_other_commands_compose(name: str) -> None:
+def test_the_commands_on_models_compose(name: str) -> None:
     assert composed("weights=m.pth", name=name).weights == "m.pth"
+
+
+def test_the_commands_on_data_compose() -> None:
+    assert isinstance(instantiate(composed("data.root=/data", name="inspect_data").data, _convert_="all"), ImageFolders)
+    assert composed("output=here", name="download").output == "here"
+
+
+def test_the_reports_data_is_the_official_split_as_it_is() -> None:
+    data = instantiate(composed("data=report", "data.root=/data").data, _convert_="all")
+    assert data.splitting.by == "official"
+    assert data.augmentation == Augmentation(horizontal_flip=0.0, shift=0.0, brightness=0.0, contrast=0.0)

@@ -41,6 +41,8 @@ def test_a_run_leaves_what_the_readme_says(run_command: Run) -> None:
     assert run_command(train, "train", *FEW, "trainer.max_epochs=2", "model.gamma=0.5") is None
     run = Path("outputs/latest").resolve()
     images = {path.name for path in (run / "images").iterdir()}
+    report = (run / "data_report.html").read_text()
+    assert "These are PHANTOMS" in report
     assert images == {
         "progress.png",
         *(f"{kind}_epoch_{epoch:04d}.png" for kind in ("samples", "reconstructions") for epoch in (1, 2)),
@@ -83,7 +85,7 @@ def test_a_run_leaves_what_the_readme_says(run_command: Run) -> None:
 def test_it_learns_to_reconstruct_images_it_never_saw(run_command: Run) -> None:
     """200 batches beat the untrained networks by far, and the discriminator's costs stay alive.
 
-    At this size the last convolution has too few features to outweigh L_prior, so Dis_l is an earlier one.
+    At this size the later convolutions have too few features to outweigh L_prior, so Dis_l is the first.
     """
     overrides = [*FEW, "data.per_class.Training=32", "data.per_class.Testing=8", "logger=csv"]
     untrained = ["optimizer.encoder.lr=0", "optimizer.decoder.lr=0", "optimizer.discriminator.lr=0"]
@@ -91,7 +93,7 @@ def test_it_learns_to_reconstruct_images_it_never_saw(run_command: Run) -> None:
         run_command(train, "train", *overrides, *untrained, "trainer.max_epochs=1", "hydra.run.dir=untrained") is None
     )
     faster = ["optimizer.encoder.lr=1e-3", "optimizer.decoder.lr=1e-3", "trainer.max_steps=200"]
-    larger = ["model.gamma=1", "model.similarity_layer=conv2"]
+    larger = ["model.gamma=1", "model.similarity_layer=conv1"]
     assert run_command(train, "train", *overrides, *faster, *larger, "hydra.run.dir=trained") is None
     before, after = column(Path("untrained"), "validation/psnr")[-1], column(Path("trained"), "validation/psnr")[-1]
     assert after > before + 3
@@ -154,16 +156,18 @@ def test_real_folders_train_and_are_not_called_phantoms(run_command: Run, write_
     assert run_command(train, "train", *SMALL, "trainer.log_every_n_steps=1", *options) is None
     console = Path("run/train.log").read_text()
     assert "PHANTOM" not in console
-    assert "broken.png" in console
+    assert "1 unreadable files" in console
+    assert "glioma/broken.png" in Path("run/data_report.json").read_text()
     assert torch.load("run/vae_gan_model.pth", weights_only=True)["trained_on"]["caption"] == "images of mine"
 
 
 def test_a_few_batches_of_the_real_data(run_command: Run, mri_root: Path) -> None:
-    options = ["data=mri", f"data.root={mri_root}", "logger=csv", "trainer.max_steps=3", "hydra.run.dir=run"]
+    options = ["data=report", f"data.root={mri_root}", "logger=csv", "trainer.max_steps=3", "hydra.run.dir=run"]
     assert run_command(train, "train", *SMALL, *options) is None
     trained_on = torch.load("run/vae_gan_model.pth", weights_only=True)["trained_on"]
     assert trained_on["kind"] == "images"
     assert trained_on["counts"]["train"] == {"glioma": 1321, "meningioma": 1339, "notumor": 1591, "pituitary": 1457}
+    assert "LEAKS      992 of 1311 test images (76%)" in Path("run/train.log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -172,7 +176,7 @@ def test_a_few_batches_of_the_real_data(run_command: Run, mri_root: Path) -> Non
         (["data=mri", "data.root=???"], "data.root is not set; add data.root=VALUE"),
         (["data=mri", "data.root=nowhere"], "data.root=nowhere: no such folder"),
         (["data=mri", "data.root=/dev/null"], "data.root=/dev/null: is a file"),
-        (["data=mri", "data.root=incomplete"], "incomplete/pituitary: this class folder is missing"),
+        (["data=mri", "data.root=incomplete"], "incomplete/pituitary: the class folder is missing"),
         (["data=mri", "data.root=broken"], "cannot be read, more than data.max_unreadable=0.05 allows"),
         (["data.batch_size=500"], "64 training images are fewer than one batch; lower data.batch_size=500"),
         (["data.image_size=36"], "image_size=36 cannot be halved"),

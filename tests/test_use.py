@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vaegan_pl.data.images import read_grey, to_unit_range
+from vaegan_pl.data.images import fit, read_grey, to_unit_range
 from vaegan_pl.model import weights
 from vaegan_pl.model.networks import Networks
 from vaegan_pl.reconstruct import reconstruct
@@ -22,7 +22,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_networks: Netwo
     monkeypatch.chdir(tmp_path)
     caption = "PHANTOMS (drawings, not MRI)"
     trained_on = {"kind": "phantom", "folder": "p", "classes": ["a"], "counts": {}, "caption": caption}
-    weights.save(tmp_path / "m.pth", small_networks, {}, trained_on, training={})
+    preprocessing = {"aspect_ratio": "pad", "white": 65535}
+    weights.save(tmp_path / "m.pth", small_networks, preprocessing, trained_on, training={})
     return tmp_path / "m.pth"
 
 
@@ -66,7 +67,7 @@ def test_reconstructions_pair_with_their_images(
     assert run_command(reconstruct, "reconstruct", *options) is None
     names = ["grid.png", "reconstruction_00000_0.png", "reconstruction_00001_2.png", "reconstruction_00002_3.png"]
     assert sorted(files("out")) == names
-    x = to_unit_range(read_grey(folder / "2.png", 16))[None, None]
+    x = to_unit_range(torch.from_numpy(fit(read_grey(folder / "2.png", 65535), 16, "pad")))[None, None]
     with torch.no_grad():
         mean, _ = small_networks.eval().encoder(x)
         expected = (small_networks.decoder(mean)[0, 0] + 1) * 127.5

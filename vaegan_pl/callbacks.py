@@ -11,9 +11,9 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 from vaegan_pl.data.datamodule import ImageFolders
-from vaegan_pl.data.images import PREPROCESSING
 from vaegan_pl.model import weights
 from vaegan_pl.model.lightning_module import VAEGANModule
+from vaegan_pl.report import data_report
 from vaegan_pl.report.curves import draw_curves
 from vaegan_pl.report.pictures import captioned, grid, pairs, save_png, side_by_side
 
@@ -77,7 +77,7 @@ class Pictures(L.Callback):
         source = f"Trained on {_data(trainer).source.caption}."
         networks = pl_module.model.networks.eval()
         z = torch.randn(self.samples, networks.latent_dim, generator=torch.Generator().manual_seed(self.seed))
-        x = _data(trainer).held_out(self.reconstructions)
+        x = _data(trainer).validation_images(self.reconstructions)
         samples = networks.decoder(z.to(pl_module.device)).float().cpu()
         reconstructions = networks.decoder(networks.encoder(x.to(pl_module.device))[0]).float().cpu()
         networks.train()
@@ -120,7 +120,7 @@ class ModelFile(L.Callback):
         weights.save(
             self.path,
             model.networks,
-            preprocessing=PREPROCESSING,
+            preprocessing=_data(trainer).preprocessing,
             trained_on={**vars(source), "caption": source.caption},
             training={
                 "epochs": _epochs(trainer),
@@ -155,6 +155,21 @@ class Curves(L.Callback):
             draw_curves(self.metrics, self.picture, f"Trained on {_data(trainer).source.caption}")
 
 
+class DataReport(L.Callback):
+    """Writes the report on the data before training starts.
+
+    Args:
+        directory: where it goes.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write `data_report.json` and `data_report.html`."""
+        data_report.write(_data(trainer).collection, self.directory)
+
+
 class Console(L.Callback):
     """Tells in plain words what is trained on what and where, and at the end where to look.
 
@@ -173,15 +188,9 @@ class Console(L.Callback):
         device, threads = pl_module.device, torch.get_num_threads()
         log.info("device       %s (%d CPU threads), precision %s", device, threads, trainer.precision)
         log.info("data         %s, %s", data.source.caption, data.root.resolve())
-        for split, counts in data.source.counts.items():
-            classes = ", ".join(f"{n} {name}" for name, n in counts.items())
-            role = "training" if split == "train" else "held out"
-            log.info("  %-10s %d images: %s", role, sum(counts.values()), classes)
-        for path in data.ignored:
-            log.warning("  ignored    %s", path)
-        for images in data.images.values():
-            for path, reason in images.unreadable:
-                log.warning("  skipped    %s: %s", path, reason)
+        for line in data.collection.summary():
+            log.info("%s", line)
+        log.info("  see        %s", self.directory / data_report.PAGE)
         if data.source.kind == "phantom":
             log.warning("These are PHANTOMS, drawn by this project, not MRI. For MRI: data=mri data.root=PATH")
         for logger in trainer.loggers:

@@ -24,6 +24,9 @@ _PACKAGE = Path(__file__).parent
 CONFIG_DIRECTORY = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 """Inside an installed package, or beside the package in a checkout."""
 
+NULLABLE = frozenset({"data.classes", "data.near_copy_correlation"})
+"""Options that have a default of some type and a meaning for null."""
+
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, MisconfigurationException, OSError)
 """What ends a command with a message instead of a traceback."""
 
@@ -88,7 +91,7 @@ def _check_types(defaults: dict[Any, Any], values: dict[Any, Any], prefix: str) 
             continue
         if isinstance(default, dict) and isinstance(value, dict):
             _check_types(default, value, f"{key}.")
-        elif isinstance(default, dict) and value is None:
+        elif value is None and (isinstance(default, dict) or key in NULLABLE):
             continue
         elif type(value) is not type(default) and not (type(default) is float and type(value) is int):
             words = {int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "a group"}

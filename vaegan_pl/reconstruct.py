@@ -3,13 +3,15 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 from torchmetrics.functional.image import peak_signal_noise_ratio
+from tqdm import tqdm
 
 from vaegan_pl import commands
-from vaegan_pl.data.folders import list_loose_images, read_images
-from vaegan_pl.data.images import to_unit_range
+from vaegan_pl.data.folders import list_loose_images
+from vaegan_pl.data.images import UNREADABLE, fit, read_grey, to_unit_range
 from vaegan_pl.errors import UserError
 from vaegan_pl.inference import clear, in_batches, pick_device
 from vaegan_pl.model import weights
@@ -27,15 +29,19 @@ def reconstruct(config: DictConfig) -> None:
     device = pick_device(config.accelerator)
     networks = model.networks.to(device)
     files = list_loose_images(Path(str(config.images)))
-    images = read_images([(path, 0) for path in files], networks.image_size, "reading images")
-    for path, reason in images.unreadable:
-        log.warning("skipped %s: %s", path, reason)
-    if len(images.pixels) == 0:
+    names, pictures = [], []
+    for path in tqdm(files, "reading images", unit="image", leave=False):
+        try:
+            grey = read_grey(path, model.preprocessing["white"])
+        except UNREADABLE as error:
+            log.warning("skipped %s: %s", path, error)
+            continue
+        names.append(path.stem)
+        pictures.append(fit(grey, networks.image_size, model.preprocessing["aspect_ratio"]))
+    if not pictures:
         raise UserError(f"images={config.images}: not one image there can be read")
-    unreadable = {path for path, _ in images.unreadable}
-    names = [path.stem for path in files if path not in unreadable]
 
-    x = to_unit_range(images.pixels)
+    x = to_unit_range(torch.from_numpy(np.stack(pictures)))[:, None]
     x_tilde = in_batches(lambda batch: networks.decoder(networks.encoder(batch)[0]), x, device, "reconstructing")
     output, provenance = Path(str(config.output)), f"reconstruction; trained on {model.trained_on['caption']}"
     clear(output, "reconstruction")

@@ -2,9 +2,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from vaegan_pl.data.augmentation import Augmentation
 from vaegan_pl.data.datamodule import ImageFolders, PhantomFolders
 from vaegan_pl.data.images import to_grey_values
 from vaegan_pl.errors import UserError
@@ -12,113 +14,161 @@ from vaegan_pl.errors import UserError
 from ..conftest import CLASSES
 
 Write = Callable[..., Path]
+PLAIN = Augmentation(horizontal_flip=0.0, shift=0.0, brightness=0.0, contrast=0.0)
+FLIPS = Augmentation(horizontal_flip=0.5, shift=0.0, brightness=0.0, contrast=0.0)
 OPTIONS: dict[str, Any] = {
     "classes": CLASSES,
+    "aliases": {},
     "image_size": 16,
-    "batch_size": 4,
+    "aspect_ratio": "squash",
+    "white": 65535,
+    "split": "group",
     "validation_fraction": 0.25,
+    "test_fraction": 0.125,
+    "split_seed": 0,
+    "copies": "drop",
+    "near_copy_correlation": 0.99,
+    "batch_size": 4,
+    "augmentation": PLAIN,
     "max_unreadable": 0.0,
     "seed": 0,
 }
 
 
 def ready(root: Path, **options: Any) -> ImageFolders:
-    data = ImageFolders(root=root, **{**OPTIONS, **options})
+    data = ImageFolders(root=root, cache=root.parent / "cache", **{**OPTIONS, **options})
     data.setup()
     return data
 
 
-def rows(pixels: torch.Tensor) -> set[bytes]:
-    return {image.numpy().tobytes() for image in pixels}
+def batches(data: ImageFolders, epoch: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    return list(loader)
 
 
-def test_plain_folders_are_split_by_class_without_overlap(tmp_path: Path, write_classes: Write) -> None:
+def rows(images: torch.Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images}
+
+
+def test_the_loaders_share_no_image(tmp_path: Path, write_classes: Write) -> None:
     data = ready(write_classes(tmp_path / "d", 8))
-    assert data.source.counts == {"train": dict.fromkeys(CLASSES, 6), "held_out": dict.fromkeys(CLASSES, 2)}
-    train, test = rows(data.images["train"].pixels), rows(data.images["held_out"].pixels)
-    assert len(train) == 24
-    assert len(test) == 8
-    assert not train & test
+    counts = {"train": 5, "validation": 2, "test": 1}
+    assert data.source.counts == {split: dict.fromkeys(CLASSES, n) for split, n in counts.items()}
+    train = rows(torch.cat([x for x, _ in batches(data)]))
+    validation = rows(torch.cat([x for x, _ in data.val_dataloader()]))
+    test = rows(torch.cat([x for x, _ in data.test_dataloader()]))
+    assert [len(train), len(validation), len(test)] == [20, 8, 4]
+    assert len(train | validation | test) == 32
 
 
-def test_the_split_follows_the_seed(tmp_path: Path, write_classes: Write) -> None:
+def test_the_split_follows_its_own_seed(tmp_path: Path, write_classes: Write) -> None:
     root = write_classes(tmp_path / "d", 8)
-    held_out = [rows(ready(root, seed=seed).images["held_out"].pixels) for seed in (0, 0, 1)]
-    assert held_out[0] == held_out[1] != held_out[2]
-
-
-def test_split_folders_are_kept_apart(tmp_path: Path, write_classes: Write) -> None:
-    write_classes(tmp_path / "Training", 3)
-    write_classes(tmp_path / "Testing", 1)
-    assert ready(tmp_path).source.counts == {"train": dict.fromkeys(CLASSES, 3), "held_out": dict.fromkeys(CLASSES, 1)}
+    chosen = [
+        ready(root, **seeds).collection.split.images("validation")
+        for seeds in ({"seed": 0}, {"seed": 1}, {"split_seed": 1})
+    ]
+    assert chosen[0] == chosen[1] != chosen[2]
 
 
 def test_batches_are_full_shuffled_and_in_unit_range(tmp_path: Path, write_classes: Write) -> None:
-    data = ready(write_classes(tmp_path / "d", 8), batch_size=5)
-    first, second = list(data.train_dataloader()), list(data.train_dataloader())
-    assert [x.shape for x, _ in first] == [(5, 1, 16, 16)] * 4
+    data = ready(write_classes(tmp_path / "d", 8), batch_size=6)
+    first, again, later = batches(data), batches(data), batches(data, epoch=1)
+    assert [x.shape for x, _ in first] == [(6, 1, 16, 16)] * 3
+    assert all(labels.dtype == torch.int64 for _, labels in first)
     x = torch.cat([x for x, _ in first])
     assert x.dtype == torch.float32
-    assert -1 <= x.min() < -0.5 < 0.5 < x.max() <= 1
-    assert torch.equal(first[0][0], second[0][0])
-    assert not torch.equal(first[0][0], first[1][0])
-    held_out = torch.cat([labels for _, labels in data.val_dataloader()])
-    assert held_out.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert -1 <= x.min() < -0.3 < 0.3 < x.max() <= 1
+    assert torch.equal(x, torch.cat([x for x, _ in again]))
+    assert not torch.equal(x, torch.cat([x for x, _ in later]))
+    assert torch.cat([labels for _, labels in data.val_dataloader()]).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_held_out_pictures_cover_the_classes(tmp_path: Path, write_classes: Write) -> None:
+def test_labels_stay_with_their_images(tmp_path: Path, write_classes: Write) -> None:
     data = ready(write_classes(tmp_path / "d", 8))
-    pixels = data.images["held_out"].pixels
-    assert torch.equal(to_grey_values(data.held_out(4)), pixels[[0, 2, 4, 7]])
-    assert len(data.held_out(100)) == 8
+    collection = data.collection
+    known = {image.tobytes(): label for image, label in zip(collection.prepared.images, collection.labels, strict=True)}
+    for x, labels in (*batches(data), *data.val_dataloader(), *data.test_dataloader()):
+        assert [known[image.numpy().tobytes()] for image in to_grey_values(x)[:, 0]] == labels.tolist()
+
+
+def test_training_alone_is_augmented_and_every_epoch_anew(tmp_path: Path, write_classes: Write) -> None:
+    root = write_classes(tmp_path / "d", 8)
+    plain, flips = ready(root), ready(root, augmentation=FLIPS)
+    turned = []
+    for epoch in (0, 0, 1):
+        for (x, _), (y, _) in zip(batches(plain, epoch), batches(flips, epoch), strict=True):
+            same, mirrored = (x == y).all((1, 2, 3)), (x.flip(3) == y).all((1, 2, 3))
+            assert (same ^ mirrored).all()
+            turned += mirrored.tolist()
+    assert turned[:20] == turned[20:40] != turned[40:]
+    for loader in ("val_dataloader", "test_dataloader"):
+        for (x, _), (y, _) in zip(getattr(plain, loader)(), getattr(flips, loader)(), strict=True):
+            assert torch.equal(x, y)
+
+
+def test_weighted_copies_take_turns(tmp_path: Path, write_classes: Write) -> None:
+    root = write_classes(tmp_path / "d", 8)
+    for path in list(root.rglob("*.png")):
+        path.with_name(f"copy_of_{path.name}").write_bytes(path.read_bytes())
+    data = ready(root, copies="weight")
+    assert data.source.counts["train"] == dict.fromkeys(CLASSES, 5)
+    assert len(data.collection.split.images("train")) == 40
+    assert len(batches(data)) == 5
+
+
+def test_validation_pictures_cover_the_classes(tmp_path: Path, write_classes: Write) -> None:
+    data = ready(write_classes(tmp_path / "d", 8))
+    everything = torch.cat([x for x, _ in data.val_dataloader()])
+    assert torch.equal(data.validation_images(4), everything[[0, 2, 4, 7]])
+    assert len(data.validation_images(100)) == 8
 
 
 def test_fewer_images_than_a_batch(tmp_path: Path, write_classes: Write) -> None:
-    with pytest.raises(UserError, match=r"8 training images are fewer than one batch; lower data.batch_size=9"):
-        ready(write_classes(tmp_path / "d", 3), batch_size=9)
-
-
-def test_unreadable_files_do_not_fill_a_batch(tmp_path: Path, write_classes: Write) -> None:
-    write_classes(tmp_path / "Training", 4)
-    write_classes(tmp_path / "Testing", 1)
-    (tmp_path / "Training" / "glioma" / "0.png").write_bytes(b"no image")
-    assert len(ready(tmp_path, batch_size=15, max_unreadable=1.0).images["train"].labels) == 15
-    with pytest.raises(UserError, match=r"15 training images are fewer than one batch"):
-        ready(tmp_path, batch_size=16, max_unreadable=1.0)
-
-
-def test_too_many_unreadable_files_are_an_error_that_names_them(tmp_path: Path, write_classes: Write) -> None:
-    root = write_classes(tmp_path / "d", 5)
-    (root / "glioma" / "2.png").write_bytes(b"no image")
-    assert len(ready(root, max_unreadable=0.05).images["train"].labels) + 4 == 19
-    with pytest.raises(UserError, match=r"1 of 20 image files cannot be read, more than .*=0.04(.|\n)*2.png: "):
-        ready(root, max_unreadable=0.04)
-
-
-def test_a_class_without_one_readable_image_is_an_error(tmp_path: Path, write_classes: Write) -> None:
-    root = write_classes(tmp_path / "d", 5)
-    for image in (root / "notumor").iterdir():
-        image.write_bytes(b"no image")
-    with pytest.raises(UserError, match="not one train image of notumor can be read"):
-        ready(root, max_unreadable=1.0)
-
-
-def test_one_image_cannot_be_split(tmp_path: Path, write_classes: Write) -> None:
-    with pytest.raises(UserError, match="glioma: one image is too few"):
-        ready(write_classes(tmp_path / "d", 1))
+    root = write_classes(tmp_path / "d", 8)
+    (root / "glioma" / "0.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"19 training images are fewer than one batch; lower data.batch_size=20"):
+        ready(root, batch_size=20, max_unreadable=1.0)
 
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("batch_size", 1), ("validation_fraction", 0.0), ("validation_fraction", 1.0), ("image_size", 0)],
+    [
+        ("batch_size", 1),
+        ("validation_fraction", 0.0),
+        ("test_fraction", 1.0),
+        ("image_size", 0),
+        ("split", "random"),
+        ("copies", "keep"),
+        ("aspect_ratio", "crop"),
+        ("near_copy_correlation", 1.5),
+        ("white", 0),
+    ],
 )
-def test_options_out_of_range_are_refused(tmp_path: Path, option: str, value: float) -> None:
+def test_options_out_of_range_are_refused(tmp_path: Path, option: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"data.{option}={value}"):
-        ImageFolders(root=tmp_path, **{**OPTIONS, option: value})
+        ImageFolders(root=tmp_path, cache=tmp_path, **{**OPTIONS, option: value})
+
+
+def test_shares_must_leave_something_to_train_on(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must leave something to train on"):
+        ImageFolders(root=tmp_path, cache=tmp_path, **{**OPTIONS, "validation_fraction": 0.5, "test_fraction": 0.5})
+
+
+@pytest.mark.parametrize("classes", [["glioma", "glioma"], []])
+def test_class_names_must_be_distinct(tmp_path: Path, classes: list[str]) -> None:
+    with pytest.raises(ValueError, match="must name at least one class, and none twice"):
+        ImageFolders(root=tmp_path, cache=tmp_path, **{**OPTIONS, "classes": classes})
 
 
 def test_phantoms_are_read_like_any_images_and_called_phantoms(tmp_path: Path, write_classes: Write) -> None:
-    phantoms = PhantomFolders(phantom_seed=0, per_class={"Training": 2, "Testing": 1}, root=tmp_path / "p", **OPTIONS)
+    phantoms = PhantomFolders(
+        phantom_seed=0,
+        per_class={"Training": 4, "Testing": 1},
+        root=tmp_path / "p",
+        cache=tmp_path / "cache",
+        **OPTIONS,
+    )
     phantoms.prepare_data()
     phantoms.setup()
     assert phantoms.source.kind == "phantom"
@@ -126,12 +176,15 @@ def test_phantoms_are_read_like_any_images_and_called_phantoms(tmp_path: Path, w
     # Their folder stays known as phantoms when it is given as if it were real.
     as_real = ready(tmp_path / "p")
     assert as_real.source == phantoms.source
-    assert torch.equal(as_real.images["train"].pixels, phantoms.images["train"].pixels)
+    assert np.array_equal(as_real.collection.prepared.images, phantoms.collection.prepared.images)
     assert ready(tmp_path / "p" / "Training").source.kind == "phantom"
-    assert ready(write_classes(tmp_path / "real", 3)).source.kind == "images"
+    assert ready(write_classes(tmp_path / "real", 4)).source.kind == "images"
 
 
-@pytest.mark.parametrize("classes", [["glioma", "glioma"], []])
-def test_class_names_must_be_distinct(tmp_path: Path, classes: list[str]) -> None:
-    with pytest.raises(ValueError, match="must name at least one class, and none twice"):
-        ImageFolders(root=tmp_path, **{**OPTIONS, "classes": classes})
+def test_phantoms_need_names(tmp_path: Path) -> None:
+    unnamed = {**OPTIONS, "classes": None}
+    phantoms = PhantomFolders(
+        phantom_seed=0, per_class={"Training": 1}, root=tmp_path / "p", cache=tmp_path / "cache", **unnamed
+    )
+    with pytest.raises(UserError, match=r"data\.classes: phantoms need names"):
+        phantoms.prepare_data()

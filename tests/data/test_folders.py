@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from vaegan_pl.data.folders import list_images, list_loose_images, read_images
+from vaegan_pl.data.folders import list_images, list_loose_images
 from vaegan_pl.errors import UserError
 
 from ..conftest import CLASSES
@@ -11,98 +11,121 @@ from ..conftest import CLASSES
 Write = Callable[..., Path]
 
 
+ALIASES = {"glioma_tumor": "glioma", "no_tumour": "notumor"}
+
+
+def names(root: Path, classes: list[str] | None = CLASSES, aliases: dict[str, str] | None = None) -> list[str]:
+    """SPLIT/FOLDER/FILE:LABEL of each image."""
+    listing = list_images(root, classes, aliases or {})
+    return [f"{f.folder}/{f.path.parent.name}/{f.path.name}:{f.label}" for f in listing.files]
+
+
+def ignored(root: Path) -> dict[str, str]:
+    return {path.relative_to(root).as_posix(): why for path, why in list_images(root, CLASSES, {}).ignored}
+
+
 def test_plain_class_folders(tmp_path: Path, write_classes: Write) -> None:
-    listing = list_images(write_classes(tmp_path / "d", 2), CLASSES)
-    assert set(listing.files) == {"all"}
-    assert [(path.parent.name, label) for path, label in listing.files["all"][::2]] == list(
-        zip(CLASSES, range(4), strict=True)
-    )
+    root = write_classes(tmp_path / "d", 2, ["b", "a"])
+    assert names(root, ["b", "a"]) == ["all/b/0.png:0", "all/b/1.png:0", "all/a/0.png:1", "all/a/1.png:1"]
 
 
-@pytest.mark.parametrize(("training", "testing"), [("Training", "Testing"), ("train", "test")])
-def test_split_folders(tmp_path: Path, write_classes: Write, training: str, testing: str) -> None:
-    write_classes(tmp_path / training, 3)
-    write_classes(tmp_path / testing, 2)
-    listing = list_images(tmp_path, CLASSES)
-    assert list(listing.files) == ["train", "held_out"]
-    assert [len(files) for files in listing.files.values()] == [12, 8]
+@pytest.mark.parametrize(
+    "folders",
+    [("Training", "Testing"), ("train", "test"), ("train", "validation", "test"), ("TRAIN", "val"), ("train", "valid")],
+)
+def test_split_folders(tmp_path: Path, write_classes: Write, folders: tuple[str, ...]) -> None:
+    for folder in folders:
+        write_classes(tmp_path / folder, 1, ["a"])
+    splits = {"training": "train", "testing": "test", "val": "validation", "valid": "validation"}
+    assert names(tmp_path, ["a"]) == [f"{splits.get(f.lower(), f.lower())}/a/0.png:0" for f in folders]
 
 
-def test_training_alone_is_to_be_split(tmp_path: Path, write_classes: Write) -> None:
-    write_classes(tmp_path / "Training", 3)
-    assert set(list_images(tmp_path, CLASSES).files) == {"all"}
+def test_other_names_of_the_same_classes(tmp_path: Path, write_classes: Write) -> None:
+    write_classes(tmp_path / "Training", 1, ["Glioma_Tumor", "no tumor"])
+    write_classes(tmp_path / "Testing", 1, ["GLIOMA", "No-Tumour"])
+    assert names(tmp_path, ["glioma", "notumor"], ALIASES) == [
+        "train/Glioma_Tumor/0.png:0",
+        "train/no tumor/0.png:1",
+        "test/GLIOMA/0.png:0",
+        "test/No-Tumour/0.png:1",
+    ]
+
+
+def test_all_folders_are_classes_where_none_are_named(tmp_path: Path, write_classes: Write) -> None:
+    write_classes(tmp_path / "train", 1, ["stroke", "glioma_tumor", "ms"])
+    write_classes(tmp_path / "test", 1, ["Stroke"])
+    listing = list_images(tmp_path, None, ALIASES)
+    assert listing.classes == ["glioma", "ms", "stroke"]
+    assert [file.label for file in listing.files] == [0, 1, 2, 2]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no class folders"):
+        list_images(tmp_path / "empty", None, {})
+
+
+def test_a_class_may_have_a_folder_in_one_split_alone(tmp_path: Path, write_classes: Write) -> None:
+    write_classes(tmp_path / "train", 1, ["a", "b"])
+    write_classes(tmp_path / "test", 1, ["a"])
+    assert names(tmp_path, ["a", "b"]) == ["train/a/0.png:0", "train/b/0.png:1", "test/a/0.png:0"]
 
 
 def test_what_is_no_image_is_named_and_left_out(tmp_path: Path, write_classes: Write) -> None:
     root = write_classes(tmp_path / "d", 1)
-    (root / "glioma" / ".DS_Store").touch()
-    (root / "glioma" / "notes.txt").touch()
-    (root / "glioma" / ".hidden.png").touch()
-    checkpoints = root / "glioma" / ".ipynb_checkpoints"
-    checkpoints.mkdir()
-    (checkpoints / "0.png").write_bytes((root / "glioma" / "0.png").read_bytes())
-    listing = list_images(root, CLASSES)
-    assert len(listing.files["all"]) == 4
-    assert [path.name for path in listing.ignored] == [".DS_Store", ".hidden.png", ".ipynb_checkpoints", "notes.txt"]
+    for name in (".DS_Store", "Thumbs.db", "notes.txt", ".hidden.png"):
+        (root / "glioma" / name).touch()
+    for folder in ("glioma/.ipynb_checkpoints", "glioma/more", "__MACOSX", ".git", "stroke"):
+        (root / folder).mkdir()
+    (root / "glioma" / ".ipynb_checkpoints" / "0.png").write_bytes((root / "glioma" / "0.png").read_bytes())
+    (root / "README.txt").touch()
+    assert len(names(root)) == 4
+    assert ignored(root) == {
+        ".git": "hidden",
+        "README.txt": "not in a class folder",
+        "__MACOSX": "hidden",
+        "glioma/.DS_Store": "hidden",
+        "glioma/.hidden.png": "hidden",
+        "glioma/.ipynb_checkpoints": "hidden",
+        "glioma/Thumbs.db": "no image",
+        "glioma/more": "a folder in a class folder",
+        "glioma/notes.txt": "no image",
+        "stroke": "not a class in data.classes",
+    }
+
+
+def test_what_stands_beside_split_folders_is_named_too(tmp_path: Path, write_classes: Write) -> None:
+    write_classes(tmp_path / "train", 1)
+    (tmp_path / "glioma").mkdir()
+    (tmp_path / ".DS_Store").touch()
+    assert ignored(tmp_path) == {".DS_Store": "hidden", "glioma": "not in a folder of the splits"}
 
 
 def test_missing_root_and_file_as_root(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.root=.*nowhere: no such folder"):
-        list_images(tmp_path / "nowhere", CLASSES)
+        names(tmp_path / "nowhere")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"data\.root=.*file: is a file"):
-        list_images(tmp_path / "file", CLASSES)
+        names(tmp_path / "file")
 
 
 def test_missing_and_empty_class_folders(tmp_path: Path, write_classes: Write) -> None:
-    root = write_classes(tmp_path / "d", 1, CLASSES[:3])
-    with pytest.raises(
-        UserError, match=r"pituitary: this class folder is missing \(.* holds glioma, meningioma, notumor\)"
-    ):
-        list_images(root, CLASSES)
+    root = write_classes(tmp_path / "d", 1, [*CLASSES[:3], "pituitary2"])
+    with pytest.raises(UserError, match=r"d/pituitary: the class folder is missing \(there are pituitary2\)"):
+        names(root)
     (root / "pituitary").mkdir()
     with pytest.raises(UserError, match="pituitary: holds no image"):
-        list_images(root, CLASSES)
+        names(root)
 
 
 def test_testing_without_training(tmp_path: Path, write_classes: Write) -> None:
     write_classes(tmp_path / "Testing", 1)
     with pytest.raises(UserError, match="holds Testing but no Training folder"):
-        list_images(tmp_path, CLASSES)
+        names(tmp_path)
 
 
 def test_two_folders_for_one_split(tmp_path: Path, write_classes: Write) -> None:
     write_classes(tmp_path / "Training", 1)
     write_classes(tmp_path / "train", 1)
     with pytest.raises(UserError, match="both hold the train split"):
-        list_images(tmp_path, CLASSES)
-
-
-def test_broken_files_are_skipped_and_named(tmp_path: Path, write_classes: Write) -> None:
-    root = write_classes(tmp_path / "d", 5)
-    broken = root / "glioma" / "2.png"
-    broken.write_bytes(broken.read_bytes()[:100])
-    files = list_images(root, CLASSES).files["all"]
-    images = read_images(files, 16, "reading")
-    assert images.pixels.shape == (19, 1, 16, 16)
-    assert images.labels.bincount().tolist() == [4, 5, 5, 5]
-    assert [path for path, _ in images.unreadable] == [broken]
-
-
-def test_nothing_readable_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"nothing")
-    images = read_images([(tmp_path / "a.png", 0)], 16, "reading")
-    assert images.pixels.shape == (0, 1, 16, 16)
-    assert len(images.unreadable) == 1
-
-
-def test_a_validation_folder_is_held_out_and_the_testing_one_named(tmp_path: Path, write_classes: Write) -> None:
-    for split, n in (("train", 3), ("val", 2), ("test", 1)):
-        write_classes(tmp_path / split, n)
-    (tmp_path / "train" / "stroke").mkdir()
-    listing = list_images(tmp_path, CLASSES)
-    assert {split: len(files) for split, files in listing.files.items()} == {"train": 12, "held_out": 8}
-    assert listing.ignored == [tmp_path / "test", tmp_path / "train" / "stroke"]
+        names(tmp_path)
 
 
 def test_loose_images(tmp_path: Path, write_classes: Write) -> None:
@@ -116,6 +139,7 @@ def test_loose_images(tmp_path: Path, write_classes: Write) -> None:
 
 
 def test_the_real_folders_hold_what_they_should(mri_root: Path) -> None:
-    listing = list_images(mri_root, CLASSES)
-    assert {split: len(files) for split, files in listing.files.items()} == {"train": 5708, "held_out": 1311}
-    assert [path.name for path in listing.ignored] == [".ipynb_checkpoints"]
+    listing = list_images(mri_root, CLASSES, {})
+    folders = [file.folder for file in listing.files]
+    assert (folders.count("train"), folders.count("test")) == (5708, 1311)
+    assert [(path.name, why) for path, why in listing.ignored] == [(".ipynb_checkpoints", "hidden")]

@@ -6,32 +6,42 @@ import pytest
 import torch
 from PIL import Image
 
-from vaegan_pl.data.images import UNREADABLE, read_grey, to_grey_values, to_unit_range
+from vaegan_pl.data.images import UNREADABLE, fit, read_grey, to_grey_values, to_unit_range
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
-def saved(image: Image.Image, path: Path) -> torch.Tensor:
+WHITE = 65535
+
+
+def saved(image: Image.Image, path: Path) -> np.ndarray:
     image.save(path)
-    return read_grey(path, 16)
+    return read_grey(path, WHITE)
 
 
 def test_grey_pixels_come_through_unchanged(tmp_path: Path) -> None:
-    assert saved(Image.fromarray(RAMP), tmp_path / "a.png").numpy().tolist() == RAMP.tolist()
+    assert saved(Image.fromarray(RAMP), tmp_path / "a.png").tolist() == RAMP.tolist()
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_16_bit_values_keep_their_share_of_the_range(tmp_path: Path, suffix: str) -> None:
     sixteen = Image.fromarray(RAMP.astype(np.uint16) * 257)
     assert sixteen.mode.startswith("I;16")
-    assert saved(sixteen, tmp_path / f"a.{suffix}").numpy().tolist() == RAMP.tolist()
+    assert saved(sixteen, tmp_path / f"a.{suffix}").tolist() == RAMP.tolist()
+
+
+def test_12_bit_values_in_16_bit_files_are_told_by_their_white(tmp_path: Path) -> None:
+    twelve = np.array([[0, 1024, 2048, 4095, 5000]], dtype=np.uint16)
+    Image.fromarray(twelve).save(tmp_path / "a.png")
+    assert read_grey(tmp_path / "a.png", 4095).tolist() == [[0, 64, 128, 255, 255]]
+    assert read_grey(tmp_path / "a.png", WHITE).tolist() == [[0, 4, 8, 16, 19]]
 
 
 @pytest.mark.parametrize("values", [RAMP / 255.0, RAMP.astype(np.int32) * 4095, -RAMP.astype(np.int32) - 1])
 def test_pixels_without_a_known_white_are_refused(tmp_path: Path, values: np.ndarray) -> None:
     Image.fromarray(values.astype(np.float32 if values.dtype == float else np.int32)).save(tmp_path / "a.tif")
     with pytest.raises(ValueError, match="save it with 8 or 16 bits"):
-        read_grey(tmp_path / "a.tif", 16)
+        read_grey(tmp_path / "a.tif", WHITE)
 
 
 def test_a_damaged_exif_block_is_among_what_callers_catch() -> None:
@@ -41,44 +51,53 @@ def test_a_damaged_exif_block_is_among_what_callers_catch() -> None:
 def test_colour_becomes_luma(tmp_path: Path) -> None:
     colour = Image.new("RGB", (16, 16), (200, 100, 50))
     expected = round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)  # ITU-R 601
-    assert saved(colour, tmp_path / "rgb.png").unique().tolist() == [expected]
+    assert np.unique(saved(colour, tmp_path / "rgb.png")).tolist() == [expected]
 
 
 def test_palette_indices_are_looked_up(tmp_path: Path) -> None:
     image = Image.new("P", (16, 16), 1)
     image.putpalette([0, 0, 0, 180, 180, 180])
-    assert saved(image, tmp_path / "p.png").unique().tolist() == [180]
+    assert np.unique(saved(image, tmp_path / "p.png")).tolist() == [180]
 
 
 def test_transparency_is_laid_over_black(tmp_path: Path) -> None:
     half = Image.new("RGBA", (16, 16), (200, 200, 200, 128))
-    assert saved(half, tmp_path / "rgba.png").unique().tolist() == [round(200 * 128 / 255)]
+    assert np.unique(saved(half, tmp_path / "rgba.png")).tolist() == [round(200 * 128 / 255)]
     clear = Image.new("LA", (16, 16), (255, 0))
-    assert saved(clear, tmp_path / "la.png").unique().tolist() == [0]
+    assert np.unique(saved(clear, tmp_path / "la.png")).tolist() == [0]
 
 
 def test_cmyk_is_inverted_ink(tmp_path: Path) -> None:
     ink = Image.new("CMYK", (16, 16), (0, 0, 0, 55))
-    assert saved(ink, tmp_path / "cmyk.tif").unique().tolist() == [200]
+    assert np.unique(saved(ink, tmp_path / "cmyk.tif")).tolist() == [200]
 
 
 def test_bilevel_is_black_and_white(tmp_path: Path) -> None:
     image = Image.fromarray(RAMP > 127)
-    assert saved(image, tmp_path / "1.png").unique().tolist() == [0, 255]
+    assert np.unique(saved(image, tmp_path / "1.png")).tolist() == [0, 255]
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3  # turned by 180 degrees
     Image.fromarray(RAMP).save(tmp_path / "a.png", exif=exif)
-    assert read_grey(tmp_path / "a.png", 16).numpy().tolist() == RAMP[::-1, ::-1].tolist()
+    assert read_grey(tmp_path / "a.png", WHITE).tolist() == RAMP[::-1, ::-1].tolist()
 
 
-def test_resizing_is_antialiased(tmp_path: Path) -> None:
+def test_resizing_is_antialiased() -> None:
     stripes = np.tile(np.array([0, 255], dtype=np.uint8), (128, 64))
-    Image.fromarray(stripes).save(tmp_path / "a.png")
-    inner = read_grey(tmp_path / "a.png", 16)[:, 1:-1].float()
-    assert inner.sub(127.5).abs().max() < 3  # picking single pixels would give 0 or 255
+    inner = fit(stripes, 16, "squash")[:, 1:-1].astype(float)
+    assert np.abs(inner - 127.5).max() < 3  # picking single pixels would give 0 or 255
+
+
+def test_padding_keeps_proportions_and_squashing_fills() -> None:
+    wide = np.full((8, 16), 200, dtype=np.uint8)
+    padded = fit(wide, 16, "pad")
+    assert padded.tolist() == [[0] * 16] * 4 + [[200] * 16] * 8 + [[0] * 16] * 4
+    assert np.array_equal(fit(wide.T, 16, "pad"), padded.T)
+    assert fit(wide, 16, "squash").tolist() == [[200] * 16] * 16
+    square = RAMP
+    assert np.array_equal(fit(square, 16, "pad"), square)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all", "half a png"])
@@ -87,7 +106,7 @@ def test_broken_files_raise_what_callers_catch(tmp_path: Path, content: bytes | 
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:2000] if isinstance(content, str) else content)
     with pytest.raises(UNREADABLE):
-        read_grey(path, 16)
+        read_grey(path, WHITE)
 
 
 def test_unit_range_by_hand_and_back() -> None:

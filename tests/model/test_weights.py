@@ -27,7 +27,12 @@ def test_a_saved_model_comes_back_the_same(tmp_path: Path, small_networks: Netwo
     small_networks.decoder(torch.randn(8, 5))  # moves the running statistics, which must be saved too
     model = weights.load(saved(tmp_path / "m.pth", small_networks))
     assert model.trained_on == TRAINED_ON
-    assert model.preprocessing == {"image_size": 16, "colour": "grey"}
+    assert model.preprocessing == {
+        "image_size": 16,
+        "colour": "grey",
+        "aspect_ratio": "squash",  # what older files, which do not say, were trained on
+        "white": 65535,
+    }
     assert not model.networks.training
     z = torch.randn(3, 5)
     torch.testing.assert_close(model.networks.decoder(z), small_networks.eval().decoder(z), rtol=0, atol=0)

@@ -1,35 +1,67 @@
 """The LightningDataModule over class folders of images, real or phantom."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int32, Int64, UInt8
+from numpy import ndarray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
-from vaegan_pl.data.folders import Images, list_images, read_images
-from vaegan_pl.data.images import to_unit_range
-from vaegan_pl.data.phantoms import PHANTOM_MARKER, draw_folders
+from vaegan_pl.data.augmentation import Augmentation, draw
+from vaegan_pl.data.collection import Collection, Splitting, collect
+from vaegan_pl.data.images import ASPECT_RATIOS, PREPROCESSING, to_unit_range
+from vaegan_pl.data.phantoms import draw_folders
+from vaegan_pl.data.prepared import Decoding
+from vaegan_pl.data.sampling import EpochSampler
+from vaegan_pl.data.splits import COPIES, SPLITS
 from vaegan_pl.errors import UserError
 
 Batch = tuple[Float[Tensor, "batch 1 size size"], Int64[Tensor, " batch"]]
 
 
-class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Decoded images in memory, as (image in [-1, 1], class index)."""
+class ImageDataset(Dataset[Batch]):
+    """Decoded images as whole batches of (images in [-1, 1], class indices).
 
-    def __init__(self, images: Images) -> None:
+    Args:
+        images: grey values 0..255; may be memory-mapped.
+        labels: class indices.
+        augmentation: changes to make; none if None.
+        seed: seed of the changes.
+    """
+
+    def __init__(
+        self,
+        images: UInt8[ndarray, "image size size"],
+        labels: Int32[ndarray, " image"],
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
         self.images = images
+        self.labels = labels
+        self.augmentation = augmentation
+        self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.images.labels)
+        return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Float[Tensor, "1 size size"], Int64[Tensor, ""]]:
-        return to_unit_range(self.images.pixels[index]), self.images.labels[index]
+    def __getitems__(self, numbers: Sequence[int]) -> Batch:
+        """The batch of numbers `epoch * len(self) + image`, as `EpochSampler` yields them; all of one epoch."""
+        epochs, images = np.divmod(np.asarray(numbers), len(self))
+        x = to_unit_range(torch.from_numpy(self.images[images]))[:, None]
+        if self.augmentation is not None:
+            x = self.augmentation(x, draw(self.seed, int(epochs[0]), len(self))[images])
+        return x, torch.from_numpy(self.labels[images].astype(np.int64))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 @dataclass(frozen=True)
@@ -41,12 +73,16 @@ class Source:
         folder: the name of the folder that held them.
         classes: class names in label order.
         counts: images by split, then by class name.
+        split: how they were split, `group` or `official`, and the seed of it.
+        fingerprint: see `Collection.fingerprint`.
     """
 
     kind: str
     folder: str
     classes: list[str]
     counts: dict[str, dict[str, int]]
+    split: dict[str, str | int | float]
+    fingerprint: str
 
     @property
     def caption(self) -> str:
@@ -55,29 +91,49 @@ class Source:
 
 
 class ImageFolders(L.LightningDataModule):
-    """Grey images from class folders, decoded once into memory.
-
-    With `Training/` and `Testing/` folders the first trains and the second is held out; of plain class folders a
-    seeded, per-class random `validation_fraction` is held out.
+    """Grey images from class folders, decoded once, without near-copies across splits.
 
     Args:
-        root: the folder that holds `Training/` and `Testing/`, or the class folders.
-        classes: names of the class folders, in label order.
+        root: the folder of the class folders, or of `Training/` and `Testing/` with class folders in them.
+        classes: class names in label order; None takes all folders.
+        aliases: other names that class folders may have, each with the class it stands for.
         image_size: side of the square images in pixels.
+        aspect_ratio: `pad` or `squash`; see `images.fit`.
+        white: the value of 16-bit files that is white.
+        split: `group` or `official`; see `Splitting.by`.
+        validation_fraction: share of each class's groups that validates, in (0, 1).
+        test_fraction: share of each class's groups that tests, in (0, 1).
+        split_seed: seed of the split.
+        copies: `drop` or `weight`; see `splits.by_group`.
+        near_copy_correlation: least correlation of a near-copy, in (0, 1]; None compares hashes of pixels alone.
         batch_size: images per training batch; an incomplete last batch is dropped.
-        validation_fraction: share of each class to hold out where the folders make no split, in (0, 1).
+        augmentation: changes to training images.
         max_unreadable: share of files that may be unreadable before that is an error, in [0, 1].
-        seed: seed of the split and of the batches' order.
+        cache: where decoded images are kept.
+        seed: seed of the batches' order and of augmentation.
+
+    Raises:
+        ValueError: if an option is out of its range; names it.
     """
 
     def __init__(
         self,
         root: str | Path,
-        classes: Sequence[str],
+        classes: Sequence[str] | None,
+        aliases: Mapping[str, str],
         image_size: int,
-        batch_size: int,
+        aspect_ratio: str,
+        white: int,
+        split: str,
         validation_fraction: float,
+        test_fraction: float,
+        split_seed: int,
+        copies: str,
+        near_copy_correlation: float | None,
+        batch_size: int,
+        augmentation: Augmentation,
         max_unreadable: float,
+        cache: str | Path,
         seed: int,
     ) -> None:
         super().__init__()
@@ -85,99 +141,103 @@ class ImageFolders(L.LightningDataModule):
             raise ValueError(f"data.batch_size={batch_size}: batch norm needs at least 2 images")
         if image_size < 1:
             raise ValueError(f"data.image_size={image_size}: must be at least 1")
-        if len(set(map(str, classes))) < len(classes) or not classes:
+        if classes is not None and (len(set(map(str, classes))) < len(classes) or not classes):
             raise ValueError(f"data.classes={list(classes)}: must name at least one class, and none twice")
-        if not 0 < validation_fraction < 1:
-            raise ValueError(f"data.validation_fraction={validation_fraction}: must lie between 0 and 1")
+        for name, value, choices in (
+            ("aspect_ratio", aspect_ratio, ASPECT_RATIOS),
+            ("split", split, ("group", "official")),
+            ("copies", copies, COPIES),
+        ):
+            if value not in choices:
+                raise ValueError(f"data.{name}={value}: must be one of {', '.join(choices)}")
+        for name, share in (("validation_fraction", validation_fraction), ("test_fraction", test_fraction)):
+            if not 0 < share < 1:
+                raise ValueError(f"data.{name}={share}: must lie between 0 and 1")
+        if validation_fraction + test_fraction >= 1:
+            raise ValueError("data.validation_fraction and data.test_fraction: must leave something to train on")
+        if near_copy_correlation is not None and not 0 < near_copy_correlation <= 1:
+            raise ValueError(f"data.near_copy_correlation={near_copy_correlation}: must lie between 0 and 1")
+        if not 1 <= white <= 65535:
+            raise ValueError(f"data.white={white}: must lie between 1 and 65535")
         self.root = Path(str(root))
-        self.classes = [str(name) for name in classes]
-        self.image_size = image_size
+        self.classes = None if classes is None else [str(name) for name in classes]
+        self.aliases = aliases
+        self.decoding = Decoding(image_size, aspect_ratio, white, near_copy_correlation)
+        self.splitting = Splitting(split, validation_fraction, test_fraction, copies, split_seed)
         self.batch_size = batch_size
-        self.validation_fraction = validation_fraction
+        self.augmentation = augmentation
         self.max_unreadable = max_unreadable
+        self.cache = Path(str(cache))
         self.seed = seed
-        self.ignored: list[Path] = []
-        self.images: dict[str, Images] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """List and decode all images; later calls do nothing.
+        """Read the folder.
 
         Raises:
-            UserError: for any folder or file that cannot be used, and for fewer training images than one batch.
+            UserError: as `collection` does, and for fewer training images than one batch.
         """
-        if self.images:
-            return
-        listing = list_images(self.root, self.classes)
-        splits = listing.files if "train" in listing.files else self._hold_out(listing.files["all"])
-        images = {split: read_images(files, self.image_size, f"reading {split}") for split, files in splits.items()}
-        self._refuse_unreadable(images)
-        n = len(images["train"].labels)
+        n = len(self.collection.split.groups["train"])
         if n < self.batch_size:
             raise UserError(
                 f"{self.root}: {n} training images are fewer than one batch; "
                 f"lower data.batch_size={self.batch_size} or add images"
             )
-        self.ignored = [path for path in listing.ignored if path.name != PHANTOM_MARKER]
-        self.images = images
 
-    def _refuse_unreadable(self, images: dict[str, Images]) -> None:
-        unreadable = [file for split in images.values() for file in split.unreadable]
-        n = len(unreadable) + sum(len(split.labels) for split in images.values())
-        if len(unreadable) > self.max_unreadable * n:
-            raise UserError(
-                f"{len(unreadable)} of {n} image files cannot be read, more than data.max_unreadable="
-                f"{self.max_unreadable:g} allows; mend or remove them:\n"
-                + "\n".join(f"  {path}: {reason}" for path, reason in unreadable[:10])
-                + ("\n  ..." if len(unreadable) > 10 else "")
-            )
-        for split, of_split in images.items():
-            for label, name in enumerate(self.classes):
-                if not (of_split.labels == label).any():
-                    where = f"{self.root}: not one {split.replace('_', ' ')} image of {name}"
-                    raise UserError(f"{where} can be read; mend or remove the class")
+    @cached_property
+    def collection(self) -> Collection:
+        """Everything that is known of the folder, read when it is first asked for.
 
-    def _hold_out(self, files: Sequence[tuple[Path, int]]) -> dict[str, list[tuple[Path, int]]]:
-        generator = torch.Generator().manual_seed(self.seed)
-        splits: dict[str, list[tuple[Path, int]]] = {"train": [], "held_out": []}
-        for label in range(len(self.classes)):
-            of_class = [file for file in files if file[1] == label]
-            held_out = max(1, round(self.validation_fraction * len(of_class)))
-            if held_out == len(of_class):
-                raise UserError(f"{of_class[0][0].parent}: one image is too few to train on and hold out; add images")
-            order = torch.randperm(len(of_class), generator=generator).tolist()
-            splits["held_out"] += [of_class[i] for i in sorted(order[:held_out])]
-            splits["train"] += [of_class[i] for i in sorted(order[held_out:])]
-        return splits
+        Raises:
+            UserError: for any folder or file that cannot be used.
+        """
+        return collect(
+            self.root, self.classes, self.aliases, self.decoding, self.splitting, self.max_unreadable, self.cache
+        )
 
     @property
     def source(self) -> Source:
-        """What the images are; available after `setup`."""
-        root = self.root.resolve()
+        """What the images are."""
+        collection = self.collection
         return Source(
-            kind="phantom" if any((folder / PHANTOM_MARKER).exists() for folder in (root, *root.parents)) else "images",
-            folder=root.name,
-            classes=self.classes,
-            counts={
-                split: {name: int((images.labels == label).sum()) for label, name in enumerate(self.classes)}
-                for split, images in self.images.items()
-            },
+            kind="phantom" if collection.is_phantom else "images",
+            folder=self.root.resolve().name,
+            classes=collection.listing.classes,
+            counts={split: collection.counts(split) for split in SPLITS},
+            split=dict(vars(self.splitting)),
+            fingerprint=collection.fingerprint,
         )
 
-    def held_out(self, n: int) -> Float[Tensor, "n 1 size size"]:
-        """The same `n` held-out images each time, in [-1, 1], evenly over the held-out set and so over its classes."""
-        pixels = self.images["held_out"].pixels
-        return to_unit_range(pixels[torch.linspace(0, len(pixels) - 1, min(n, len(pixels))).long()])
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How files become network inputs, in plain values."""
+        return {**PREPROCESSING, "aspect_ratio": self.decoding.aspect_ratio, "white": self.decoding.white}
+
+    def validation_images(self, n: int) -> Float[Tensor, "n 1 size size"]:
+        """The same `n` validation images each time, in [-1, 1], evenly over the split and so over its classes."""
+        images = self.collection.split.images("validation")
+        chosen = [images[i] for i in np.linspace(0, len(images) - 1, min(n, len(images))).astype(int)]
+        return to_unit_range(torch.from_numpy(self.collection.prepared.images[chosen]))[:, None]
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled full batches of (images in [-1, 1], class indices)."""
-        return self._loader("train", shuffle=True, drop_last=True, generator=torch.Generator().manual_seed(self.seed))
+        """Shuffled full batches of augmented images, one image of each group in every epoch."""
+        dataset = self._dataset(self.augmentation)
+        sampler = EpochSampler(self.collection.split.groups["train"], len(dataset), self.seed)
+        return DataLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, collate_fn=_as_it_is)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """All held-out images in a fixed order."""
-        return self._loader("held_out")
+        """All validation images in a fixed order, as they are."""
+        return self._in_order("validation")
 
-    def _loader(self, split: str, **options: Any) -> DataLoader[Batch]:
-        return DataLoader(ImageDataset(self.images[split]), self.batch_size, **options)
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """All test images in a fixed order, as they are."""
+        return self._in_order("test")
+
+    def _in_order(self, split: str) -> DataLoader[Batch]:
+        images = Subset(self._dataset(None), self.collection.split.images(split))
+        return DataLoader(images, self.batch_size, collate_fn=_as_it_is)
+
+    def _dataset(self, augmentation: Augmentation | None) -> ImageDataset:
+        return ImageDataset(self.collection.prepared.images, self.collection.labels, augmentation, self.seed)
 
 
 class PhantomFolders(ImageFolders):
@@ -198,6 +258,8 @@ class PhantomFolders(ImageFolders):
         """Draw the phantoms unless their folder is there.
 
         Raises:
-            UserError: if `root` holds something else.
+            UserError: if `root` holds something else, or no classes are named.
         """
+        if self.classes is None:
+            raise UserError("data.classes: phantoms need names; set data.classes=[glioma,notumor], say")
         draw_folders(self.root, self.classes, self.per_class, self.phantom_seed)

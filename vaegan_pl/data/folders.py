@@ -1,17 +1,10 @@
-"""Class folders on disk: which files are there, in which class and split, and their pixels."""
+"""Class folders on disk: which files are images, and of which class and split."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os import cpu_count
 from pathlib import Path
 
-import torch
-from jaxtyping import Int64, UInt8
-from torch import Tensor
-from tqdm import tqdm
-
-from vaegan_pl.data.images import SUFFIXES, UNREADABLE, read_grey
+from vaegan_pl.data.images import SUFFIXES
 from vaegan_pl.errors import UserError
 
 SPLITS = {
@@ -25,114 +18,137 @@ SPLITS = {
 }
 """Names of split folders, in lower case, and the split each holds."""
 
+NO_SPLIT = "all"
+"""What stands for the split where the folders make none."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One image file.
+
+    Attributes:
+        path: where it is.
+        label: index of its class.
+        folder: the split whose folder holds it: `train`, `validation` or `test`; `all` where the folders make none.
+    """
+
+    path: Path
+    label: int
+    folder: str
+
 
 @dataclass(frozen=True)
 class Listing:
-    """The image files under a root, sorted by path.
+    """The image files under a root.
 
     Attributes:
-        files: (path, class index) by split: `train` and `held_out`, or `all` where the root makes no such split.
-        ignored: everything else that stands beside the class folders or in them.
+        files: by split, class and name.
+        classes: class names in label order.
+        ignored: everything else that stands beside the class folders or in them, with the reason.
     """
 
-    files: dict[str, list[tuple[Path, int]]]
-    ignored: list[Path]
+    files: list[ImageFile]
+    classes: list[str]
+    ignored: list[tuple[Path, str]]
 
 
-@dataclass(frozen=True)
-class Images:
-    """Decoded grey images of one split.
+def list_images(root: Path, classes: Sequence[str] | None, aliases: Mapping[str, str]) -> Listing:
+    """Find the images of each class in split folders (`Training/`, `val/`, ...) or in plain class folders.
 
-    Attributes:
-        pixels: grey values 0..255.
-        labels: class indices.
-        unreadable: files left out, each with the decoder's reason.
-    """
+    Names of class folders are compared without regard to case, spaces, hyphens and underscores. Hidden files and
+    folders are no images, and folders inside class folders are not entered.
 
-    pixels: UInt8[Tensor, "image 1 size size"]
-    labels: Int64[Tensor, " image"]
-    unreadable: list[tuple[Path, str]]
-
-
-def list_images(root: Path, classes: Sequence[str]) -> Listing:
-    """Find the images of each class, in `Training/` and `Testing/` or in plain class folders.
-
-    A validation folder is held out in place of the testing one. Hidden files and folders are no images, and folders
-    inside class folders are not entered.
+    Args:
+        root: the folder of the split folders, or of the class folders.
+        classes: class names in label order; None takes every class folder there is, in alphabetical order.
+        aliases: other names that class folders may have, each with the class it stands for.
 
     Raises:
-        UserError: if the root or a class folder is missing, a class is empty, or there is a Testing without a Training.
+        UserError: if the root is missing, a class has no folder or no image, or there is no training folder beside
+            another split's.
     """
     if not root.exists():
         raise UserError(f"data.root={root}: no such folder; set data.root to the folder of your images")
     if not root.is_dir():
         raise UserError(f"data.root={root}: is a file; set data.root to the folder that holds the class folders")
+    ignored: list[tuple[Path, str]] = []
+    splits = _split_folders(root, ignored) or {NO_SPLIT: root}
+    real_names = {_plain(alias): name for alias, name in aliases.items()}
+    found: dict[str, list[tuple[str, Path]]] = {}  # class folders, by plain name of their class
+    for split, folder in splits.items():
+        for entry in sorted(folder.iterdir()):
+            if entry.name.startswith((".", "__")):
+                ignored.append((entry, "hidden"))
+            elif not entry.is_dir():
+                ignored.append((entry, "not in a class folder"))
+            else:
+                name = real_names.get(_plain(entry.name), entry.name)
+                found.setdefault(_plain(name), []).append((split, entry))
+    if classes is None:
+        first = (folders[0][1].name for folders in found.values())
+        classes = sorted((real_names.get(_plain(name), name) for name in first), key=str.lower)
+        if not classes:
+            raise UserError(f"{root}: holds no class folders; see data.root")
+    files: list[ImageFile] = []
+    for label, name in enumerate(classes):
+        folders = found.pop(_plain(name), [])
+        if not folders:
+            there = ", ".join(sorted({f.name for fs in found.values() for _, f in fs})) or "no other folders"
+            looked = " or ".join(str(folder / name) for folder in splits.values())
+            raise UserError(
+                f"{looked}: the class folder is missing (there are {there}); "
+                "see data.classes, data.aliases and data.root"
+            )
+        of_class = [ImageFile(path, label, split) for split, folder in folders for path in _images_in(folder, ignored)]
+        if not of_class:
+            raise UserError(f"{folders[0][1]}: holds no image ({', '.join(sorted(SUFFIXES))}); add some")
+        files += of_class
+    ignored += [(folder, "not a class in data.classes") for folders in found.values() for _, folder in folders]
+    order = {split: i for i, split in enumerate(splits)}
+    files.sort(key=lambda file: (order[file.folder], file.label, file.path))
+    return Listing(files, list(classes), sorted(ignored))
+
+
+def _split_folders(root: Path, ignored: list[tuple[Path, str]]) -> dict[str, Path]:
     splits: dict[str, Path] = {}
-    for folder in sorted(root.iterdir()):
-        split = SPLITS.get(folder.name.lower())
-        if folder.is_dir() and split:
-            if split in splits:
-                raise UserError(f"{splits[split]} and {folder} both hold the {split} split; keep one of them")
-            splits[split] = folder
-    if splits and "train" not in splits:
+    others: list[Path] = []
+    for entry in sorted(root.iterdir()):
+        split = SPLITS.get(entry.name.lower()) if entry.is_dir() else None
+        if split is None:
+            others.append(entry)
+        elif split in splits:
+            raise UserError(f"{splits[split]} and {entry} both hold the {split} split; keep one of them")
+        else:
+            splits[split] = entry
+    if not splits:
+        return {}
+    if "train" not in splits:
         other = next(iter(splits.values())).name
         raise UserError(f"{root} holds {other} but no Training folder; add it or point data.root elsewhere")
-    held_out = splits.get("validation", splits.get("test"))
-    folders = {"train": splits["train"], "held_out": held_out} if held_out else {"all": splits.get("train", root)}
-    ignored = [entry for entry in sorted(root.iterdir()) if splits and entry not in folders.values()]
-    files = {split: _list_classes(folder, classes, ignored) for split, folder in folders.items()}
-    return Listing(files, ignored)
+    ignored += [
+        (entry, "hidden" if entry.name.startswith(".") else "not in a folder of the splits") for entry in others
+    ]
+    return {split: splits[split] for split in dict.fromkeys(SPLITS.values()) if split in splits}
 
 
-def _list_classes(folder: Path, classes: Sequence[str], ignored: list[Path]) -> list[tuple[Path, int]]:
-    files: list[tuple[Path, int]] = []
-    ignored += [entry for entry in sorted(folder.iterdir()) if entry.name not in classes]
-    for label, name in enumerate(classes):
-        class_folder = folder / name
-        if not class_folder.is_dir():
-            there = ", ".join(sorted(f.name for f in folder.iterdir() if f.is_dir())) or "no folders at all"
-            raise UserError(f"{class_folder}: this class folder is missing ({folder} holds {there}); see data.classes")
-        entries = sorted(class_folder.iterdir())
-        images = [path for path in entries if _is_image(path)]
-        if not images:
-            raise UserError(
-                f"{class_folder}: holds no image ({', '.join(sorted(SUFFIXES))}); add some or see data.classes"
-            )
-        files += [(path, label) for path in images]
-        ignored += [path for path in entries if not _is_image(path)]
-    return files
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c not in " _-")
 
 
-def _is_image(path: Path) -> bool:
+def _images_in(folder: Path, ignored: list[tuple[Path, str]]) -> list[Path]:
+    images = []
+    for entry in sorted(folder.iterdir()):
+        if is_image(entry):
+            images.append(entry)
+        else:
+            hidden, is_folder = entry.name.startswith("."), entry.is_dir()
+            ignored.append((entry, "hidden" if hidden else "a folder in a class folder" if is_folder else "no image"))
+    return images
+
+
+def is_image(path: Path) -> bool:
+    """Whether a path looks like an image file: by its suffix, and not hidden."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def read_images(files: Sequence[tuple[Path, int]], size: int, description: str) -> Images:
-    """Decode files in parallel, leaving out those that are truncated or no images.
-
-    Args:
-        files: (path, class index) of each image.
-        size: side to resize to.
-        description: what the progress bar says.
-    """
-
-    def read(path: Path) -> Tensor | str:
-        try:
-            return read_grey(path, size)
-        except UNREADABLE as error:
-            return str(error)
-
-    pixels, labels, unreadable = [], [], []
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        decoded = pool.map(read, [path for path, _ in files])
-        for (path, label), result in zip(tqdm(files, description, unit="image", leave=False), decoded, strict=True):
-            if isinstance(result, str):
-                unreadable.append((path, result))
-            else:
-                pixels.append(result)
-                labels.append(label)
-    stacked = torch.stack(pixels) if pixels else torch.empty(0, size, size, dtype=torch.uint8)
-    return Images(stacked.unsqueeze(1), torch.tensor(labels, dtype=torch.int64), unreadable)
 
 
 def list_loose_images(path: Path) -> list[Path]:
@@ -145,7 +161,7 @@ def list_loose_images(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"images={path}: no such file or folder")
-    files = [file for file in sorted(path.iterdir()) if _is_image(file)]
+    files = [file for file in sorted(path.iterdir()) if is_image(file)]
     if not files:
         raise UserError(f"images={path}: holds no image ({', '.join(sorted(SUFFIXES))})")
     return files

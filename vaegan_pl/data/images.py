@@ -1,4 +1,4 @@
-"""One image file to one grey square, whatever its mode."""
+"""One image file to one grey square, whatever its format and mode."""
 
 import struct
 from pathlib import Path
@@ -6,53 +6,75 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from numpy import ndarray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+from vaegan_pl.data import dicom
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}) | dicom.SUFFIXES
 
 UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
 """What `read_grey` raises for a file that is not a whole image of a known range."""
 
+ASPECT_RATIOS = ("pad", "squash")
+
 PREPROCESSING = {
     "colour": "grey: ITU-R 601 luma, transparency over black",
-    "resize": "bilinear, antialiased, not keeping the aspect ratio",
+    "resize": "bilinear, antialiased",
     "range": [-1.0, 1.0],
 }
-"""What `read_grey` and `to_unit_range` do, for files that must say so."""
+"""What `read_grey`, `fit` and `to_unit_range` do, for files that must say so."""
 
 _SIXTEEN_BITS = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
 
+Grey = UInt8[ndarray, "height width"]
 
-def read_grey(path: Path, size: int) -> UInt8[Tensor, "size size"]:
-    """Decode an image, make it grey and resize it to `size` x `size` with antialiasing.
 
-    Colour becomes ITU-R 601 luma, transparency is laid over black, 16-bit values map [0, 65535] to [0, 255].
+def read_grey(path: Path, white: int) -> Grey:
+    """Decode an image at its own size and make it grey.
+
+    Colour becomes ITU-R 601 luma, transparency is laid over black, 16-bit values map [0, `white`] to [0, 255], DICOM
+    slices are windowed as `dicom.read_slice` says.
 
     Raises:
         UNREADABLE: if the file is truncated, is no image, or has pixels without a known white: floats, or integers
             beyond 16 bits.
     """
+    if path.suffix.lower() in dicom.SUFFIXES:
+        return dicom.read_slice(path)
     with Image.open(path) as image:
-        grey = _grey(ImageOps.exif_transpose(image))
-    resized = grey.resize((size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.asarray(resized).clip(0, 255).round().astype(np.uint8))
+        return _grey(ImageOps.exif_transpose(image), white)
 
 
-def _grey(image: Image.Image) -> Image.Image:
+def _grey(image: Image.Image, white: int) -> Grey:
     if image.mode in _SIXTEEN_BITS:
         values = np.asarray(image, dtype=np.float32)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("integer pixels beyond 16 bits; save it with 8 or 16 bits")
-        return Image.fromarray(values / 257)
+        return (values * (255 / white)).clip(0, 255).round().astype(np.uint8)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known white; save it with 8 or 16 bits")
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         opaque = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", opaque.size, "black"), opaque).convert("L")
-    return (
-        image.convert("RGB").convert("L") if image.mode in {"P", "CMYK", "YCbCr", "LAB", "HSV"} else image.convert("L")
-    )
+        image = Image.alpha_composite(Image.new("RGBA", opaque.size, "black"), opaque)
+    elif image.mode in {"P", "CMYK", "YCbCr", "LAB", "HSV"}:
+        image = image.convert("RGB")
+    return np.asarray(image.convert("L"))
+
+
+def fit(grey: Grey, size: int, aspect_ratio: str) -> UInt8[ndarray, "size size"]:
+    """Resize to `size` x `size` with antialiasing.
+
+    Args:
+        grey: the image.
+        size: side in pixels.
+        aspect_ratio: `pad` adds black at both sides of the shorter direction first; `squash` stretches it.
+    """
+    image = Image.fromarray(grey)
+    if aspect_ratio == "pad" and image.width != image.height:
+        image = ImageOps.pad(image, (max(image.size), max(image.size)), color=0)
+    return np.array(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def to_unit_range(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -24,7 +24,7 @@ class SavedModel:
 
     Attributes:
         networks: encoder, decoder and discriminator, in evaluation mode on the CPU.
-        preprocessing: how images become inputs: image_size, colour, resize, range.
+        preprocessing: how images become inputs: image_size, colour, resize, aspect_ratio, white, range.
         trained_on: what the training images were: kind (`phantom` or `images`), folder, classes in label order,
             counts, caption.
         training: epochs, batches and hyperparameters, for the record.
@@ -113,6 +113,8 @@ def load(path: Path) -> SavedModel:
         networks = Networks(**content["networks"])
         for name, network in networks.named_children():
             network.load_state_dict(content["state_dict"][name])
-        return SavedModel(networks.eval(), content["preprocessing"], trained_on, content["training"])
+        # Files that do not say so come from squashed images and a white of 65535.
+        preprocessing = {"aspect_ratio": "squash", "white": 65535, **content["preprocessing"]}
+        return SavedModel(networks.eval(), preprocessing, trained_on, content["training"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"weights={path}: its contents do not fit together ({error}); copy it again") from error

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -27,10 +27,13 @@ def single(image: Float[Tensor, "1 side side"]) -> Image.Image:
 
 def grid(images: Images, columns: int, caption: str) -> Image.Image:
     """Images in [-1, 1] in rows of `columns`, twice as large, over a strip with the caption."""
-    tiles = make_grid(to_grey_values(images), nrow=columns, padding=MARGIN)[0]
-    picture = Image.fromarray(tiles.numpy())
-    picture = picture.resize((MAGNIFICATION * picture.width, MAGNIFICATION * picture.height), Image.Resampling.NEAREST)
-    return captioned(picture, caption)
+    return captioned(tiles(to_grey_values(images), columns), caption)
+
+
+def tiles(images: UInt8[Tensor, "image channel side side"], columns: int) -> Image.Image:
+    """Grey values 0..255 in rows of `columns`, twice as large."""
+    picture = Image.fromarray(make_grid(images, nrow=columns, padding=MARGIN)[0].numpy())
+    return picture.resize((MAGNIFICATION * picture.width, MAGNIFICATION * picture.height), Image.Resampling.NEAREST)
 
 
 def pairs(above: Images, below: Images, caption: str) -> Image.Image:

@@ -1,0 +1,172 @@
+"""From files on disk to splits: planted copies, leaks and the real data."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vaegan_pl.data.collection import Collection, Splitting, collect
+from vaegan_pl.data.phantoms import LESIONS, draw
+from vaegan_pl.data.prepared import Decoding
+from vaegan_pl.data.splits import SPLITS
+from vaegan_pl.errors import UserError
+
+from ..conftest import CLASSES
+
+Write = Callable[..., Path]
+DECODING = Decoding(image_size=16, aspect_ratio="pad", white=65535, near_copy_correlation=0.99)
+GROUP = Splitting(by="group", validation_fraction=0.2, test_fraction=0.2, copies="drop", seed=0)
+OFFICIAL = Splitting(by="official", validation_fraction=0.2, test_fraction=0.2, copies="drop", seed=0)
+
+
+def collected(
+    root: Path, splitting: Splitting = GROUP, classes: list[str] | None = CLASSES, max_unreadable: float = 0.0
+) -> Collection:
+    return collect(root, classes, {}, DECODING, splitting, max_unreadable, root.parent / "cache")
+
+
+def save(pixels: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def leaky(tmp_path: Path) -> Path:
+    """Training and Testing folders of ten phantoms a class, where every testing image is planted from training ones.
+
+    glioma: a byte copy and a mirrored one; meningioma: a re-encoded one; notumor: one turned by 180 degrees, and one of
+    meningioma's slices under a second label; pituitary: one that is new.
+    """
+    root = tmp_path / "leaky"
+    for name in LESIONS:
+        for i in range(10):
+            save(draw(name, np.random.default_rng([i, len(name)])), root / "Training" / name / f"{i}.png")
+    training, testing = root / "Training", root / "Testing"
+    (testing / "glioma").mkdir(parents=True)
+    shutil.copy(training / "glioma" / "3.png", testing / "glioma" / "copy.png")
+    save(np.fliplr(np.asarray(Image.open(training / "glioma" / "4.png"))), testing / "glioma" / "mirrored.png")
+    (testing / "meningioma").mkdir()
+    Image.open(training / "meningioma" / "5.png").save(testing / "meningioma" / "again.jpg", quality=50)
+    save(np.rot90(np.asarray(Image.open(training / "notumor" / "6.png")), 2), testing / "notumor" / "turned.png")
+    shutil.copy(training / "meningioma" / "7.png", testing / "notumor" / "second_label.png")
+    save(draw("pituitary", np.random.default_rng(99)), testing / "pituitary" / "new.png")
+    return root
+
+
+def test_planted_copies_never_cross(leaky: Path) -> None:
+    collection = collected(leaky)
+    assert collection.leaking == {"validation": [], "test": []}
+    kept = {name: {collection.name(i) for i in collection.split.images(name)} for name in SPLITS}
+    assert [[collection.name(i) for i in group] for group in collection.split.conflicts] == [
+        ["Training/meningioma/7.png", "Testing/notumor/second_label.png"]
+    ]
+    assert len(collection.split.dropped) == 4
+    groups = {"glioma": 10, "meningioma": 9, "notumor": 10, "pituitary": 11}
+    assert {name: sum(collection.counts(split)[name] for split in SPLITS) for name in CLASSES} == groups
+    assert {name: len(kept[name]) for name in SPLITS} == {"train": 24, "validation": 8, "test": 8}
+    summary = "\n".join(collection.summary())
+    assert "left out   4 near-copies, 2 images with a copy under another label" in summary
+    assert "LEAKS" not in summary
+
+
+def test_the_official_split_is_kept_and_its_leaks_are_told(leaky: Path) -> None:
+    collection = collected(leaky, OFFICIAL)
+    assert [len(collection.split.images(name)) for name in SPLITS] == [40, 6, 6]
+    leaking = {collection.name(i).removeprefix("Testing/") for i in collection.leaking["test"]}
+    assert leaking == {
+        "glioma/copy.png",
+        "glioma/mirrored.png",
+        "meningioma/again.jpg",
+        "notumor/turned.png",
+        "notumor/second_label.png",
+    }
+    summary = [line for line in collection.summary() if "LEAKS" in line]
+    assert len(summary) == 1
+    assert "5 of 6 test images (83%) have a near-copy among the training images" in summary[0]
+
+
+def test_the_official_split_needs_one(tmp_path: Path, write_classes: Write) -> None:
+    with pytest.raises(UserError, match=r"data\.split=official: .* holds no Testing or validation folder"):
+        collected(write_classes(tmp_path / "d", 5), OFFICIAL)
+
+
+def test_the_fingerprint_is_of_pixels_and_classes(tmp_path: Path, write_classes: Write) -> None:
+    root = write_classes(tmp_path / "d", 5)
+    same = tmp_path / "same" / "e"
+    shutil.copytree(root, same)
+    for path in same.rglob("*.png"):
+        Image.open(path).save(path.with_suffix(".bmp"))
+        path.unlink()
+    assert collected(same).fingerprint == collected(root).fingerprint
+    moved = tmp_path / "moved" / "f"
+    shutil.copytree(root, moved)
+    (moved / "glioma" / "0.png").rename(moved / "notumor" / "9.png")
+    assert collected(moved).fingerprint != collected(root).fingerprint
+
+
+def test_any_set_of_classes_will_do(tmp_path: Path, write_classes: Write) -> None:
+    collection = collected(write_classes(tmp_path / "d", 5, ["stroke", "ms"]), classes=None)
+    assert collection.listing.classes == ["ms", "stroke"]
+    assert collection.counts("train") == {"ms": 3, "stroke": 3}
+    assert collected(write_classes(tmp_path / "one", 5, ["a"]), classes=["a"]).counts("test") == {"a": 1}
+
+
+def test_a_class_with_too_few_different_images(tmp_path: Path, write_classes: Write) -> None:
+    root = write_classes(tmp_path / "d", 3)
+    shutil.copy(root / "glioma" / "0.png", root / "glioma" / "1.png")
+    with pytest.raises(UserError, match=r"d: no train image of glioma \(2 different ones can be read\); add images"):
+        collected(root)
+
+
+def test_too_many_unreadable_files_are_an_error_that_names_them(tmp_path: Path, write_classes: Write) -> None:
+    root = write_classes(tmp_path / "d", 5)
+    (root / "glioma" / "2.png").write_bytes(b"no image")
+    assert len(collected(root, max_unreadable=0.05).prepared.unreadable) == 1
+    with pytest.raises(UserError, match=r"1 of 20 image files cannot be read, more than .*=0.04(.|\n)*2.png: "):
+        collected(root, max_unreadable=0.04)
+
+
+def test_a_class_without_one_readable_image_is_an_error(tmp_path: Path, write_classes: Write) -> None:
+    root = write_classes(tmp_path / "d", 5)
+    for image in (root / "notumor").iterdir():
+        image.write_bytes(b"no image")
+    with pytest.raises(UserError, match="no train image of notumor"):
+        collected(root, max_unreadable=1.0)
+
+
+@pytest.fixture(scope="module")
+def real(mri_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    cache = tmp_path_factory.mktemp("cache")
+    splitting = Splitting(by="group", validation_fraction=0.1, test_fraction=0.1, copies="weight", seed=0)
+    return collect(mri_root, CLASSES, {}, Decoding(64, "pad", 65535, 0.99), splitting, 0.0, cache)
+
+
+def test_no_group_of_the_real_data_crosses_splits(real: Collection) -> None:
+    in_groups = {name: set(real.groups[real.split.images(name)].tolist()) for name in SPLITS}
+    assert not in_groups["train"] & in_groups["validation"]
+    assert not in_groups["train"] & in_groups["test"]
+    assert not in_groups["validation"] & in_groups["test"]
+    assert real.leaking == {"validation": [], "test": []}
+    # No pair of near-copies either, without the union into groups.
+    where = np.full(len(real.groups), -1)
+    for i, name in enumerate(SPLITS):
+        where[real.split.images(name)] = i
+    a, b = where[real.prepared.pairs.first], where[real.prepared.pairs.second]
+    assert ((a == b) | (a < 0) | (b < 0)).all()
+
+
+def test_the_real_data_has_the_known_groups_and_conflicts(real: Collection) -> None:
+    """The dataset's published measurement: 3,628 groups; four slices under two labels."""
+    assert len(np.unique(real.groups)) == 3628
+    assert {frozenset(Path(real.name(i)).stem for i in group) for group in real.split.conflicts} == {
+        frozenset({"Tr-me_0831", "Tr-pi_0520"}),
+        frozenset({"Tr-me_0942", "Tr-pi_0515"}),
+        frozenset({"Tr-me_1311", "Tr-pi_0043"}),
+        frozenset({"Te-me_0156", "Te-piTr_0002"}),
+    }
+    for name in CLASSES:
+        counts = [real.counts(split)[name] for split in SPLITS]
+        assert counts[1] == counts[2] == round(sum(counts) / 10)

@@ -1,0 +1,130 @@
+from collections.abc import Callable
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vaegan_pl.data.copies import COMPARED_SIDE, TURNS, connected_groups, find_pairs
+from vaegan_pl.data.images import fit
+from vaegan_pl.data.phantoms import LESIONS, draw
+
+Grey = np.ndarray
+SAME, MIRRORED, UPSIDE_DOWN, TURNED = range(4)
+
+
+def head(seed: int, name: str = "glioma") -> Grey:
+    return draw(name, np.random.default_rng(seed))
+
+
+def compared(images: list[Grey]) -> np.ndarray:
+    return np.stack([fit(image, COMPARED_SIDE, "squash") for image in images])
+
+
+def pairs(images: list[Grey], correlation: float | None = 0.99) -> set[tuple[int, int, int]]:
+    keys = [str(image.tobytes()) for image in images]
+    found = find_pairs(compared(images), keys, correlation)
+    return set(zip(found.first.tolist(), found.second.tolist(), found.turn.tolist(), strict=True))
+
+
+def jpeg(image: Grey) -> Grey:
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, "jpeg", quality=30)
+    return np.asarray(Image.open(buffer))
+
+
+def noisy(image: Grey) -> Grey:
+    noise = np.random.default_rng(0).normal(0, 5, image.shape)
+    return (image + noise).clip(0, 255).astype(np.uint8)
+
+
+def cropped(image: Grey) -> Grey:
+    margin = round(0.02 * len(image))
+    return image[margin:-margin, margin:-margin]
+
+
+def resized(image: Grey) -> Grey:
+    return np.asarray(Image.fromarray(image).resize((77, 77), Image.Resampling.BICUBIC))
+
+
+CAUGHT: dict[str, tuple[Callable[[Grey], Grey], int]] = {
+    "byte copy": (np.copy, SAME),
+    "re-encoded": (jpeg, SAME),
+    "resized": (resized, SAME),
+    "darker": (lambda image: (image * 0.6).astype(np.uint8), SAME),
+    "brighter": (lambda image: (image.astype(float) + 40).clip(0, 255).astype(np.uint8), SAME),
+    "noisy": (noisy, SAME),
+    "mirrored": (np.fliplr, MIRRORED),
+    "upside down": (np.flipud, UPSIDE_DOWN),
+    "turned by 180°": (lambda image: np.rot90(image, 2), TURNED),
+    "mirrored, re-encoded and darker": (lambda image: jpeg((np.fliplr(image) * 0.8).astype(np.uint8)), MIRRORED),
+}
+MISSED: dict[str, Callable[[Grey], Grey]] = {
+    "turned by 90°": np.rot90,
+    "cropped by 2 % on every side": cropped,
+    "shifted by a twentieth": lambda image: np.roll(image, len(image) // 20, 1),
+    "negative": lambda image: 255 - image,
+}
+
+
+@pytest.mark.parametrize("kind", CAUGHT)
+def test_planted_copies_are_found(kind: str) -> None:
+    change, turn = CAUGHT[kind]
+    images = [head(0), head(1), head(2, "notumor"), np.ascontiguousarray(change(head(1)))]
+    assert (1, 3, turn) in pairs(images)
+    assert {(first, second) for first, second, _ in pairs(images)} == {(1, 3)}
+
+
+@pytest.mark.parametrize("kind", MISSED)
+def test_what_is_not_found(kind: str) -> None:
+    """docs/data.md says so: a crop, a shift and a quarter turn are beyond this comparison."""
+    assert pairs([head(0), np.ascontiguousarray(MISSED[kind](head(0)))]) == set()
+
+
+@pytest.mark.parametrize("correlation", [0.2, 0.5, 0.9])
+def test_every_pair_and_no_other_is_found(correlation: float) -> None:
+    """Against numpy's correlation of every pair in every position."""
+    images = compared([head(seed, name) for seed in range(12) for name in LESIONS])
+    expected = set()
+    for turn, lay in enumerate(TURNS.values()):
+        flat, turned = images.reshape(48, -1), np.ascontiguousarray(lay(images)).reshape(48, -1)
+        r = np.corrcoef(flat.astype(np.float64), turned.astype(np.float64))[:48, 48:]
+        assert not (np.abs(r - correlation) < 1e-5).any()
+        expected |= {(i, j, turn) for i, j in np.argwhere(r >= correlation).tolist() if i < j}
+    found = find_pairs(images, [str(i) for i in range(48)], correlation)
+    assert set(zip(found.first.tolist(), found.second.tolist(), found.turn.tolist(), strict=True)) == expected
+    assert len(expected) > 5
+
+
+def test_pairs_in_different_blocks_are_found() -> None:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (1100, 64, 64), dtype=np.uint8)
+    images[1099] = images[3][:, ::-1]
+    images[700] = images[600]
+    found = find_pairs(images, [str(i) for i in range(1100)], 0.99)
+    assert list(zip(found.first, found.second, found.turn, strict=True)) == [(3, 1099, MIRRORED), (600, 700, SAME)]
+
+
+def test_images_of_one_value_are_copies_of_their_own_pixels_alone() -> None:
+    black, grey = np.zeros((64, 64), np.uint8), np.full((64, 64), 9, np.uint8)
+    assert pairs([black, grey, black, head(0)]) == {(0, 2, SAME)}
+
+
+def test_without_a_correlation_equal_pixels_alone_count() -> None:
+    assert pairs([head(0), jpeg(head(0)), head(1), head(0)], None) == {(0, 3, SAME)}
+
+
+def test_missing_keys_are_no_key() -> None:
+    assert len(find_pairs(compared([head(0), head(1)]), ["", ""], None)) == 0
+    assert len(find_pairs(np.empty((0, 64, 64), np.uint8), [], 0.99)) == 0
+
+
+def test_chains_of_pairs_are_one_group() -> None:
+    a, b, c = head(0), head(1), head(2)
+    images = compared([a, b, np.fliplr(a), c, np.rot90(a, 2)])
+    found = find_pairs(images, list("01234"), 0.99)
+    groups = connected_groups(5, found)
+    assert groups[0] == groups[2] == groups[4]
+    assert len(set(groups.tolist())) == 3
+    # Without upside-down copies the third is not connected to the others.
+    assert len(set(connected_groups(5, found.only(["mirrored"])).tolist())) == 4

@@ -1,0 +1,247 @@
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vaegan_pl.data import prepared
+from vaegan_pl.data.images import fit, read_grey
+from vaegan_pl.data.prepared import Decoding, Prepared, prepare
+
+DECODING = Decoding(image_size=16, aspect_ratio="pad", white=65535, near_copy_correlation=0.99)
+
+
+@pytest.fixture
+def root(tmp_path: Path, write_classes: Callable[..., Path]) -> Path:
+    return write_classes(tmp_path / "d", 10, ["a"])
+
+
+def files(root: Path) -> list[Path]:
+    return sorted(root.rglob("*.png"))
+
+
+def ready(root: Path, decoding: Decoding = DECODING) -> Prepared:
+    return prepare(root, files(root), decoding, root.parent / "cache")
+
+
+def entries(root: Path) -> list[Path]:
+    return sorted((root.parent / "cache").iterdir())
+
+
+def expected(root: Path) -> np.ndarray:
+    """Decoded from the files, without the cache."""
+    return np.stack([fit(read_grey(path, 65535), 16, "pad") for path in files(root)])
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that are decoded from here on."""
+    seen: list[Path] = []
+
+    def read(path: Path, white: int) -> np.ndarray:
+        seen.append(path)
+        return read_grey(path, white)
+
+    monkeypatch.setattr(prepared, "read_grey", read)
+    return seen
+
+
+def test_images_are_decoded_once_and_memory_mapped(root: Path, decoded: list[Path]) -> None:
+    first = ready(root)
+    assert sorted(decoded) == files(root)
+    decoded.clear()
+    second = ready(root)
+    assert decoded == []
+    for result in (first, second):
+        assert isinstance(result.images, np.memmap)
+        assert np.array_equal(result.images, expected(root))
+        assert result.shapes == [(30, 40)] * 10
+    assert first.keys == second.keys
+    pixels = np.asarray(Image.open(files(root)[3]))
+    assert first.keys[3] == hashlib.sha256(b"30x40 " + pixels.tobytes()).hexdigest()
+
+
+def test_nothing_in_an_entry_needs_unpickling(root: Path) -> None:
+    ready(root)
+    (entry,) = entries(root)
+    assert sorted(path.name for path in entry.iterdir()) == [
+        "SHA256SUMS",
+        "images.npy",
+        "index.json",
+        "near_copies.npy",
+    ]
+    np.load(entry / "images.npy", allow_pickle=False)
+    np.load(entry / "near_copies.npy", allow_pickle=False)
+    json.loads((entry / "index.json").read_text())
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=entry, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "rewrite", "rewrite with the old time and size", "rename"])
+def test_any_change_of_the_folder_is_seen(root: Path, change: str) -> None:
+    ready(root)
+    (before,) = entries(root)
+    first, second = files(root)[:2]
+    if change == "add":
+        shutil.copy(first, first.with_name("new.png"))
+    elif change == "remove":
+        first.unlink()
+    elif change == "rename":
+        first.rename(first.with_name("z.png"))
+    else:
+        status = first.stat()
+        shutil.copy(second, first)
+        if change != "rewrite":
+            first.write_bytes(
+                first.read_bytes().ljust(status.st_size, b"\0")[: max(status.st_size, len(second.read_bytes()))]
+            )
+            os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))
+    result = ready(root)
+    assert np.array_equal(result.images, expected(root))
+    (after,) = entries(root)  # the old entry has gone
+    assert after != before
+
+
+def test_other_settings_and_other_folders_have_entries_of_their_own(root: Path) -> None:
+    ready(root)
+    small = ready(root, replace(DECODING, image_size=8))
+    assert small.images.shape == (10, 8, 8)
+    other = root.parent / "other" / "d"
+    shutil.copytree(root, other)
+    prepare(other, files(other), DECODING, root.parent / "cache")
+    assert len(entries(root)) == 3
+
+
+@pytest.mark.parametrize("name", ["images.npy", "near_copies.npy", "index.json", "SHA256SUMS"])
+@pytest.mark.parametrize("damage", ["cut", "flip a bit", "remove", "empty"])
+def test_a_damaged_entry_is_made_anew(root: Path, name: str, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    ready(root)
+    (entry,) = entries(root)
+    content = (entry / name).read_bytes()
+    if damage == "remove":
+        (entry / name).unlink()
+    else:
+        flipped = content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+        (entry / name).write_bytes({"cut": content[: len(content) // 2], "flip a bit": flipped, "empty": b""}[damage])
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(ready(root).images, expected(root))
+    if not (name == "SHA256SUMS" and damage == "flip a bit"):
+        assert "is damaged" in caplog.text
+    assert (entry / name).read_bytes() == content
+    assert entries(root) == [entry]
+
+
+def test_a_folder_and_a_cache_that_cannot_be_written(
+    root: Path, decoded: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    (root.parent / "cache").write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING):
+        result = ready(root)
+    assert "cannot be written" in caplog.text
+    assert np.array_equal(result.images, expected(root))
+    assert len(decoded) == 10
+
+
+def test_a_full_disk_costs_the_cache_and_nothing_else(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write = prepared._write
+
+    def on_a_full_disk(folder: Path, *arguments: object) -> None:
+        if folder.parent == root.parent / "cache":
+            (folder / "images.npy").write_bytes(b"as much as there was room for")
+            raise OSError(28, "No space left on device")
+        write(folder, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prepared, "_write", on_a_full_disk)
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(ready(root).images, expected(root))
+    assert "No space left on device" in caplog.text
+    assert entries(root) == []
+
+
+def test_unreadable_files_are_black_and_named(root: Path) -> None:
+    files(root)[4].write_bytes(b"no image")
+    for _ in range(2):
+        result = ready(root)
+        assert list(result.unreadable) == [4]
+        assert "cannot identify" in result.unreadable[4]
+        assert result.keys[4] == ""
+        assert result.shapes[4] == (0, 0)
+        assert not result.images[4].any()
+
+
+def test_large_images_are_compared_at_their_own_scale(tmp_path: Path) -> None:
+    """Copies are found whatever size is trained at: at 4 x 4 pixels all noise is alike."""
+    root = tmp_path / "d" / "a"
+    root.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 256, (64, 64), dtype=np.uint8) for _ in range(3)]
+    for i, pixels in enumerate([*pictures, np.fliplr(pictures[1])]):
+        Image.fromarray(pixels).save(root / f"{i}.png")
+    pairs = ready(root.parent, replace(DECODING, image_size=4)).pairs
+    assert list(zip(pairs.first, pairs.second, pairs.turn, strict=True)) == [(1, 3, 1)]
+
+
+def _in_a_process(root: Path, start: "multiprocessing.synchronize.Event", sums: "multiprocessing.Queue[str]") -> None:
+    start.wait()
+    sums.put(hashlib.sha256(ready(root).images.tobytes()).hexdigest())
+
+
+def test_processes_at_once_agree(root: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    start, sums = context.Event(), context.Queue()
+    processes = [context.Process(target=_in_a_process, args=(root, start, sums)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    start.set()
+    results = {sums.get(timeout=120) for _ in processes}
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert results == {hashlib.sha256(expected(root).tobytes()).hexdigest()}
+    assert len(entries(root)) == 1
+
+
+def test_a_process_killed_half_way_leaves_nothing_that_counts(root: Path) -> None:
+    script = f"""
+import sys, time
+from pathlib import Path
+from vaegan_pl.data import prepared
+read = prepared.read_grey
+def slowly(path, white):
+    if path.name == "5.png":
+        print("half way", flush=True)
+        time.sleep(60)
+    return read(path, white)
+prepared.read_grey = slowly
+root = Path({str(root)!r})
+prepared.prepare(root, sorted(root.rglob("*.png")), prepared.Decoding(16, "pad", 65535, 0.99), root.parent / "cache")
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "half way\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    (unfinished,) = entries(root)
+    assert unfinished.name.startswith(".unfinished-")
+    assert np.array_equal(ready(root).images, expected(root))
+    assert unfinished.exists()  # it may be another process's that is still at work
+    os.utime(unfinished, (time.time() - 2 * 86400,) * 2)
+    shutil.rmtree(next(entry for entry in entries(root) if entry != unfinished))
+    ready(root)
+    assert not unfinished.exists()  # after a day it is nobody's

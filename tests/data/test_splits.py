@@ -1,0 +1,106 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vaegan_pl.data.splits import SPLITS, Split, by_folder, by_group, leaking
+
+SHARES = {"validation": 0.1, "test": 0.2}
+
+
+def split(
+    groups: list[int], labels: list[int], copies: str = "drop", seed: int = 0, sizes: list[int] | None = None
+) -> Split:
+    keys = [f"{i:03d}" if group >= 0 else "" for i, group in enumerate(groups)]
+    return by_group(np.array(groups), np.array(labels), keys, sizes or [1] * len(keys), SHARES, copies, seed)
+
+
+@given(
+    st.lists(st.tuples(st.integers(-1, 30), st.integers(0, 3)), max_size=120),
+    st.sampled_from(["drop", "weight"]),
+    st.integers(0, 2**32 - 1),
+)
+def test_no_group_ever_crosses(images: list[tuple[int, int]], copies: str, seed: int) -> None:
+    """For any structure of groups and labels and any seed, every readable image is in exactly one place."""
+    groups, labels = [group for group, _ in images], [label for _, label in images]
+    result = split(groups, labels, copies, seed)
+    where = {name: {groups[i] for i in result.images(name)} for name in SPLITS}
+    where["conflicts"] = {groups[i] for group in result.conflicts for i in group}
+    for a, b in [
+        ("train", "validation"),
+        ("train", "test"),
+        ("validation", "test"),
+        *((s, "conflicts") for s in SPLITS),
+    ]:
+        assert not where[a] & where[b]
+    places = [*(i for name in SPLITS for i in result.images(name)), *result.dropped]
+    places += [i for group in result.conflicts for i in group]
+    assert sorted(places) == [i for i, group in enumerate(groups) if group >= 0]
+    assert leaking(result, np.array(groups)) == {"validation": [], "test": []}
+    for group in (g for name in SPLITS for g in result.groups[name]):
+        assert len({groups[i] for i in group}) == 1
+        assert len({labels[i] for i in group}) == 1
+    for group in result.conflicts:
+        assert len({labels[i] for i in group}) > 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_class_keeps_its_share(seed: int) -> None:
+    labels = [0] * 200 + [1] * 50 + [2] * 10
+    result = split(list(range(260)), labels, seed=seed)
+    counts = {name: Counter(labels[i] for i in result.images(name)) for name in SPLITS}
+    assert counts == {
+        "validation": {0: 20, 1: 5, 2: 1},
+        "test": {0: 40, 1: 10, 2: 2},
+        "train": {0: 140, 1: 35, 2: 7},
+    }
+
+
+def test_the_seed_decides_and_the_order_of_files_does_not() -> None:
+    keys = [f"{i:03d}" for i in range(100)]
+    results = []
+    for order, seed in ((range(100), 0), (range(99, -1, -1), 0), (range(100), 1)):
+        shuffled = [keys[i] for i in order]
+        result = by_group(np.arange(100), np.zeros(100, int), shuffled, [1] * 100, SHARES, "drop", seed)
+        results.append({name: {shuffled[i] for i in result.images(name)} for name in SPLITS})
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+
+
+def test_an_added_image_moves_few_others() -> None:
+    before = split(list(range(100)), [0] * 100)
+    after = split(list(range(101)), [0] * 101)
+    moved = [i for name in SPLITS for i in set(before.images(name)) - set(after.images(name))]
+    assert len(moved) <= 2
+
+
+def test_the_largest_image_stands_for_its_group_or_all_take_turns_in_training() -> None:
+    groups = [i // 3 for i in range(60)]
+    sizes = [1, 5, 2] * 20
+    dropped = split(groups, [0] * 60, "drop", sizes=sizes)
+    assert all(len(group) == 1 and group[0] % 3 == 1 for name in SPLITS for group in dropped.groups[name])
+    assert len(dropped.dropped) == 40
+    weighted = split(groups, [0] * 60, "weight", sizes=sizes)
+    assert all(sorted(i % 3 for i in group) == [0, 1, 2] for group in weighted.groups["train"])
+    assert all(len(group) == 1 for name in ("validation", "test") for group in weighted.groups[name])
+
+
+def test_a_group_with_two_labels_is_left_out() -> None:
+    result = split([0, 0, 1, 1, 2, 3, 4], [0, 1, 1, 1, 1, 1, 1])
+    assert result.conflicts == [[0, 1]]
+    assert 0 not in [i for name in SPLITS for i in result.images(name)]
+
+
+def test_folders_are_kept_and_their_leaks_counted() -> None:
+    folders = ["train", "train", "train", "test", "test", "test"]
+    result = by_folder(folders, np.array([True, True, False, True, True, True]))
+    assert {name: result.images(name) for name in SPLITS} == {
+        "train": [0, 1],
+        "validation": [3, 4, 5],
+        "test": [3, 4, 5],
+    }
+    assert leaking(result, np.array([7, 8, -1, 8, 9, 7])) == {"validation": [3, 5], "test": [3, 5]}
+    with_validation = by_folder([*folders, "validation"], np.ones(7, bool))
+    assert with_validation.images("validation") == [6]

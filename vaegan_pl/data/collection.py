@@ -1,0 +1,196 @@
+"""A folder of images as a whole: what is there, what is a copy of what, and what trains."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32
+from numpy import ndarray
+
+from vaegan_pl.data import copies
+from vaegan_pl.data.folders import NO_SPLIT, Listing, list_images
+from vaegan_pl.data.phantoms import PHANTOM_MARKER
+from vaegan_pl.data.prepared import Decoding, Prepared, prepare
+from vaegan_pl.data.splits import SPLITS, Split, by_folder, by_group, leaking
+from vaegan_pl.errors import UserError
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """How images are shared out.
+
+    Attributes:
+        by: `group` pools all folders and splits by groups of near-copies; `official` keeps the folders' own split.
+        validation_fraction: share of each class's groups that validates, where `by` is `group`.
+        test_fraction: share of each class's groups that tests, where `by` is `group`.
+        copies: `drop` or `weight`; see `splits.by_group`.
+        seed: seed of the split.
+    """
+
+    by: str
+    validation_fraction: float
+    test_fraction: float
+    copies: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All images of a folder.
+
+    Attributes:
+        root: the folder.
+        listing: the files, in the order that all indices refer to.
+        decoding: how they were read.
+        prepared: what was read.
+        groups: the group of near-copies of each file, counted from 0; negative where it is unreadable.
+        splitting: how they were shared out.
+        split: which images went where.
+    """
+
+    root: Path
+    listing: Listing
+    decoding: Decoding
+    prepared: Prepared
+    groups: Int32[ndarray, " file"]
+    splitting: Splitting
+    split: Split
+
+    @cached_property
+    def labels(self) -> Int32[ndarray, " file"]:
+        """Class index of each file."""
+        return np.array([file.label for file in self.listing.files], dtype=np.int32)
+
+    @property
+    def is_phantom(self) -> bool:
+        """Whether the images are drawings of this project: its marker stands in the folder or above it."""
+        root = self.root.resolve()
+        return any((folder / PHANTOM_MARKER).exists() for folder in (root, *root.parents))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the sorted classes and pixel hashes of all readable files: the same wherever they lie."""
+        lines = (
+            f"{self.listing.classes[file.label]} {key}\n"
+            for file, key in zip(self.listing.files, self.prepared.keys, strict=True)
+            if key
+        )
+        return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+    @cached_property
+    def leaking(self) -> dict[str, list[int]]:
+        """Images of validation and test with a near-copy among the training images."""
+        return leaking(self.split, self.groups)
+
+    def counts(self, split: str) -> dict[str, int]:
+        """Groups of a split by class; one image of each is seen in an epoch."""
+        labels = [self.listing.files[group[0]].label for group in self.split.groups[split]]
+        return {name: labels.count(label) for label, name in enumerate(self.listing.classes)}
+
+    def summary(self) -> list[str]:
+        """The main figures, a line each."""
+        lines = []
+        for split in SPLITS:
+            counts = self.counts(split)
+            classes = ", ".join(f"{n} {name}" for name, n in counts.items())
+            lines.append(f"  {split:<10} {sum(counts.values())} images: {classes}")
+        conflicting = sum(len(group) for group in self.split.conflicts)
+        out = [
+            f"{n} {what}"
+            for n, what in (
+                (len(self.split.dropped), "near-copies"),
+                (conflicting, "images with a copy under another label"),
+                (len(self.prepared.unreadable), "unreadable files"),
+                (len(self.listing.ignored), "other files and folders"),
+            )
+            if n
+        ]
+        if out:
+            lines.append(f"  left out   {', '.join(out)}")
+        for split, images in self.leaking.items():
+            if images and not (split == "validation" and self.split.groups["validation"] is self.split.groups["test"]):
+                n = len(self.split.groups[split])
+                lines.append(
+                    f"  LEAKS      {len(images)} of {n} {split} images ({len(images) / n:.0%}) have a near-copy among "
+                    "the training images: figures on them flatter. data.split=group leaves none"
+                )
+        return lines
+
+    def name(self, image: int) -> str:
+        """Path of an image inside the folder."""
+        return self.listing.files[image].path.relative_to(self.root).as_posix()
+
+
+def collect(
+    root: Path,
+    classes: Sequence[str] | None,
+    aliases: Mapping[str, str],
+    decoding: Decoding,
+    splitting: Splitting,
+    max_unreadable: float,
+    cache: Path,
+) -> Collection:
+    """List, read, compare and split the images of a folder.
+
+    Args:
+        root: the folder; see `folders.list_images`.
+        classes: class names in label order; see `folders.list_images`.
+        aliases: other names of class folders; see `folders.list_images`.
+        decoding: how files become images.
+        splitting: how they are shared out.
+        max_unreadable: share of files that may be unreadable before that is an error, in [0, 1].
+        cache: where decoded images are kept; see `prepared.prepare`.
+
+    Raises:
+        UserError: for any folder or file that cannot be used, and for a class with too few images to split.
+    """
+    listing = list_images(root, classes, aliases)
+    folders = [file.folder for file in listing.files]
+    if splitting.by == "official" and set(folders) <= {NO_SPLIT, "train"}:
+        raise UserError(
+            f"data.split=official: {root} holds no Testing or validation folder beside a Training one; "
+            "take data.split=group"
+        )
+    paths = [file.path for file in listing.files]
+    prepared = prepare(root, paths, decoding, cache)
+    _refuse_unreadable(paths, prepared.unreadable, max_unreadable)
+    readable = np.array([bool(key) for key in prepared.keys])
+    groups = np.where(readable, copies.connected_groups(len(paths), prepared.pairs), -1).astype(np.int32)
+    labels = np.array([file.label for file in listing.files])
+    if splitting.by == "official":
+        split = by_folder(folders, readable)
+    else:
+        shares = {"validation": splitting.validation_fraction, "test": splitting.test_fraction}
+        sizes = [height * width for height, width in prepared.shapes]
+        split = by_group(groups, labels, prepared.keys, sizes, shares, splitting.copies, splitting.seed)
+    collection = Collection(root, listing, decoding, prepared, groups, splitting, split)
+    _refuse_empty(collection)
+    return collection
+
+
+def _refuse_unreadable(paths: Sequence[Path], unreadable: Mapping[int, str], allowed: float) -> None:
+    if len(unreadable) > allowed * len(paths):
+        shown = list(unreadable.items())[:10]
+        raise UserError(
+            f"{len(unreadable)} of {len(paths)} image files cannot be read, more than data.max_unreadable={allowed:g} "
+            "allows; mend or remove them:\n"
+            + "\n".join(f"  {paths[i]}: {reason}" for i, reason in shown)
+            + ("\n  ..." if len(unreadable) > len(shown) else "")
+        )
+
+
+def _refuse_empty(collection: Collection) -> None:
+    for split in SPLITS:
+        if split == "test" and not collection.split.groups[split]:
+            continue  # folders with a validation split of their own need no test split
+        for name, n in collection.counts(split).items():
+            if n == 0:
+                label = collection.listing.classes.index(name)
+                found = len(set(collection.groups[(collection.labels == label) & (collection.groups >= 0)].tolist()))
+                raise UserError(
+                    f"{collection.root}: no {split} image of {name} ({found} different ones can be read); "
+                    "add images, or leave the class out of data.classes"
+                )

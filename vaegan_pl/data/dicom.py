@@ -1,0 +1,72 @@
+"""Single DICOM slices to grey pictures (needs the optional `dicom` extra)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+
+from vaegan_pl.errors import UserError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+SUFFIXES = frozenset({".dcm", ".dicom"})
+
+
+def read_slice(path: Path) -> UInt8[ndarray, "height width"]:
+    """Decode one slice: rescaled (PS3.3 C.11.1), windowed (C.11.2), with black as the lowest value shown.
+
+    The first window of the file, or its VOI look-up table, maps to [0, 255]. Without either, the slice's own lowest and
+    highest values do. Padding pixels count as the lowest value. MONOCHROME1, whose lowest value is white, is inverted.
+
+    Raises:
+        UserError: if pydicom is not installed.
+        ValueError: if the file is no DICOM, holds several frames or colour, or is compressed in a way that the
+            installed libraries cannot read.
+    """
+    try:
+        import pydicom
+        from pydicom.pixels.processing import apply_modality_lut
+    except ImportError as error:
+        raise UserError(f"{path}: reading DICOM needs pydicom; pip install 'vaegan_pl[dicom]'") from error
+    try:
+        slice_ = pydicom.dcmread(path)
+        stored = slice_.pixel_array
+    except (pydicom.errors.InvalidDicomError, AttributeError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"not a DICOM image that can be decoded: {error}") from error
+    kind = slice_.PhotometricInterpretation
+    if stored.ndim != 2 or kind not in {"MONOCHROME1", "MONOCHROME2"}:
+        raise ValueError(f"{stored.shape} pixels of kind {kind}; save single grey slices")
+    padding = stored == slice_.PixelPaddingValue if "PixelPaddingValue" in slice_ else np.zeros_like(stored, dtype=bool)
+    shown = _window(np.asarray(apply_modality_lut(stored, slice_), dtype=np.float64), slice_, ~padding)
+    shown[padding] = 0.0
+    if kind == "MONOCHROME1":
+        shown = 1 - shown
+        shown[padding] = 0.0
+    return np.asarray((255 * shown).round(), dtype=np.uint8)
+
+
+def _window(
+    values: Float[ndarray, "height width"], slice_: "Dataset", inside: ndarray
+) -> Float[ndarray, "height width"]:
+    """Values to [0, 1] by the slice's look-up table or window; by its own range where it has neither."""
+    if "VOILUTSequence" in slice_:
+        from pydicom.pixels.processing import apply_voi
+
+        bits = int(slice_.VOILUTSequence[0].LUTDescriptor[2])
+        return np.asarray(apply_voi(values.astype(np.int64), slice_) / (2**bits - 1), dtype=np.float64)
+    if "WindowCenter" in slice_ and "WindowWidth" in slice_:
+        # Several windows are alternatives; the first is taken.
+        centre, width = (float(np.atleast_1d(slice_[name].value)[0]) for name in ("WindowCenter", "WindowWidth"))
+        function = slice_.get("VOILUTFunction", "LINEAR")
+        if function == "SIGMOID":
+            return np.asarray(1 / (1 + np.exp(-4 * (values - centre) / width)))
+        if function == "LINEAR_EXACT":
+            return ((values - centre) / width + 0.5).clip(0, 1)
+        if width <= 1:  # C.11.2.1.2.1: a step
+            return np.asarray(values > centre - 0.5, dtype=np.float64)
+        return ((values - (centre - 0.5)) / (width - 1) + 0.5).clip(0, 1)
+    low, high = (values[inside].min(), values[inside].max()) if inside.any() else (0.0, 1.0)
+    return ((values - low) / max(high - low, 1e-9)).clip(0, 1)

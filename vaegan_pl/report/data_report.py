@@ -1,0 +1,318 @@
+"""What is known of a folder of images, as `data_report.json` and as a page with pictures."""
+
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from matplotlib.figure import Figure
+from numpy import ndarray
+
+from vaegan_pl.data.collection import Collection
+from vaegan_pl.data.copies import TURNS, connected_groups
+from vaegan_pl.data.splits import SPLITS
+from vaegan_pl.report.page import Picture, Section, Table, picture, render
+from vaegan_pl.report.pictures import tiles
+
+JSON, PAGE = "data_report.json", "data_report.html"
+
+DARK = 64
+"""An image whose brightest pixel is below this grey value is called dark."""
+
+_SHOWN_GROUPS = 8
+_SHOWN_IMAGES = 16
+_SHOWN_ROWS = 100
+
+
+def write(collection: Collection, directory: Path) -> None:
+    """Write `data_report.json` and `data_report.html` into a directory."""
+    facts = gather(collection)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / JSON).write_text(json.dumps(facts, indent=2, ensure_ascii=False))
+    (directory / PAGE).write_text(_page(collection, facts), encoding="utf-8")
+
+
+def gather(collection: Collection) -> dict[str, Any]:
+    """Everything the report says, in plain values; paths are relative to the folder."""
+    prepared, files, classes = collection.prepared, collection.listing.files, collection.listing.classes
+    groups, labels = collection.groups, collection.labels
+    mirrored = np.where(groups < 0, -1, connected_groups(len(files), prepared.pairs.only(["same way up", "mirrored"])))
+    counts = {split: collection.counts(split) for split in SPLITS}
+    per_class = {
+        name: {
+            "images": int((labels == label).sum()),
+            "groups_same_or_mirrored": _distinct(mirrored[labels == label]),
+            "groups": _distinct(groups[labels == label]),
+            **{split: counts[split][name] for split in SPLITS},
+        }
+        for label, name in enumerate(classes)
+    }
+    everywhere = {"groups_same_or_mirrored": _distinct(mirrored), "groups": _distinct(groups)}
+    total = {key: sum(row[key] for row in per_class.values()) for key in next(iter(per_class.values()))}
+    members = _members(groups)
+    return {
+        "what": "phantoms drawn by vaegan_pl; not MRI" if collection.is_phantom else "images",
+        "folder": str(collection.root.resolve()),
+        "fingerprint": collection.fingerprint,
+        "decoding": vars(collection.decoding),
+        "splitting": vars(collection.splitting),
+        "classes": {**per_class, "all": {**total, **everywhere}},
+        "copies": {
+            "dropped": len(collection.split.dropped),
+            "files_with_the_pixels_of_an_earlier_one": len(files) - len(prepared.unreadable) - _keys(collection),
+            "pairs": {turn: len(prepared.pairs.only([turn])) for turn in TURNS},
+            "largest_groups": [[collection.name(i) for i in group] for group in members[:_SHOWN_GROUPS]],
+        },
+        "label_conflicts": [
+            {collection.name(i): classes[files[i].label] for i in group} for group in _conflicts(collection, members)
+        ],
+        "leaks": {
+            "of_the_folders_own_split": _leaks(collection),
+            "of_the_split_used": {split: len(images) for split, images in collection.leaking.items()},
+        },
+        "left_out": {
+            "unreadable": {collection.name(i): reason for i, reason in prepared.unreadable.items()},
+            "ignored": {
+                path.relative_to(collection.root).as_posix(): reason for path, reason in collection.listing.ignored
+            },
+        },
+        "sizes": [
+            {"height": height, "width": width, "images": n}
+            for (height, width), n in Counter(shape for shape in prepared.shapes if shape != (0, 0)).most_common()
+        ],
+        "intensity": _intensity(collection),
+    }
+
+
+def _distinct(groups: Int[ndarray, " image"]) -> int:
+    return len(np.unique(groups[groups >= 0]))
+
+
+def _keys(collection: Collection) -> int:
+    return len({key for key in collection.prepared.keys if key})
+
+
+def _members(groups: Int[ndarray, " image"]) -> list[list[int]]:
+    """Groups of more than one image, the largest first."""
+    members = defaultdict(list)
+    for image, group in enumerate(groups.tolist()):
+        if group >= 0:
+            members[group].append(image)
+    return sorted((m for m in members.values() if len(m) > 1), key=lambda group: (-len(group), group))
+
+
+def _conflicts(collection: Collection, members: list[list[int]]) -> list[list[int]]:
+    return [group for group in members if len({int(collection.labels[i]) for i in group}) > 1]
+
+
+def _leaks(collection: Collection) -> dict[str, dict[str, int]] | None:
+    """For each class, the images of the folders' testing and validation parts with a copy in the training part."""
+    folders = np.array([file.folder for file in collection.listing.files])
+    held_out = np.isin(folders, ["validation", "test"])
+    if not held_out.any():
+        return None
+    pairs, keys = collection.prepared.pairs, collection.prepared.keys
+    trained = {key for key, out in zip(keys, held_out, strict=True) if not out}
+    copied = {"identical pixels": np.array([key in trained for key in keys])}
+    turns = list(TURNS)
+    for name, among in (
+        (turns[0], turns[:1]),
+        (f"or {turns[1]}", turns[:2]),
+        (f"or {turns[2]} or {turns[3]}", turns),
+    ):
+        some = pairs.only(among)
+        across = held_out[some.first] != held_out[some.second]
+        copied[name] = np.zeros(len(keys), dtype=bool)
+        copied[name][some.first[across]] = copied[name][some.second[across]] = True
+    rows = {
+        name: {
+            "images": int(of_class.sum()),
+            **{how: int((of_class & having).sum()) for how, having in copied.items()},
+        }
+        for label, name in enumerate(collection.listing.classes)
+        if (of_class := held_out & (collection.labels == label)).any()
+    }
+    return {**rows, "all": {key: sum(row[key] for row in rows.values()) for key in ["images", *copied]}}
+
+
+def _intensity(collection: Collection) -> dict[str, dict[str, Any]]:
+    facts = {}
+    for label, name in enumerate(collection.listing.classes):
+        histogram, dark, n = np.zeros(256, dtype=np.int64), 0, 0
+        chosen = np.flatnonzero((collection.labels == label) & (collection.groups >= 0))
+        for start in range(0, len(chosen), 1024):
+            images = collection.prepared.images[chosen[start : start + 1024]]
+            histogram += np.bincount(images.ravel(), minlength=256)
+            dark += int((images.max((1, 2)) < DARK).sum())
+            n += images.size
+        values = np.arange(256)
+        mean = float(histogram @ values / n)
+        facts[name] = {
+            "mean": mean,
+            "standard_deviation": float(np.sqrt(histogram @ (values - mean) ** 2 / n)),
+            "dark_images": dark,
+            "histogram": (histogram / n).tolist(),
+        }
+    return facts
+
+
+def _page(collection: Collection, facts: dict[str, Any]) -> str:
+    everything = facts["classes"]["all"]
+    name = collection.root.resolve().name
+    lead = [
+        f"{everything['images']:,} images of {len(collection.listing.classes)} classes, "
+        f"{everything['groups']:,} of them different. "
+        f"{everything['train']:,} train, {everything['validation']:,} validate, {everything['test']:,} test."
+    ]
+    if collection.is_phantom:
+        lead.insert(0, "These are PHANTOMS, drawn by this project. They are not MRI.")
+    leaks = facts["leaks"]["of_the_folders_own_split"]
+    if leaks:
+        every = leaks["all"]
+        copies = list(every.values())[-1]
+        lead.append(
+            f"Of the {every['images']:,} images that the folders set aside for testing, {copies:,} "
+            f"({copies / every['images']:.0%}) have a near-copy among those for training."
+        )
+    used = facts["leaks"]["of_the_split_used"]
+    lead.append(
+        "In the split used here no near-copy crosses."
+        if not any(used.values())
+        else f"WARNING: the split used here leaks: {used['validation']:,} validation and {used['test']:,} test images "
+        "have a near-copy among the training images. Figures on them flatter. data.split=group leaves none."
+    )
+    sections = [
+        _splits(facts),
+        *([_official(leaks)] if leaks else []),
+        _looks(collection),
+        _copies(collection),
+        _conflict_section(collection),
+        _intensities(facts),
+        _left_out(facts),
+        _settings(facts),
+    ]
+    return render(f"Data report: {name}", lead, sections)
+
+
+def _rows(table: dict[str, dict[str, int]]) -> list[list[str | int]]:
+    return [[name, *row.values()] for name, row in table.items()]
+
+
+def _splits(facts: dict[str, Any]) -> Section:
+    how = facts["splitting"]
+    text = [
+        "Near-copies are images whose pixels correlate at least at "
+        f"{facts['decoding']['near_copy_correlation']} in one of four positions: the same way up, mirrored, upside "
+        "down, turned by 180°. They form groups.",
+    ]
+    if how["by"] == "group":
+        kept = {
+            "drop": "one image of each group is kept",
+            "weight": "all images of a group are kept for training, and each epoch shows one of them",
+        }
+        text.append(
+            f"Groups are split by class with seed {how['seed']}; {kept[how['copies']]}. "
+            "Slices of one patient may still lie in different splits, because the files do not tell whose they are."
+        )
+    else:
+        text.append("The folders' own split is used as it is, copies and label conflicts included.")
+    columns = ["class", "images", "groups, same or mirrored", "groups", *SPLITS]
+    return Section("Classes and splits", text, [Table(columns, _rows(facts["classes"]), total=True)])
+
+
+def _official(leaks: dict[str, dict[str, int]]) -> Section:
+    text = ["Images for testing or validation, and how many of them have a near-copy in the training folder."]
+    columns = ["class", *next(iter(leaks.values()))]
+    return Section("What the folders' own split leaks", text, [Table(columns, _rows(leaks), total=True)])
+
+
+def _show(collection: Collection, images: list[int], alt: str, caption: str) -> Picture:
+    pixels = torch.from_numpy(collection.prepared.images[images])[:, None]
+    return picture(tiles(pixels, min(8, len(images))), alt, caption)
+
+
+def _looks(collection: Collection) -> Section:
+    pictures = []
+    for label, name in enumerate(collection.listing.classes):
+        trained = [g[0] for g in collection.split.groups["train"] if collection.listing.files[g[0]].label == label]
+        chosen = [trained[i] for i in np.linspace(0, len(trained) - 1, min(8, len(trained))).astype(int)]
+        pictures.append(_show(collection, chosen, f"training images of {name}", name))
+    return Section("Training images, as the networks see them", pictures=pictures)
+
+
+def _copies(collection: Collection) -> Section:
+    members = _members(collection.groups)
+    pictures = []
+    for group in members[:_SHOWN_GROUPS]:
+        shown = group[:_SHOWN_IMAGES]
+        classes = ", ".join(sorted({collection.listing.classes[collection.listing.files[i].label] for i in group}))
+        names = ", ".join(collection.name(i) for i in shown[:4])
+        more = f"; the first {len(shown)} are shown" if len(group) > len(shown) else ""
+        caption = f"{len(group)} images of {classes}{more}: {names}{', ...' if len(group) > 4 else ''}"
+        pictures.append(_show(collection, shown, f"{len(group)} near-copies", caption))
+    text = [f"{len(members):,} groups have more than one image." if members else "There are none."]
+    return Section("The largest groups of near-copies", text, pictures=pictures)
+
+
+def _conflict_section(collection: Collection) -> Section:
+    pictures = []
+    for group in _conflicts(collection, _members(collection.groups)):
+        shown = group[:_SHOWN_IMAGES]
+        names = " | ".join(
+            f"{collection.name(i)}: {collection.listing.classes[collection.listing.files[i].label]}" for i in shown
+        )
+        pictures.append(_show(collection, shown, "near-copies under different labels", names))
+    if not pictures:
+        text = ["No picture has two labels."]
+    elif collection.split.conflicts:
+        text = [f"{len(pictures)} groups carry more than one label. All their images are left out."]
+    else:
+        text = [f"{len(pictures)} groups carry more than one label. data.split=official leaves them in."]
+    return Section("Label conflicts", text, pictures=pictures)
+
+
+def _intensities(facts: dict[str, Any]) -> Section:
+    figure = Figure(figsize=(9, 3.6))
+    axes = figure.subplots()
+    for name, values in facts["intensity"].items():
+        shares = np.array(values["histogram"]).reshape(64, 4).sum(1)
+        axes.plot(np.arange(2, 256, 4), 100 * shares, label=f"{name}, mean {values['mean']:.0f}")
+    axes.set(xlabel="grey value", ylabel="pixels [%]", yscale="log")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    dark = sum(values["dark_images"] for values in facts["intensity"].values())
+    text = ["Classes that differ here can be told apart without looking at anatomy."]
+    if dark:
+        text.append(
+            f"{dark:,} images have no pixel above {DARK} of 255. If they are 12-bit values in 16-bit files, "
+            "data.white=4095 shows them as they are meant."
+        )
+    return Section("Grey values by class", text, pictures=[picture(figure, "histogram of grey values of each class")])
+
+
+def _left_out(facts: dict[str, Any]) -> Section:
+    reasons = [
+        *((name, f"unreadable: {reason}") for name, reason in facts["left_out"]["unreadable"].items()),
+        *facts["left_out"]["ignored"].items(),
+    ]
+    text = [f"{len(reasons):,} files and folders." if reasons else "Nothing."]
+    if len(reasons) > _SHOWN_ROWS:
+        text.append(f"The first {_SHOWN_ROWS}; {JSON} has all.")
+    table = [Table(["path", "why"], reasons[:_SHOWN_ROWS])] if reasons else []
+    return Section("Left out", text, table)
+
+
+def _settings(facts: dict[str, Any]) -> Section:
+    sizes = [(f"{size['width']} x {size['height']}", size["images"]) for size in facts["sizes"][:10]]
+    more = len(facts["sizes"]) - len(sizes)
+    settings = [(key, str(value)) for part in ("decoding", "splitting") for key, value in facts[part].items()]
+    text = [
+        f"Folder: {facts['folder']}",
+        f"Fingerprint of all readable images and their classes (SHA-256): {facts['fingerprint']}",
+        *([f"{more} more sizes are in {JSON}."] if more else []),
+    ]
+    tables = [Table(["size of the files", "images"], sizes), Table(["setting", "value"], settings)]
+    return Section("Sizes, settings, fingerprint", text, tables)
