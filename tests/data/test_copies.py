@@ -1,12 +1,13 @@
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 
 from vaegan_pl.data.copies import COMPARED_SIDE, TURNS, connected_groups, find_pairs
-from vaegan_pl.data.images import fit
+from vaegan_pl.data.images import fit, read_grey
 from vaegan_pl.data.phantoms import LESIONS, draw
 
 Grey = np.ndarray
@@ -33,13 +34,13 @@ def jpeg(image: Grey) -> Grey:
     return np.asarray(Image.open(buffer))
 
 
-def noisy(image: Grey) -> Grey:
-    noise = np.random.default_rng(0).normal(0, 5, image.shape)
+def noisy(image: Grey, size: float = 5) -> Grey:
+    noise = np.random.default_rng(0).normal(0, size, image.shape)
     return (image + noise).clip(0, 255).astype(np.uint8)
 
 
-def cropped(image: Grey) -> Grey:
-    margin = round(0.02 * len(image))
+def cropped(image: Grey, share: float = 0.02) -> Grey:
+    margin = round(share * len(image))
     return image[margin:-margin, margin:-margin]
 
 
@@ -47,17 +48,43 @@ def resized(image: Grey) -> Grey:
     return np.asarray(Image.fromarray(image).resize((77, 77), Image.Resampling.BICUBIC))
 
 
+def linear(image: Grey, gain: float, offset: float) -> Grey:
+    return (gain * image.astype(float) + offset).clip(0, 255).astype(np.uint8)
+
+
+def gamma(image: Grey, power: float) -> Grey:
+    return (255 * (image / 255) ** power).astype(np.uint8)
+
+
+def turned(image: Grey, degrees: float) -> Grey:
+    return np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR))
+
+
+def shifted(image: Grey, pixels: int) -> Grey:
+    return np.pad(image, ((0, 0), (pixels, 0)))[:, : image.shape[1]]
+
+
+def blurred(image: Grey, radius: float) -> Grey:
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
+
+
+def lettered(image: Grey) -> Grey:
+    picture = Image.fromarray(image)
+    ImageDraw.Draw(picture).text((10, 10), "(c) example.org", fill=255)
+    return np.asarray(picture)
+
+
 CAUGHT: dict[str, tuple[Callable[[Grey], Grey], int]] = {
     "byte copy": (np.copy, SAME),
     "re-encoded": (jpeg, SAME),
     "resized": (resized, SAME),
-    "darker": (lambda image: (image * 0.6).astype(np.uint8), SAME),
-    "brighter": (lambda image: (image.astype(float) + 40).clip(0, 255).astype(np.uint8), SAME),
+    "darker": (lambda image: linear(image, 0.6, 0), SAME),
+    "brighter": (lambda image: linear(image, 1, 40), SAME),
     "noisy": (noisy, SAME),
     "mirrored": (np.fliplr, MIRRORED),
     "upside down": (np.flipud, UPSIDE_DOWN),
     "turned by 180°": (lambda image: np.rot90(image, 2), TURNED),
-    "mirrored, re-encoded and darker": (lambda image: jpeg((np.fliplr(image) * 0.8).astype(np.uint8)), MIRRORED),
+    "mirrored, re-encoded and darker": (lambda image: jpeg(linear(np.fliplr(image), 0.8, 0)), MIRRORED),
 }
 MISSED: dict[str, Callable[[Grey], Grey]] = {
     "turned by 90°": np.rot90,
@@ -65,6 +92,26 @@ MISSED: dict[str, Callable[[Grey], Grey]] = {
     "shifted by a twentieth": lambda image: np.roll(image, len(image) // 20, 1),
     "negative": lambda image: 255 - image,
 }
+RATES: dict[str, tuple[Callable[[Grey], Grey], float]] = {
+    "re-encoded": (jpeg, 1.0),
+    "resized": (resized, 1.0),
+    "darker": (lambda image: linear(image, 0.7, 0), 1.0),
+    "brighter": (lambda image: linear(image, 1, 30), 1.0),
+    "noise of 15": (lambda image: noisy(image, 15), 1.0),
+    "blur of 1 pixel": (lambda image: blurred(image, 1), 1.0),
+    "blur of 2 pixels": (lambda image: blurred(image, 2), 0.45),
+    "turned by 1°": (lambda image: turned(image, 1), 0.80),
+    "turned by 2°": (lambda image: turned(image, 2), 0.17),
+    "gamma 0.7": (lambda image: gamma(image, 0.7), 0.78),
+    "gamma 1.4": (lambda image: gamma(image, 1.4), 0.21),
+    "text": (lettered, 0.18),
+    "cropped by 1 %": (lambda image: cropped(image, 0.01), 0.02),
+    "cropped by 2 %": (cropped, 0.0),
+    "shifted by 2 pixels": (lambda image: shifted(image, 2), 0.0),
+    "turned by 90°": (np.rot90, 0.0),
+    "negative": (lambda image: 255 - image, 0.0),
+}
+"""Changes and the share of real slices that are still found after them, as docs/data.md tells."""
 
 
 @pytest.mark.parametrize("kind", CAUGHT)
@@ -128,3 +175,13 @@ def test_chains_of_pairs_are_one_group() -> None:
     assert len(set(groups.tolist())) == 3
     # Without upside-down copies the third is not connected to the others.
     assert len(set(connected_groups(5, found.only(["mirrored"])).tolist())) == 4
+
+
+def test_how_many_changed_real_slices_are_found(mri_root: Path) -> None:
+    files = sorted(mri_root.glob("Training/*/*.jpg"))
+    slices = [read_grey(files[i], 65535) for i in np.random.default_rng(0).choice(len(files), 400, replace=False)]
+    flat = compared(slices).reshape(400, -1).astype(float)
+    for name, (change, rate) in RATES.items():
+        altered = compared([np.ascontiguousarray(change(image)) for image in slices]).reshape(400, -1).astype(float)
+        found = np.mean([np.corrcoef(a, b)[0, 1] >= 0.99 for a, b in zip(flat, altered, strict=True)])
+        assert found == pytest.approx(rate, abs=0.05), name

@@ -99,12 +99,12 @@ class Collection:
             lines.append(f"  {split:<10} {sum(counts.values())} images: {classes}")
         conflicting = sum(len(group) for group in self.split.conflicts)
         out = [
-            f"{n} {what}"
-            for n, what in (
-                (len(self.split.dropped), "near-copies"),
-                (conflicting, "images with a copy under another label"),
-                (len(self.prepared.unreadable), "unreadable files"),
-                (len(self.listing.ignored), "other files and folders"),
+            f"{what} {n}"
+            for what, n in (
+                ("near-copies", len(self.split.dropped)),
+                ("images with a copy under another label", conflicting),
+                ("unreadable files", len(self.prepared.unreadable)),
+                ("other files and folders", len(self.listing.ignored)),
             )
             if n
         ]

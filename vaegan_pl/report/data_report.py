@@ -298,7 +298,7 @@ def _left_out(facts: dict[str, Any]) -> Section:
         *((name, f"unreadable: {reason}") for name, reason in facts["left_out"]["unreadable"].items()),
         *facts["left_out"]["ignored"].items(),
     ]
-    text = [f"{len(reasons):,} files and folders." if reasons else "Nothing."]
+    text = [f"Files and folders: {len(reasons):,}." if reasons else "Nothing."]
     if len(reasons) > _SHOWN_ROWS:
         text.append(f"The first {_SHOWN_ROWS}; {JSON} has all.")
     table = [Table(["path", "why"], reasons[:_SHOWN_ROWS])] if reasons else []
