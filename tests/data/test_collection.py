@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from ..conftest import CLASSES
 
 Write = Callable[..., Path]
 DECODING = Decoding(image_size=16, aspect_ratio="pad", white=65535, near_copy_correlation=0.99)
-GROUP = Splitting(by="group", validation_fraction=0.2, test_fraction=0.2, copies="drop", seed=0)
-OFFICIAL = Splitting(by="official", validation_fraction=0.2, test_fraction=0.2, copies="drop", seed=0)
+GROUP = Splitting(by="group", validation_fraction=0.2, test_fraction=0.2, patient=None, copies="drop", seed=0)
+OFFICIAL = Splitting(by="official", validation_fraction=0.2, test_fraction=0.2, patient=None, copies="drop", seed=0)
 
 
 def collected(
@@ -93,6 +94,20 @@ def test_the_official_split_needs_one(tmp_path: Path, write_classes: Write) -> N
         collected(write_classes(tmp_path / "d", 5), OFFICIAL)
 
 
+def test_a_patient_is_never_in_two_splits(tmp_path: Path, write_classes: Write) -> None:
+    root = write_classes(tmp_path / "d", 30)
+    for path in list(root.rglob("*.png")):
+        path.rename(path.with_name(f"P{int(path.stem) % 10}-{path.parent.name[0]}_{path.name}"))
+    by_patient = replace(GROUP, patient=r"/(P\d-\w)_")
+    collection = collected(root, by_patient)
+    whose = {split: {collection.name(i)[:-4].split("_")[0] for i in collection.split.images(split)} for split in SPLITS}
+    assert [len(whose[split]) for split in SPLITS] == [24, 8, 8]
+    assert len(set.union(*whose.values())) == 40
+    assert [len(collection.split.images(split)) for split in SPLITS] == [72, 24, 24]
+    with pytest.raises(UserError, match=r"data\.patient=\(Q\): finds no patient in glioma/P0-g_0.png"):
+        collected(root, replace(GROUP, patient="(Q)"))
+
+
 def test_the_fingerprint_is_of_pixels_and_classes(tmp_path: Path, write_classes: Write) -> None:
     root = write_classes(tmp_path / "d", 5)
     same = tmp_path / "same" / "e"
@@ -140,7 +155,7 @@ def test_a_class_without_one_readable_image_is_an_error(tmp_path: Path, write_cl
 @pytest.fixture(scope="module")
 def real(mri_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Collection:
     cache = tmp_path_factory.mktemp("cache")
-    splitting = Splitting(by="group", validation_fraction=0.1, test_fraction=0.1, copies="weight", seed=0)
+    splitting = Splitting(by="group", validation_fraction=0.1, test_fraction=0.1, patient=None, copies="weight", seed=0)
     return collect(mri_root, CLASSES, {}, Decoding(64, "pad", 65535, 0.99), splitting, 0.0, cache)
 
 

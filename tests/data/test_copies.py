@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from vaegan_pl.data.copies import COMPARED_SIDE, TURNS, connected_groups, find_pairs
+from vaegan_pl.data.copies import COMPARED_SIDE, TURNS, find_pairs
 from vaegan_pl.data.images import fit, read_grey
 from vaegan_pl.data.phantoms import LESIONS, draw
 
@@ -170,11 +170,11 @@ def test_chains_of_pairs_are_one_group() -> None:
     a, b, c = head(0), head(1), head(2)
     images = compared([a, b, np.fliplr(a), c, np.rot90(a, 2)])
     found = find_pairs(images, list("01234"), 0.99)
-    groups = connected_groups(5, found)
+    groups = found.groups(5)
     assert groups[0] == groups[2] == groups[4]
     assert len(set(groups.tolist())) == 3
     # Without upside-down copies the third is not connected to the others.
-    assert len(set(connected_groups(5, found.only(["mirrored"])).tolist())) == 4
+    assert len(set(found.only(["mirrored"]).groups(5).tolist())) == 4
 
 
 def test_how_many_changed_real_slices_are_found(mri_root: Path) -> None:

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ OPTIONS: dict[str, Any] = {
     "split": "group",
     "validation_fraction": 0.25,
     "test_fraction": 0.125,
+    "patient": None,
     "split_seed": 0,
     "copies": "drop",
     "near_copy_correlation": 0.99,
@@ -143,10 +145,12 @@ def test_fewer_images_than_a_batch(tmp_path: Path, write_classes: Write) -> None
         ("aspect_ratio", "crop"),
         ("near_copy_correlation", 1.5),
         ("white", 0),
+        ("patient", "["),
+        ("patient", "no group"),
     ],
 )
 def test_options_out_of_range_are_refused(tmp_path: Path, option: str, value: object) -> None:
-    with pytest.raises(ValueError, match=f"data.{option}={value}"):
+    with pytest.raises(ValueError, match=re.escape(f"data.{option}={value}")):
         ImageFolders(root=tmp_path, cache=tmp_path, **{**OPTIONS, option: value})
 
 

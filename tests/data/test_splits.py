@@ -11,21 +11,31 @@ SHARES = {"validation": 0.1, "test": 0.2}
 
 
 def split(
-    groups: list[int], labels: list[int], copies: str = "drop", seed: int = 0, sizes: list[int] | None = None
+    groups: list[int],
+    labels: list[int],
+    copies: str = "drop",
+    seed: int = 0,
+    sizes: list[int] | None = None,
+    patients: list[str] | None = None,
 ) -> Split:
+    n = len(groups)
     keys = [f"{i:03d}" if group >= 0 else "" for i, group in enumerate(groups)]
-    return by_group(np.array(groups), np.array(labels), keys, sizes or [1] * len(keys), SHARES, copies, seed)
+    whose = patients or [""] * n
+    return by_group(np.array(groups), np.array(labels), whose, keys, sizes or [1] * n, SHARES, copies, seed)
 
 
 @given(
-    st.lists(st.tuples(st.integers(-1, 30), st.integers(0, 3)), max_size=120),
+    st.lists(st.tuples(st.integers(-1, 30), st.integers(0, 3), st.sampled_from(["", *"abcdefghij"])), max_size=120),
     st.sampled_from(["drop", "weight"]),
     st.integers(0, 2**32 - 1),
 )
-def test_no_group_ever_crosses(images: list[tuple[int, int]], copies: str, seed: int) -> None:
-    """For any structure of groups and labels and any seed, every readable image is in exactly one place."""
-    groups, labels = [group for group, _ in images], [label for _, label in images]
-    result = split(groups, labels, copies, seed)
+def test_no_group_and_no_patient_ever_crosses(images: list[tuple[int, int, str]], copies: str, seed: int) -> None:
+    """For any structure of groups, labels and patients and any seed, every readable image is in exactly one place."""
+    groups, labels = [group for group, _, _ in images], [label for _, label, _ in images]
+    patients = [patient for _, _, patient in images]
+    result = split(groups, labels, copies, seed, patients=patients)
+    whose = [{patients[i] for g in result.groups[name] for i in g} - {""} for name in SPLITS]
+    assert len(set().union(*whose)) == sum(map(len, whose))
     where = {name: {groups[i] for i in result.images(name)} for name in SPLITS}
     where["conflicts"] = {groups[i] for group in result.conflicts for i in group}
     for a, b in [
@@ -63,7 +73,7 @@ def test_the_seed_decides_and_the_order_of_files_does_not() -> None:
     results = []
     for order, seed in ((range(100), 0), (range(99, -1, -1), 0), (range(100), 1)):
         shuffled = [keys[i] for i in order]
-        result = by_group(np.arange(100), np.zeros(100, int), shuffled, [1] * 100, SHARES, "drop", seed)
+        result = by_group(np.arange(100), np.zeros(100, int), [""] * 100, shuffled, [1] * 100, SHARES, "drop", seed)
         results.append({name: {shuffled[i] for i in result.images(name)} for name in SPLITS})
     assert results[0] == results[1]
     assert results[0] != results[2]

@@ -19,8 +19,8 @@ from vaegan_pl.report.data_report import gather, write
 
 from ..conftest import CLASSES
 
-GROUP = Splitting(by="group", validation_fraction=0.1, test_fraction=0.1, copies="drop", seed=0)
-OFFICIAL = Splitting(by="official", validation_fraction=0.1, test_fraction=0.1, copies="drop", seed=0)
+GROUP = Splitting(by="group", validation_fraction=0.1, test_fraction=0.1, patient=None, copies="drop", seed=0)
+OFFICIAL = Splitting(by="official", validation_fraction=0.1, test_fraction=0.1, patient=None, copies="drop", seed=0)
 
 
 def collected(root: Path, cache: Path, splitting: Splitting = GROUP, classes: list[str] | None = None) -> Collection:

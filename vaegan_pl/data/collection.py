@@ -1,6 +1,7 @@
 """A folder of images as a whole: what is there, what is a copy of what, and what trains."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,6 @@ import numpy as np
 from jaxtyping import Int32
 from numpy import ndarray
 
-from vaegan_pl.data import copies
 from vaegan_pl.data.folders import NO_SPLIT, Listing, list_images
 from vaegan_pl.data.phantoms import PHANTOM_MARKER
 from vaegan_pl.data.prepared import Decoding, Prepared, prepare
@@ -24,8 +24,10 @@ class Splitting:
 
     Attributes:
         by: `group` pools all folders and splits by groups of near-copies; `official` keeps the folders' own split.
-        validation_fraction: share of each class's groups that validates, where `by` is `group`.
-        test_fraction: share of each class's groups that tests, where `by` is `group`.
+        validation_fraction: share of each class's groups (or patients) that validates, where `by` is `group`.
+        test_fraction: share of each class's groups (or patients) that tests, where `by` is `group`.
+        patient: regular expression whose first group, found in the path inside the folder, tells whose an image is;
+            None if paths do not tell.
         copies: `drop` or `weight`; see `splits.by_group`.
         seed: seed of the split.
     """
@@ -33,6 +35,7 @@ class Splitting:
     by: str
     validation_fraction: float
     test_fraction: float
+    patient: str | None
     copies: str
     seed: int
 
@@ -158,17 +161,32 @@ def collect(
     prepared = prepare(root, paths, decoding, cache)
     _refuse_unreadable(paths, prepared.unreadable, max_unreadable)
     readable = np.array([bool(key) for key in prepared.keys])
-    groups = np.where(readable, copies.connected_groups(len(paths), prepared.pairs), -1).astype(np.int32)
+    groups = np.where(readable, prepared.pairs.groups(len(paths)), -1).astype(np.int32)
     labels = np.array([file.label for file in listing.files])
     if splitting.by == "official":
         split = by_folder(folders, readable)
     else:
         shares = {"validation": splitting.validation_fraction, "test": splitting.test_fraction}
         sizes = [height * width for height, width in prepared.shapes]
-        split = by_group(groups, labels, prepared.keys, sizes, shares, splitting.copies, splitting.seed)
+        patients = _patients(root, paths, splitting.patient)
+        split = by_group(groups, labels, patients, prepared.keys, sizes, shares, splitting.copies, splitting.seed)
     collection = Collection(root, listing, decoding, prepared, groups, splitting, split)
     _refuse_empty(collection)
     return collection
+
+
+def _patients(root: Path, paths: Sequence[Path], pattern: str | None) -> list[str]:
+    if pattern is None:
+        return [""] * len(paths)
+    found = []
+    for path in paths:
+        match = re.search(pattern, path.relative_to(root).as_posix())
+        if match is None or not match[1]:
+            raise UserError(
+                f"data.patient={pattern}: finds no patient in {path.relative_to(root)}; mend the expression"
+            )
+        found.append(match[1])
+    return found
 
 
 def _refuse_unreadable(paths: Sequence[Path], unreadable: Mapping[int, str], allowed: float) -> None:

@@ -44,6 +44,10 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.first)
 
+    def groups(self, n: int) -> Int32[ndarray, " image"]:
+        """The group of each of `n` images, from 0: pairs, and whatever chains of pairs connect, are together."""
+        return connected(n, np.stack([self.first, self.second], axis=1))
+
     def only(self, turns: Sequence[str]) -> "Pairs":
         """The pairs that lie in one of the given ways."""
         kept = np.isin(self.turn, [list(TURNS).index(turn) for turn in turns])
@@ -120,7 +124,8 @@ def _confirmed(
     return np.stack([first[kept], second[kept], np.full(kept.sum(), turn)]).astype(np.int32)
 
 
-def connected_groups(n: int, pairs: Pairs) -> Int32[ndarray, " image"]:
-    """The group of each of `n` images, counted from 0: pairs, and whatever chains of pairs connect, are together."""
-    edges = coo_array((np.ones(len(pairs), dtype=bool), (pairs.first, pairs.second)), shape=(n, n))
-    return np.asarray(connected_components(edges, directed=False)[1])
+def connected(n: int, edges: Sequence[tuple[int, int]] | Int32[ndarray, "edge 2"]) -> Int32[ndarray, " node"]:
+    """For each of `n` nodes the number, from 0, of the component that edges connect it to."""
+    first, second = np.asarray(edges, dtype=np.int32).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(n, n))
+    return np.asarray(connected_components(graph, directed=False)[1])

@@ -1,5 +1,6 @@
 """The LightningDataModule over class folders of images, real or phantom."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +61,13 @@ class ImageDataset(Dataset[Batch]):
         return x, torch.from_numpy(self.labels[images].astype(np.int64))
 
 
+def _has_a_group(pattern: str) -> bool:
+    try:
+        return re.compile(pattern).groups > 0
+    except re.error:
+        return False
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
@@ -81,7 +89,7 @@ class Source:
     folder: str
     classes: list[str]
     counts: dict[str, dict[str, int]]
-    split: dict[str, str | int | float]
+    split: dict[str, str | int | float | None]
     fingerprint: str
 
     @property
@@ -103,6 +111,7 @@ class ImageFolders(L.LightningDataModule):
         split: `group` or `official`; see `Splitting.by`.
         validation_fraction: share of each class's groups that validates, in (0, 1).
         test_fraction: share of each class's groups that tests, in (0, 1).
+        patient: see `Splitting.patient`.
         split_seed: seed of the split.
         copies: `drop` or `weight`; see `splits.by_group`.
         near_copy_correlation: least correlation of a near-copy, in (0, 1]; None compares hashes of pixels alone.
@@ -127,6 +136,7 @@ class ImageFolders(L.LightningDataModule):
         split: str,
         validation_fraction: float,
         test_fraction: float,
+        patient: str | None,
         split_seed: int,
         copies: str,
         near_copy_correlation: float | None,
@@ -157,13 +167,15 @@ class ImageFolders(L.LightningDataModule):
             raise ValueError("data.validation_fraction and data.test_fraction: must leave something to train on")
         if near_copy_correlation is not None and not 0 < near_copy_correlation <= 1:
             raise ValueError(f"data.near_copy_correlation={near_copy_correlation}: must lie between 0 and 1")
+        if patient is not None and not _has_a_group(patient):
+            raise ValueError(f"data.patient={patient}: must be a regular expression with a group, such as '(P[0-9]+)_'")
         if not 1 <= white <= 65535:
             raise ValueError(f"data.white={white}: must lie between 1 and 65535")
         self.root = Path(str(root))
         self.classes = None if classes is None else [str(name) for name in classes]
         self.aliases = aliases
         self.decoding = Decoding(image_size, aspect_ratio, white, near_copy_correlation)
-        self.splitting = Splitting(split, validation_fraction, test_fraction, copies, split_seed)
+        self.splitting = Splitting(split, validation_fraction, test_fraction, patient, copies, split_seed)
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.max_unreadable = max_unreadable

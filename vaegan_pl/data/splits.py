@@ -1,11 +1,14 @@
-"""Which images train, validate and test: by group of near-copies, or as the folders say."""
+"""Which images train, validate and test: by patient and group of near-copies, or as the folders say."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Int
 from numpy import ndarray
+
+from vaegan_pl.data.copies import connected
 
 SPLITS = ("train", "validation", "test")
 COPIES = ("drop", "weight")
@@ -33,24 +36,27 @@ class Split:
 def by_group(
     groups: Int[ndarray, " image"],
     labels: Int[ndarray, " image"],
+    patients: Sequence[str],
     keys: Sequence[str],
     sizes: Sequence[int],
     shares: Mapping[str, float],
     copies: str,
     seed: int,
 ) -> Split:
-    """Split groups of near-copies, so that none is in two splits and each class has its share in each.
+    """Split groups of near-copies: no group and no patient is in two splits, and each class has its share in each.
 
-    Which split a group falls into follows from its pixels and the seed alone: names, places and order of files do not
-    matter, and an added image moves few others. Validation and test keep one image of each group; so does training,
-    unless `copies` is `weight`.
+    Which split a patient's groups fall into follows from their pixels and the seed alone: names, places and order of
+    files do not matter, and an added image moves few others. Validation and test keep one image of each group; so does
+    training, unless `copies` is `weight`.
 
     Args:
         groups: the group of each image; negative for images that are left out.
         labels: the class of each image.
+        patients: whose each image is; an empty name is nobody's, and such groups are split one by one.
         keys: a hash of the pixels of each image.
         sizes: pixels of each image; the largest of a group stands for it.
-        shares: share of each class's groups in `validation` and in `test`; the rest trains.
+        shares: share of each class's patients in `validation` and in `test`; the rest trains. A patient counts for the
+            class of most of their groups.
         copies: `drop` or `weight`.
         seed: seed of the split.
     """
@@ -58,25 +64,42 @@ def by_group(
     for image, group in enumerate(groups.tolist()):
         if group >= 0:
             members.setdefault(group, []).append(image)
-    conflicts, of_class = [], dict[int, list[list[int]]]()
+    conflicts: list[list[int]] = []
+    whole: list[list[int]] = []
     for group in members.values():
         group.sort(key=lambda image: (-sizes[image], keys[image], image))
-        if len({int(labels[image]) for image in group}) > 1:
-            conflicts.append(sorted(group))
-        else:
-            of_class.setdefault(int(labels[group[0]]), []).append(group)
-    split = Split({name: [] for name in SPLITS}, [], conflicts)
+        (whole if len({int(labels[image]) for image in group}) == 1 else conflicts).append(group)
+    of_class: dict[int, list[list[list[int]]]] = {}
+    for together in _of_one_patient(whole, patients):
+        label = Counter(int(labels[group[0]]) for group in together).most_common(1)[0][0]
+        of_class.setdefault(label, []).append(together)
+    split = Split({name: [] for name in SPLITS}, [], [sorted(group) for group in conflicts])
     for _, with_label in sorted(of_class.items()):
-        with_label.sort(key=lambda group: _draw(min(keys[image] for image in group), seed))
+        with_label.sort(key=lambda together: _draw(min(keys[image] for group in together for image in group), seed))
         start = 0
         for name in ("validation", "test", "train"):
             stop = len(with_label) if name == "train" else start + max(1, round(shares[name] * len(with_label)))
-            for group in with_label[start:stop]:
+            for group in (group for together in with_label[start:stop] for group in together):
                 kept = group if name == "train" and copies == "weight" else group[:1]
                 split.groups[name].append(kept)
                 split.dropped.extend(group[len(kept) :])
             start = stop
     return split
+
+
+def _of_one_patient(groups: Sequence[list[int]], patients: Sequence[str]) -> list[list[list[int]]]:
+    """Groups together that share a patient, or are connected by others that do."""
+    first: dict[str, int] = {}
+    edges = [
+        (first.setdefault(patients[image], i), i)
+        for i, group in enumerate(groups)
+        for image in group
+        if patients[image]
+    ]
+    together: dict[int, list[list[int]]] = {}
+    for i, component in enumerate(connected(len(groups), edges).tolist()):
+        together.setdefault(component, []).append(groups[i])
+    return list(together.values())
 
 
 def _draw(key: str, seed: int) -> str:

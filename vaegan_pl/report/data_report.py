@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from vaegan_pl.data.collection import Collection
-from vaegan_pl.data.copies import TURNS, connected_groups
+from vaegan_pl.data.copies import TURNS
 from vaegan_pl.data.splits import SPLITS
 from vaegan_pl.report.page import Picture, Section, Table, picture, render
 from vaegan_pl.report.pictures import tiles
@@ -39,7 +39,7 @@ def gather(collection: Collection) -> dict[str, Any]:
     """Everything the report says, in plain values; paths are relative to the folder."""
     prepared, files, classes = collection.prepared, collection.listing.files, collection.listing.classes
     groups, labels = collection.groups, collection.labels
-    mirrored = np.where(groups < 0, -1, connected_groups(len(files), prepared.pairs.only(["same way up", "mirrored"])))
+    mirrored = np.where(groups < 0, -1, prepared.pairs.only(["same way up", "mirrored"]).groups(len(files)))
     counts = {split: collection.counts(split) for split in SPLITS}
     per_class = {
         name: {
@@ -215,7 +215,12 @@ def _splits(facts: dict[str, Any]) -> Section:
         }
         text.append(
             f"Groups are split by class with seed {how['seed']}; {kept[how['copies']]}. "
-            "Slices of one patient may still lie in different splits, because the files do not tell whose they are."
+            + (
+                "Slices of one patient may still lie in different splits; data.patient keeps them together where paths "
+                "tell whose they are."
+                if how["patient"] is None
+                else f"All images of a patient, as {how['patient']} finds them in paths, are in one split."
+            )
         )
     else:
         text.append("The folders' own split is used as it is, copies and label conflicts included.")
