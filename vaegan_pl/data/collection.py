@@ -17,6 +17,8 @@ from vaegan_pl.data.prepared import Decoding, Prepared, prepare
 from vaegan_pl.data.splits import SPLITS, Split, by_folder, by_group, leaking
 from vaegan_pl.errors import UserError
 
+_NAMED = 5
+
 
 @dataclass(frozen=True)
 class Splitting:
@@ -113,6 +115,10 @@ class Collection:
         ]
         if out:
             lines.append(f"  left out   {', '.join(out)}")
+        unreadable = list(self.prepared.unreadable.items())
+        lines += [f"  unreadable {self.name(i)}: {reason}" for i, reason in unreadable[:_NAMED]]
+        if len(unreadable) > _NAMED:
+            lines.append(f"  unreadable ... and {len(unreadable) - _NAMED} more")
         for split, images in self.leaking.items():
             if images and not (split == "validation" and self.split.groups["validation"] is self.split.groups["test"]):
                 n = len(self.split.groups[split])
@@ -191,7 +197,7 @@ def _patients(root: Path, paths: Sequence[Path], pattern: str | None) -> list[st
 
 def _refuse_unreadable(paths: Sequence[Path], unreadable: Mapping[int, str], allowed: float) -> None:
     if len(unreadable) > allowed * len(paths):
-        shown = list(unreadable.items())[:10]
+        shown = list(unreadable.items())[:_NAMED]
         raise UserError(
             f"{len(unreadable)} of {len(paths)} image files cannot be read, more than data.max_unreadable={allowed:g} "
             "allows; mend or remove them:\n"
