@@ -48,6 +48,11 @@ def test_phantoms_are_called_phantoms(run_command: Run) -> None:
         (["data.root=mine", "data.augmentation.shift=2"], "data.augmentation.shift=2: must lie between 0 and 0.5"),
         (["data.root=mine", "data.classes=null", "data.copy=drop"], "there is no option data.copy"),
         (["data.root=mine", "output=/dev/null/out"], "/dev/null/out"),
+        (["data.root=mine", "data.aliases=null"], "data.aliases"),
+        (["data.root=mine", "data.cache=null"], "data.cache=None: must be a folder"),
+        (["data.root=mine", "data.white=abc"], "data.white=abc: must be a whole number, such as 65535"),
+        (["data.root=mine", "data.patient='(Q)'"], "data.patient=(Q): finds no patient in glioma/0.png"),
+        (["data.root=~/nowhere"], f"data.root={Path.home()}/nowhere: no such folder"),
     ],
 )
 def test_mistakes_end_with_one_clear_message(
@@ -66,6 +71,17 @@ def test_null_means_all_classes_and_no_correlation(run_command: Run, write_class
     assert run_command(inspect_data, "inspect_data", *options) is None
     facts = json.loads(Path("outputs/data_report/data_report.json").read_text())
     assert list(facts["classes"]) == ["a", "b", "all"]
+
+
+def test_the_options_that_the_docs_show(run_command: Run, write_classes: Callable[..., Path]) -> None:
+    write_classes(Path("mine"), 30, ["glioma", "Healthy brain"])
+    for path in list(Path("mine").rglob("*.png")):
+        path.rename(path.with_name(f"{path.parent.name[0]}P{int(path.stem) % 10}_{path.name}"))
+    options = ["data.classes=[glioma,notumor]", "+data.aliases.healthy_brain=notumor", "data.patient='(.P[0-9]+)_'"]
+    assert run_command(inspect_data, "inspect_data", "data.root=mine", *options) is None
+    facts = json.loads(Path("outputs/data_report/data_report.json").read_text())
+    assert facts["classes"]["notumor"]["images"] == 30
+    assert facts["splitting"]["patient"] == "(.P[0-9]+)_"
 
 
 def test_a_download_says_what_to_do_next(
@@ -93,8 +109,10 @@ def test_offline_or_without_kagglehub_one_line_says_what_to_do(
     page = f"https://www.kaggle.com/datasets/{dataset}"
     by_hand = f"or download {page} by hand and unpack it into a folder for data.root"
     monkeypatch.setitem(sys.modules, "kagglehub", SimpleNamespace(dataset_download=offline))
-    offline_message = f"error: {dataset} cannot be downloaded (no route to host); try again online, {by_hand}"
-    assert run_command(download, "download") == offline_message
+    assert run_command(download, "download") == (
+        f"error: {dataset} cannot be downloaded (no route to host); "
+        f"go online, remove what is left in data and try again, {by_hand}"
+    )
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     assert run_command(download, "download") == (
         "error: downloading needs kagglehub: pip install 'vaegan_pl[kaggle]', " + by_hand

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -38,6 +39,7 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
     HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead. In a sweep the other jobs still run.
     """
     asked = os.environ.get("HYDRA_FULL_ERROR", "0")
+    sys.argv[1:] = [re.sub("=~(?=/|$)", f"={Path.home()}", argument) for argument in sys.argv[1:]]  # no shell does it
 
     @contextmanager
     def one_message() -> Iterator[None]:

@@ -28,7 +28,8 @@ def download(config: DictConfig) -> None:
         folder = Path(kagglehub.dataset_download(str(config.dataset), output_dir=str(output)))
     except Exception as error:  # whatever of its transports, credentials or archives fails, the mend is the same
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{config.dataset} cannot be downloaded ({reason}); try again online, {by_hand}") from error
+        mend = f"go online, remove what is left in {output} and try again, {by_hand}"
+        raise UserError(f"{config.dataset} cannot be downloaded ({reason}); {mend}") from error
     log.info("train on it  python -m vaegan_pl.train data=mri data.root=%s", folder.resolve())
 
 

@@ -62,7 +62,7 @@ def test_planted_copies_never_cross(leaky: Path) -> None:
     assert collection.leaking == {"validation": [], "test": []}
     kept = {name: {collection.name(i) for i in collection.split.images(name)} for name in SPLITS}
     assert [[collection.name(i) for i in group] for group in collection.split.conflicts] == [
-        ["Training/meningioma/7.png", "Testing/notumor/second_label.png"]
+        ["Testing/notumor/second_label.png", "Training/meningioma/7.png"]
     ]
     assert len(collection.split.dropped) == 4
     groups = {"glioma": 10, "meningioma": 9, "notumor": 10, "pituitary": 11}
@@ -122,6 +122,28 @@ def test_the_fingerprint_is_of_pixels_and_classes(tmp_path: Path, write_classes:
     assert collected(moved).fingerprint != collected(root).fingerprint
 
 
+def test_what_has_no_meaning_for_the_official_split_is_refused(leaky: Path) -> None:
+    for splitting in (replace(OFFICIAL, copies="weight"), replace(OFFICIAL, patient="(x)")):
+        with pytest.raises(UserError, match=r"data\.split=official: data\.patient and data\.copies have no meaning"):
+            collected(leaky, splitting)
+    shutil.rmtree(leaky / "Testing" / "glioma")
+    with pytest.raises(UserError, match="leaky: the folders hold no readable validation image of glioma"):
+        collected(leaky, OFFICIAL)
+
+
+def test_classes_and_their_order_do_not_matter_to_the_cache(
+    tmp_path: Path, write_classes: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_classes(tmp_path / "d", 5)
+    before = collected(root)
+    monkeypatch.setattr("vaegan_pl.data.prepared.read_grey", None)
+    after = collected(root, classes=CLASSES[::-1])
+    assert after.fingerprint == before.fingerprint
+    assert [after.listing.classes[label] for label in after.labels] == [
+        before.listing.classes[label] for label in before.labels
+    ]
+
+
 def test_any_set_of_classes_will_do(tmp_path: Path, write_classes: Write) -> None:
     collection = collected(write_classes(tmp_path / "d", 5, ["stroke", "ms"]), classes=None)
     assert collection.listing.classes == ["ms", "stroke"]
@@ -132,7 +154,7 @@ def test_any_set_of_classes_will_do(tmp_path: Path, write_classes: Write) -> Non
 def test_a_class_with_too_few_different_images(tmp_path: Path, write_classes: Write) -> None:
     root = write_classes(tmp_path / "d", 3)
     shutil.copy(root / "glioma" / "0.png", root / "glioma" / "1.png")
-    with pytest.raises(UserError, match=r"d: no train image of glioma \(2 different ones can be read\); add images"):
+    with pytest.raises(UserError, match=r"d: the 2 different images of glioma leave none for train, with .*add images"):
         collected(root)
 
 
@@ -148,7 +170,7 @@ def test_a_class_without_one_readable_image_is_an_error(tmp_path: Path, write_cl
     root = write_classes(tmp_path / "d", 5)
     for image in (root / "notumor").iterdir():
         image.write_bytes(b"no image")
-    with pytest.raises(UserError, match="no train image of notumor"):
+    with pytest.raises(UserError, match="the 0 different images of notumor leave none"):
         collected(root, max_unreadable=1.0)
 
 

@@ -143,6 +143,22 @@ def test_every_pair_and_no_other_is_found(correlation: float) -> None:
     assert len(expected) > 5
 
 
+@pytest.mark.parametrize(("below", "found"), [(1e-4, True), (-1e-4, False)])
+def test_the_bound_is_exact_for_smooth_images(below: float, found: bool) -> None:
+    """Images of 2 x 2 blocks have nothing but their averages, so the bound that prunes is the correlation itself."""
+    random = np.random.default_rng(0)
+    a, b = (random.standard_normal((32, 32)) for _ in range(2))
+    a, b = (m - m.mean() for m in (a, b))
+    a /= np.linalg.norm(a)
+    b -= a * (a * b).sum()
+    b /= np.linalg.norm(b)
+    both = [a, 0.99 * a + np.sqrt(1 - 0.99**2) * b]  # correlated by 0.99 before they are rounded to grey values
+    images = np.stack([np.kron(128 + 800 * m, np.ones((2, 2))) for m in both]).round().astype(np.uint8)
+    r = np.corrcoef(*images.reshape(2, -1).astype(float))[0, 1]
+    assert r == pytest.approx(0.99, abs=1e-3)
+    assert (len(find_pairs(images, ["a", "b"], r - below)) == 1) == found
+
+
 def test_pairs_in_different_blocks_are_found() -> None:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (1100, 64, 64), dtype=np.uint8)
@@ -155,6 +171,14 @@ def test_pairs_in_different_blocks_are_found() -> None:
 def test_images_of_one_value_are_copies_of_their_own_pixels_alone() -> None:
     black, grey = np.zeros((64, 64), np.uint8), np.full((64, 64), 9, np.uint8)
     assert pairs([black, grey, black, head(0)]) == {(0, 2, SAME)}
+
+
+def test_a_folder_of_empty_slices_takes_no_longer() -> None:
+    """Were each compared with each, two thousand would be eight million candidates."""
+    images = np.zeros((2000, 64, 64), np.uint8)
+    images[7], images[9] = compared([head(0), head(0)])
+    found = find_pairs(images, [str(i) for i in range(2000)], 0.99)
+    assert list(zip(found.first, found.second, found.turn, strict=True)) == [(7, 9, SAME)]
 
 
 def test_without_a_correlation_equal_pixels_alone_count() -> None:
@@ -180,8 +204,11 @@ def test_chains_of_pairs_are_one_group() -> None:
 def test_how_many_changed_real_slices_are_found(mri_root: Path) -> None:
     files = sorted(mri_root.glob("Training/*/*.jpg"))
     slices = [read_grey(files[i], 65535) for i in np.random.default_rng(0).choice(len(files), 400, replace=False)]
-    flat = compared(slices).reshape(400, -1).astype(float)
+    originals = compared(slices)
     for name, (change, rate) in RATES.items():
-        altered = compared([np.ascontiguousarray(change(image)) for image in slices]).reshape(400, -1).astype(float)
-        found = np.mean([np.corrcoef(a, b)[0, 1] >= 0.99 for a, b in zip(flat, altered, strict=True)])
+        altered = compared([np.ascontiguousarray(change(image)) for image in slices])
+        pairs = find_pairs(np.concatenate([originals, altered]), [str(i) for i in range(800)], 0.99).only(
+            ["same way up"]
+        )
+        found = np.count_nonzero(pairs.second - pairs.first == 400) / 400
         assert found == pytest.approx(rate, abs=0.05), name

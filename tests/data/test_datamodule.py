@@ -1,4 +1,5 @@
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
+from torch.utils.data import DataLoader
 
 from vaegan_pl.data.augmentation import Augmentation
-from vaegan_pl.data.datamodule import ImageFolders, PhantomFolders
+from vaegan_pl.data.datamodule import ImageDataset, ImageFolders, PhantomFolders
 from vaegan_pl.data.images import to_grey_values
 from vaegan_pl.errors import UserError
 
@@ -66,6 +69,8 @@ def test_the_loaders_share_no_image(tmp_path: Path, write_classes: Write) -> Non
 
 def test_the_split_follows_its_own_seed(tmp_path: Path, write_classes: Write) -> None:
     root = write_classes(tmp_path / "d", 8)
+    orders = [[labels.tolist() for _, labels in batches(ready(root, seed=seed))] for seed in (0, 1)]
+    assert orders[0] != orders[1]
     chosen = [
         ready(root, **seeds).collection.split.images("validation")
         for seeds in ({"seed": 0}, {"seed": 1}, {"split_seed": 1})
@@ -104,6 +109,11 @@ def test_training_alone_is_augmented_and_every_epoch_anew(tmp_path: Path, write_
             assert (same ^ mirrored).all()
             turned += mirrored.tolist()
     assert turned[:20] == turned[20:40] != turned[40:]
+    plain, other = ready(root, seed=1), ready(root, seed=1, augmentation=FLIPS)
+    of_seed_1 = torch.cat(
+        [(x != y).any(1).any(1).any(1) for (x, _), (y, _) in zip(batches(plain), batches(other), strict=True)]
+    )
+    assert of_seed_1.tolist() != turned[:20]
     for loader in ("val_dataloader", "test_dataloader"):
         for (x, _), (y, _) in zip(getattr(plain, loader)(), getattr(flips, loader)(), strict=True):
             assert torch.equal(x, y)
@@ -117,6 +127,24 @@ def test_weighted_copies_take_turns(tmp_path: Path, write_classes: Write) -> Non
     assert data.source.counts["train"] == dict.fromkeys(CLASSES, 5)
     assert len(data.collection.split.images("train")) == 40
     assert len(batches(data)) == 5
+
+
+def test_each_image_weighs_one_over_the_size_of_its_group() -> None:
+    pixels = np.arange(4, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(2, 2)
+    dataset = ImageDataset(pixels, np.arange(4, dtype=np.int32), [[0], [1, 2, 3]], None, seed=0)
+    seen = Counter(
+        label for epoch in range(3000) for label in dataset.__getitems__([2 * epoch, 2 * epoch + 1])[1].tolist()
+    )
+    assert seen[0] == 3000
+    assert chisquare([seen[i] for i in (1, 2, 3)], [1000] * 3).pvalue > 0.001
+
+
+def test_a_sampler_of_someone_elses_still_trains_on_training_images_alone(tmp_path: Path, write_classes: Write) -> None:
+    """Lightning swaps samplers, for overfit_batches or for several devices."""
+    data = ready(write_classes(tmp_path / "d", 8))
+    loader = DataLoader(data.train_dataloader().dataset, 4, collate_fn=data.train_dataloader().collate_fn)
+    seen = rows(torch.cat([x for x, _ in loader]))
+    assert seen == rows(torch.cat([x for x, _ in batches(data)]))
 
 
 def test_validation_pictures_cover_the_classes(tmp_path: Path, write_classes: Write) -> None:
@@ -145,13 +173,21 @@ def test_fewer_images_than_a_batch(tmp_path: Path, write_classes: Write) -> None
         ("aspect_ratio", "crop"),
         ("near_copy_correlation", 1.5),
         ("white", 0),
+        ("max_unreadable", 5),
+        ("max_unreadable", float("nan")),
+        ("near_copy_correlation", 1.0),
+        ("seed", -5),
+        ("aliases", None),
+        ("aliases", {"a": 5}),
+        ("cache", ""),
         ("patient", "["),
+        ("patient", 5),
         ("patient", "no group"),
     ],
 )
 def test_options_out_of_range_are_refused(tmp_path: Path, option: str, value: object) -> None:
     with pytest.raises(ValueError, match=re.escape(f"data.{option}={value}")):
-        ImageFolders(root=tmp_path, cache=tmp_path, **{**OPTIONS, option: value})
+        ImageFolders(root=tmp_path, **{**OPTIONS, "cache": tmp_path, option: value})
 
 
 def test_shares_must_leave_something_to_train_on(tmp_path: Path) -> None:
@@ -159,7 +195,7 @@ def test_shares_must_leave_something_to_train_on(tmp_path: Path) -> None:
         ImageFolders(root=tmp_path, cache=tmp_path, **{**OPTIONS, "validation_fraction": 0.5, "test_fraction": 0.5})
 
 
-@pytest.mark.parametrize("classes", [["glioma", "glioma"], []])
+@pytest.mark.parametrize("classes", [["glioma", "glioma"], ["no tumor", "NoTumor"], []])
 def test_class_names_must_be_distinct(tmp_path: Path, classes: list[str]) -> None:
     with pytest.raises(ValueError, match="must name at least one class, and none twice"):
         ImageFolders(root=tmp_path, cache=tmp_path, **{**OPTIONS, "classes": classes})

@@ -106,6 +106,49 @@ def test_signed_values_and_padding(tmp_path: Path, kind: str) -> None:
     assert sorted({int(shown[0, 8]), int(shown[-1, -1])}) == [0, 255]
 
 
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"WindowCenter": None, "WindowWidth": None},
+        {"WindowCenter": 2000},
+        {"WindowCenter": "", "WindowWidth": ""},
+        {"VOILUTSequence": []},
+    ],
+)
+def test_empty_elements_count_as_absent(tmp_path: Path, elements: dict[str, Any]) -> None:
+    assert read(slice_file(tmp_path / "a.dcm", **elements)).ravel().tolist() == list(range(256))
+
+
+def test_a_centre_of_0_is_a_centre(tmp_path: Path) -> None:
+    elements = {"RescaleSlope": 1, "RescaleIntercept": -2048, "WindowCenter": 0, "WindowWidth": 1}
+    assert read(slice_file(tmp_path / "a.dcm", **elements)).ravel().tolist() == [0] * 128 + [255] * 128
+
+
+def test_a_range_of_padding_is_black(tmp_path: Path) -> None:
+    shown = read(slice_file(tmp_path / "a.dcm", PixelPaddingValue=4000, PixelPaddingRangeLimit=4095))
+    assert (shown.ravel()[250:] == 0).all()
+    assert shown.ravel()[249] == 255
+
+
+def test_damaged_elements_are_unreadable_whatever_the_decoder_raises(tmp_path: Path) -> None:
+    for function in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        with pytest.raises(ValueError, match="window of width 0"):
+            read(slice_file(tmp_path / "a.dcm", WindowCenter=1, WindowWidth=0, VOILUTFunction=function))
+    whole = bytearray(slice_file(tmp_path / "a.dcm", WindowCenter=2000, WindowWidth=1000).read_bytes())
+    random = np.random.default_rng(0)
+    unreadable = 0
+    for _ in range(300):
+        damaged = whole.copy()
+        for position in random.integers(132, len(whole) - RAMP.nbytes, 3):
+            damaged[position] = random.integers(256)
+        (tmp_path / "b.dcm").write_bytes(damaged)
+        try:
+            assert read(tmp_path / "b.dcm").dtype == np.uint8
+        except UNREADABLE:
+            unreadable += 1
+    assert 0 < unreadable < 300
+
+
 def test_a_slice_of_one_value_is_black(tmp_path: Path) -> None:
     assert (read(slice_file(tmp_path / "a.dcm", np.full((4, 4), 77, np.uint16))) == 0).all()
 

@@ -26,7 +26,7 @@ def ignored(root: Path) -> dict[str, str]:
 
 def test_plain_class_folders(tmp_path: Path, write_classes: Write) -> None:
     root = write_classes(tmp_path / "d", 2, ["b", "a"])
-    assert names(root, ["b", "a"]) == ["all/b/0.png:0", "all/b/1.png:0", "all/a/0.png:1", "all/a/1.png:1"]
+    assert names(root, ["b", "a"]) == ["all/a/0.png:1", "all/a/1.png:1", "all/b/0.png:0", "all/b/1.png:0"]
 
 
 @pytest.mark.parametrize(
@@ -37,35 +37,45 @@ def test_split_folders(tmp_path: Path, write_classes: Write, folders: tuple[str,
     for folder in folders:
         write_classes(tmp_path / folder, 1, ["a"])
     splits = {"training": "train", "testing": "test", "val": "validation", "valid": "validation"}
-    assert names(tmp_path, ["a"]) == [f"{splits.get(f.lower(), f.lower())}/a/0.png:0" for f in folders]
+    assert names(tmp_path, ["a"]) == [f"{splits.get(f.lower(), f.lower())}/a/0.png:0" for f in sorted(folders)]
 
 
 def test_other_names_of_the_same_classes(tmp_path: Path, write_classes: Write) -> None:
     write_classes(tmp_path / "Training", 1, ["Glioma_Tumor", "no tumor"])
     write_classes(tmp_path / "Testing", 1, ["GLIOMA", "No-Tumour"])
     assert names(tmp_path, ["glioma", "notumor"], ALIASES) == [
-        "train/Glioma_Tumor/0.png:0",
-        "train/no tumor/0.png:1",
         "test/GLIOMA/0.png:0",
         "test/No-Tumour/0.png:1",
+        "train/Glioma_Tumor/0.png:0",
+        "train/no tumor/0.png:1",
     ]
 
 
+def test_an_alias_never_renames_a_class_that_is_asked_for(tmp_path: Path, write_classes: Write) -> None:
+    root = write_classes(tmp_path / "d", 1, ["normal", "tumor"])
+    aliases = {"normal": "notumor", "tumor": "glioma"}
+    assert names(root, ["normal", "tumor"], aliases) == ["all/normal/0.png:0", "all/tumor/0.png:1"]
+    assert list_images(root, None, aliases).classes == ["normal", "tumor"]
+    assert names(root, ["notumor", "tumor"], aliases) == ["all/normal/0.png:0", "all/tumor/0.png:1"]
+
+
 def test_all_folders_are_classes_where_none_are_named(tmp_path: Path, write_classes: Write) -> None:
-    write_classes(tmp_path / "train", 1, ["stroke", "glioma_tumor", "ms"])
+    write_classes(tmp_path / "train", 1, ["stroke", "B", "ms"])
     write_classes(tmp_path / "test", 1, ["Stroke"])
+    (tmp_path / "train" / "outputs" / "images").mkdir(parents=True)
     listing = list_images(tmp_path, None, ALIASES)
-    assert listing.classes == ["glioma", "ms", "stroke"]
-    assert [file.label for file in listing.files] == [0, 1, 2, 2]
+    assert listing.classes == ["B", "ms", "stroke"]
+    assert [file.label for file in listing.files] == [2, 0, 1, 2]
+    assert listing.ignored == [(tmp_path / "train" / "outputs", "a folder without images")]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no class folders"):
+    with pytest.raises(UserError, match="holds no folders with images"):
         list_images(tmp_path / "empty", None, {})
 
 
 def test_a_class_may_have_a_folder_in_one_split_alone(tmp_path: Path, write_classes: Write) -> None:
     write_classes(tmp_path / "train", 1, ["a", "b"])
     write_classes(tmp_path / "test", 1, ["a"])
-    assert names(tmp_path, ["a", "b"]) == ["train/a/0.png:0", "train/b/0.png:1", "test/a/0.png:0"]
+    assert names(tmp_path, ["a", "b"]) == ["test/a/0.png:0", "train/a/0.png:0", "train/b/0.png:1"]
 
 
 def test_what_is_no_image_is_named_and_left_out(tmp_path: Path, write_classes: Write) -> None:

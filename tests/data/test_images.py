@@ -30,6 +30,18 @@ def test_16_bit_values_keep_their_share_of_the_range(tmp_path: Path, suffix: str
     assert saved(sixteen, tmp_path / f"a.{suffix}").tolist() == RAMP.tolist()
 
 
+def test_a_long_thin_image_takes_little_memory() -> None:
+    fitted = fit(np.full((2, 200_000), 255, np.uint8), 16, "pad")
+    assert fitted.tolist() == [[0] * 16] * 7 + [[255] * 16] + [[0] * 16] * 8
+
+
+def test_files_of_several_pictures_are_refused(tmp_path: Path) -> None:
+    pages = [Image.fromarray(RAMP), Image.fromarray(RAMP.T)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(ValueError, match="holds 2 pictures; save each as a file of its own"):
+        read_grey(tmp_path / "a.tif", WHITE)
+
+
 def test_12_bit_values_in_16_bit_files_are_told_by_their_white(tmp_path: Path) -> None:
     twelve = np.array([[0, 1024, 2048, 4095, 5000]], dtype=np.uint16)
     Image.fromarray(twelve).save(tmp_path / "a.png")

@@ -10,7 +10,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from PIL import Image
 from vaegan_pl.data import prepared
 from vaegan_pl.data.images import fit, read_grey
 from vaegan_pl.data.prepared import Decoding, Prepared, prepare
+from vaegan_pl.errors import UserError
 
 DECODING = Decoding(image_size=16, aspect_ratio="pad", white=65535, near_copy_correlation=0.99)
 
@@ -109,8 +112,8 @@ def test_any_change_of_the_folder_is_seen(root: Path, change: str) -> None:
             os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))
     result = ready(root)
     assert np.array_equal(result.images, expected(root))
-    (after,) = entries(root)  # the old entry has gone
-    assert after != before
+    assert len(entries(root)) == 2
+    assert before in entries(root)
 
 
 def test_other_settings_and_other_folders_have_entries_of_their_own(root: Path) -> None:
@@ -121,6 +124,18 @@ def test_other_settings_and_other_folders_have_entries_of_their_own(root: Path) 
     shutil.copytree(root, other)
     prepare(other, files(other), DECODING, root.parent / "cache")
     assert len(entries(root)) == 3
+
+
+def test_entries_that_nobody_uses_go_after_a_month(root: Path) -> None:
+    ready(root)
+    (used,) = entries(root)
+    ready(root, replace(DECODING, image_size=8))
+    for entry in entries(root):
+        os.utime(entry, (time.time() - 31 * 86400,) * 2)
+    ready(root)  # using an entry makes it young again
+    ready(root, replace(DECODING, image_size=4))
+    assert len(entries(root)) == 2
+    assert used in entries(root)
 
 
 @pytest.mark.parametrize("name", ["images.npy", "near_copies.npy", "index.json", "SHA256SUMS"])
@@ -136,21 +151,59 @@ def test_a_damaged_entry_is_made_anew(root: Path, name: str, damage: str, caplog
         (entry / name).write_bytes({"cut": content[: len(content) // 2], "flip a bit": flipped, "empty": b""}[damage])
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(ready(root).images, expected(root))
-    if not (name == "SHA256SUMS" and damage == "flip a bit"):
-        assert "is damaged" in caplog.text
+    assert "is damaged" in caplog.text
     assert (entry / name).read_bytes() == content
     assert entries(root) == [entry]
 
 
-def test_a_folder_and_a_cache_that_cannot_be_written(
-    root: Path, decoded: list[Path], caplog: pytest.LogCaptureFixture
+def test_a_cache_that_is_a_file_is_a_mistake(root: Path) -> None:
+    (root.parent / "cache").touch()
+    with pytest.raises(UserError, match=r"data\.cache=.*cache: is a file"):
+        ready(root)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    root: Path, decoded: list[Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (root.parent / "cache").write_text("a file where the folder should be")
+    def read_only(self: Path, *_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
     with caplog.at_level(logging.WARNING):
         result = ready(root)
-    assert "cannot be written" in caplog.text
+    assert "cannot be used ([Errno 30] Read-only file system" in caplog.text
     assert np.array_equal(result.images, expected(root))
     assert len(decoded) == 10
+
+
+def test_a_damaged_entry_that_cannot_be_removed_is_done_without(
+    root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready(root)
+    (entry,) = entries(root)
+    (entry / "index.json").write_text("{}")
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(ready(root).images, expected(root))
+    assert "cannot be used (index.json does not match SHA256SUMS)" in caplog.text
+
+
+def test_a_file_that_could_not_be_opened_once_is_tried_again(
+    root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path, white: int) -> np.ndarray:
+        if path.name == "3.png":
+            raise OSError(5, "Input/output error")
+        return read_grey(path, white)
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(prepared, "read_grey", failing)
+        result = ready(root)
+        assert result.unreadable == {3: "[Errno 5] Input/output error"}
+        assert np.array_equal(result.images[4], expected(root)[4])
+    assert "decoded again in the next run" in caplog.text
+    assert entries(root) == []
+    assert ready(root).unreadable == {}
 
 
 def test_a_full_disk_costs_the_cache_and_nothing_else(
@@ -158,11 +211,11 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(
 ) -> None:
     write = prepared._write
 
-    def on_a_full_disk(folder: Path, *arguments: object) -> None:
+    def on_a_full_disk(folder: Path, *arguments: Any) -> bool:
         if folder.parent == root.parent / "cache":
             (folder / "images.npy").write_bytes(b"as much as there was room for")
             raise OSError(28, "No space left on device")
-        write(folder, *arguments)  # type: ignore[arg-type]
+        return write(folder, *arguments)
 
     monkeypatch.setattr(prepared, "_write", on_a_full_disk)
     with caplog.at_level(logging.WARNING):
@@ -194,23 +247,42 @@ def test_large_images_are_compared_at_their_own_scale(tmp_path: Path) -> None:
     assert list(zip(pairs.first, pairs.second, pairs.turn, strict=True)) == [(1, 3, 1)]
 
 
-def _in_a_process(root: Path, start: "multiprocessing.synchronize.Event", sums: "multiprocessing.Queue[str]") -> None:
-    start.wait()
-    sums.put(hashlib.sha256(ready(root).images.tobytes()).hexdigest())
+def _in_a_process(root: Path, barrier: Barrier, n: int, sums: "multiprocessing.Queue[tuple[int, str]]") -> None:
+    for _ in range(5):
+        barrier.wait()
+        images = prepare(root, files(root)[:n], DECODING, root.parent / "cache").images
+        sums.put((n, hashlib.sha256(images.tobytes()).hexdigest()))
+        if barrier.wait() == 0:
+            shutil.rmtree(root.parent / "cache")
+        barrier.wait()
 
 
 def test_processes_at_once_agree(root: Path) -> None:
+    """Two make the same entry and one another, at the same moment, five times."""
     context = multiprocessing.get_context("spawn")
-    start, sums = context.Event(), context.Queue()
-    processes = [context.Process(target=_in_a_process, args=(root, start, sums)) for _ in range(3)]
+    barrier, sums = context.Barrier(3), context.Queue()
+    lengths = (10, 10, 7)
+    processes = [context.Process(target=_in_a_process, args=(root, barrier, n, sums)) for n in lengths]
     for process in processes:
         process.start()
-    start.set()
-    results = {sums.get(timeout=120) for _ in processes}
+    results = [sums.get(timeout=120) for _ in range(15)]
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    assert results == {hashlib.sha256(expected(root).tobytes()).hexdigest()}
+    everything = expected(root)
+    assert set(results) == {(n, hashlib.sha256(everything[:n].tobytes()).hexdigest()) for n in lengths}
+
+
+def test_the_second_of_two_takes_the_entry_of_the_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = prepared._write
+
+    def meanwhile(folder: Path, *arguments: Any) -> bool:
+        monkeypatch.setattr(prepared, "_write", write)
+        ready(root)
+        return write(folder, *arguments)
+
+    monkeypatch.setattr(prepared, "_write", meanwhile)
+    assert np.array_equal(ready(root).images, expected(root))
     assert len(entries(root)) == 1
 
 

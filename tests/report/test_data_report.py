@@ -1,6 +1,7 @@
 """The report on a folder with planted copies, read back from its JSON and its page."""
 
 import json
+import os
 import shutil
 from base64 import b64decode
 from html.parser import HTMLParser
@@ -94,7 +95,7 @@ def test_the_figures_of_a_planted_folder(root: Path, tmp_path: Path) -> None:
         "validation": 2,
         "test": 2,
     }
-    columns = ["images", "identical pixels", "same way up", "or mirrored", "or upside down or turned by 180°"]
+    columns = ["images", "identical pixels", "same way up", "or mirrored", "in any way"]
     assert facts["leaks"]["of_the_folders_own_split"] == {
         "glioma": dict(zip(columns, [2, 1, 1, 2, 2], strict=True)),
         "notumor": dict(zip(columns, [2, 1, 1, 1, 1], strict=True)),
@@ -130,7 +131,7 @@ def test_the_page_holds_everything_itself_and_says_the_figures(root: Path, tmp_p
     assert page.loads == []
     assert ["all", "17", "13", "13", "8", "2", "2"] in page.rows
     assert ["glioma", "2", "1", "1", "2", "2"] in page.rows
-    assert "Of the 4 images that the folders set aside for testing, 3 (75%) have a near-copy" in page.text
+    assert "Of the 4 images outside the training folder, 3 (75%) have a near-copy in it." in page.text
     assert "In the split used here no near-copy crosses." in page.text
     assert "Testing/notumor/<b>second & label.png: notumor" in page.text
     assert any(row[0] == "Training/notumor/broken.png" and row[1].startswith("unreadable") for row in page.rows)
@@ -141,8 +142,40 @@ def test_the_page_holds_everything_itself_and_says_the_figures(root: Path, tmp_p
 def test_the_official_split_is_warned_of(root: Path, tmp_path: Path) -> None:
     write(collected(root, tmp_path / "cache", OFFICIAL), tmp_path / "report")
     page = Page((tmp_path / "report" / "data_report.html").read_text())
-    assert "WARNING: the split used here leaks: 3 validation and 3 test images" in page.text
+    assert "WARNING: the split used here leaks: 3 test images" in page.text
     assert "data.split=official leaves them in" in page.text
+
+
+def test_unreadable_files_are_no_copies_of_each_other(root: Path, tmp_path: Path) -> None:
+    (root / "Testing" / "notumor" / "broken too.png").write_bytes(b"no image")
+    leaks = gather(collected(root, tmp_path / "cache"))["leaks"]["of_the_folders_own_split"]
+    assert leaks["notumor"]["identical pixels"] == 1
+
+
+def test_chains_of_copies_count_alike_on_the_whole_page(root: Path, tmp_path: Path) -> None:
+    """A copy of a copy: a is in Training, b is its mirror image and c is b's own near-copy."""
+    collection = collected(root, tmp_path / "cache", OFFICIAL)
+    facts = gather(collection)
+    assert facts["leaks"]["of_the_folders_own_split"]["all"]["in any way"] == 3
+    assert facts["leaks"]["of_the_split_used"] == {"test": 3}
+
+
+def test_without_a_correlation_the_page_speaks_of_identical_pixels(root: Path, tmp_path: Path) -> None:
+    decoding = Decoding(64, "pad", 65535, None)
+    write(collect(root, None, {}, decoding, GROUP, 0.2, tmp_path / "cache"), tmp_path / "report")
+    text = Page((tmp_path / "report" / "data_report.html").read_text()).text
+    assert "Near-copies were not looked for" in text
+    assert "In the split used here no copy of identical pixels crosses." in text
+    assert "None in one of four" not in text
+
+
+def test_names_that_are_no_utf_8_are_escaped(root: Path, tmp_path: Path) -> None:
+    strange = os.fsdecode(b"\xe9.png")
+    (root / "Training" / "notumor" / strange).write_bytes(b"no image")
+    collection = collected(root, tmp_path / "cache")
+    write(collection, tmp_path / "report")
+    assert "Training/notumor/\\udce9.png" in (tmp_path / "report" / "data_report.html").read_text()
+    assert any("udce9" in line for line in collection.summary())
 
 
 def test_dark_images_point_to_their_white(tmp_path: Path) -> None:

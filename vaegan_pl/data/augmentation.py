@@ -57,6 +57,6 @@ class Augmentation:
 
 
 @lru_cache(maxsize=1)
-def draw(seed: int, epoch: int, n: int) -> Float32[ndarray, "n 5"]:
-    """The random numbers of `n` images in one epoch."""
-    return np.random.default_rng([seed, epoch, 1]).random((n, 5), dtype=np.float32)
+def draw(seed: int, epoch: int, n: int) -> Float32[ndarray, "n 6"]:
+    """The random numbers of `n` items in one epoch: the first chooses, the others change."""
+    return np.random.default_rng([seed, epoch, 1]).random((n, 6), dtype=np.float32)

@@ -83,11 +83,11 @@ class Collection:
             for file, key in zip(self.listing.files, self.prepared.keys, strict=True)
             if key
         )
-        return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+        return hashlib.sha256("".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
 
     @cached_property
     def leaking(self) -> dict[str, list[int]]:
-        """Images of validation and test with a near-copy among the training images."""
+        """See `splits.leaking`."""
         return leaking(self.split, self.groups)
 
     def counts(self, split: str) -> dict[str, int]:
@@ -120,7 +120,7 @@ class Collection:
         if len(unreadable) > _NAMED:
             lines.append(f"  unreadable ... and {len(unreadable) - _NAMED} more")
         for split, images in self.leaking.items():
-            if images and not (split == "validation" and self.split.groups["validation"] is self.split.groups["test"]):
+            if images:
                 n = len(self.split.groups[split])
                 lines.append(
                     f"  LEAKS      {len(images)} of {n} {split} images ({len(images) / n:.0%}) have a near-copy among "
@@ -129,8 +129,12 @@ class Collection:
         return lines
 
     def name(self, image: int) -> str:
-        """Path of an image inside the folder."""
-        return self.listing.files[image].path.relative_to(self.root).as_posix()
+        """Path of an image inside the folder, fit to be printed."""
+        return self.shown(self.listing.files[image].path)
+
+    def shown(self, path: Path) -> str:
+        """A path inside the folder, fit to be printed: bytes that are no UTF-8 are escaped."""
+        return path.relative_to(self.root).as_posix().encode(errors="backslashreplace").decode()
 
 
 def collect(
@@ -158,6 +162,8 @@ def collect(
     """
     listing = list_images(root, classes, aliases)
     folders = [file.folder for file in listing.files]
+    if splitting.by == "official" and (splitting.patient is not None or splitting.copies == "weight"):
+        raise UserError("data.split=official: data.patient and data.copies have no meaning for it; leave them out")
     if splitting.by == "official" and set(folders) <= {NO_SPLIT, "train"}:
         raise UserError(
             f"data.split=official: {root} holds no Testing or validation folder beside a Training one; "
@@ -207,14 +213,23 @@ def _refuse_unreadable(paths: Sequence[Path], unreadable: Mapping[int, str], all
 
 
 def _refuse_empty(collection: Collection) -> None:
+    how = collection.splitting
     for split in SPLITS:
         if split == "test" and not collection.split.groups[split]:
             continue  # folders with a validation split of their own need no test split
         for name, n in collection.counts(split).items():
-            if n == 0:
-                label = collection.listing.classes.index(name)
-                found = len(set(collection.groups[(collection.labels == label) & (collection.groups >= 0)].tolist()))
+            if n > 0:
+                continue
+            if how.by == "official":
                 raise UserError(
-                    f"{collection.root}: no {split} image of {name} ({found} different ones can be read); "
-                    "add images, or leave the class out of data.classes"
+                    f"{collection.root}: the folders hold no readable {split} image of {name}; add some, or take "
+                    "data.split=group"
                 )
+            of_class = collection.groups[collection.labels == collection.listing.classes.index(name)]
+            different = len(np.unique(of_class[of_class >= 0]))
+            whole = "" if how.patient is None else " and whole patients"
+            raise UserError(
+                f"{collection.root}: the {different} different images of {name} leave none for {split}, "
+                f"with data.validation_fraction={how.validation_fraction:g}, data.test_fraction={how.test_fraction:g}"
+                f"{whole}; add images, change the fractions, or leave the class out of data.classes"
+            )

@@ -65,12 +65,13 @@ def find_pairs(images: Compared, keys: Sequence[str], correlation: float | None)
     Args:
         images: grey values 0..255; may be memory-mapped.
         keys: for each image a hash of its pixels, or nothing.
-        correlation: the least correlation of a near-copy, in (0, 1]; None leaves pairs of equal keys alone.
+        correlation: the least correlation of a near-copy, in (0, 1); None leaves pairs of equal keys alone.
     """
     pairs = [_equal_keys(keys)]
-    if correlation is not None and len(images) > 0:
-        blocks = range(0, len(images), _BLOCK)
-        coarse = np.concatenate([_halved(_standardised(images[i : i + _BLOCK])) for i in blocks])
+    varied = np.flatnonzero([image.min() < image.max() for image in images])
+    if correlation is not None and len(varied) > 0:
+        blocks = range(0, len(varied), _BLOCK)
+        coarse = np.concatenate([_halved(_standardised(images[varied[i : i + _BLOCK]])) for i in blocks])
         rest = np.sqrt((1 - np.square(coarse).sum((1, 2))).clip(0))
         turned = [np.ascontiguousarray(turn(coarse)).reshape(len(coarse), -1) for turn in TURNS.values()]
         for start in tqdm(blocks, "comparing", unit="block", leave=False, disable=len(blocks) < 2):
@@ -78,7 +79,7 @@ def find_pairs(images: Compared, keys: Sequence[str], correlation: float | None)
             for turn, others in enumerate(turned):
                 bound = turned[0][block] @ others[start:].T + np.outer(rest[block], rest[start:])
                 rows, columns = np.nonzero(bound >= correlation - _SLACK)
-                first, second = rows + start, columns + start
+                first, second = varied[rows + start], varied[columns + start]
                 later = second > first
                 pairs.append(_confirmed(images, first[later], second[later], turn, correlation))
     first, second, turn = np.unique(np.concatenate(pairs, axis=1), axis=1)
@@ -98,11 +99,10 @@ def _equal_keys(keys: Sequence[str]) -> Int32[ndarray, "3 pair"]:
 
 
 def _standardised(images: Compared) -> Float32[ndarray, "image 64 64"]:
-    """Mean 0 and norm 1, so that inner products are correlations; zero for an image of one value."""
+    """Mean 0 and norm 1, so that inner products are correlations."""
     centred = images.astype(np.float32)
     centred -= centred.mean((1, 2), keepdims=True)
-    norm = np.sqrt(np.square(centred).sum((1, 2), keepdims=True))
-    return np.asarray(np.divide(centred, norm, out=np.zeros_like(centred), where=norm > 0))
+    return np.asarray(centred / np.sqrt(np.square(centred).sum((1, 2), keepdims=True)))
 
 
 def _halved(images: Float32[ndarray, "image 64 64"]) -> Float32[ndarray, "image 32 32"]:

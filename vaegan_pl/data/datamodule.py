@@ -1,5 +1,6 @@
 """The LightningDataModule over class folders of images, real or phantom."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ import torch
 from jaxtyping import Float, Int32, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from vaegan_pl.data.augmentation import Augmentation, draw
 from vaegan_pl.data.collection import Collection, Splitting, collect
+from vaegan_pl.data.folders import plain
 from vaegan_pl.data.images import ASPECT_RATIOS, PREPROCESSING, to_unit_range
 from vaegan_pl.data.phantoms import draw_folders
 from vaegan_pl.data.prepared import Decoding
@@ -28,42 +30,48 @@ Batch = tuple[Float[Tensor, "batch 1 size size"], Int64[Tensor, " batch"]]
 
 
 class ImageDataset(Dataset[Batch]):
-    """Decoded images as whole batches of (images in [-1, 1], class indices).
+    """Groups of decoded images as whole batches of (images in [-1, 1], class indices).
 
     Args:
         images: grey values 0..255; may be memory-mapped.
-        labels: class indices.
+        labels: class index of each image.
+        groups: for each item, the images that may stand for it; each epoch takes one at random.
         augmentation: changes to make; none if None.
-        seed: seed of the changes.
+        seed: seed of choices and changes.
     """
 
     def __init__(
         self,
         images: UInt8[ndarray, "image size size"],
         labels: Int32[ndarray, " image"],
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
+        groups: Sequence[Sequence[int]],
+        augmentation: Augmentation | None,
+        seed: int,
     ) -> None:
         self.images = images
         self.labels = labels
+        self.groups = groups
         self.augmentation = augmentation
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.groups)
 
     def __getitems__(self, numbers: Sequence[int]) -> Batch:
-        """The batch of numbers `epoch * len(self) + image`, as `EpochSampler` yields them; all of one epoch."""
-        epochs, images = np.divmod(np.asarray(numbers), len(self))
+        """The batch of numbers `epoch * len(self) + group`, as `EpochSampler` yields them; all of one epoch."""
+        epochs, groups = np.divmod(np.asarray(numbers), len(self))
+        draws = draw(self.seed, int(epochs[0]), len(self))[groups]
+        members = (self.groups[group] for group in groups)
+        images = [group[int(share * len(group))] for group, share in zip(members, draws[:, 0], strict=True)]
         x = to_unit_range(torch.from_numpy(self.images[images]))[:, None]
         if self.augmentation is not None:
-            x = self.augmentation(x, draw(self.seed, int(epochs[0]), len(self))[images])
+            x = self.augmentation(x, draws[:, 1:])
         return x, torch.from_numpy(self.labels[images].astype(np.int64))
 
 
-def _has_a_group(pattern: str) -> bool:
+def _has_a_group(pattern: object) -> bool:
     try:
-        return re.compile(pattern).groups > 0
+        return isinstance(pattern, str) and re.compile(pattern).groups > 0
     except re.error:
         return False
 
@@ -114,7 +122,7 @@ class ImageFolders(L.LightningDataModule):
         patient: see `Splitting.patient`.
         split_seed: seed of the split.
         copies: `drop` or `weight`; see `splits.by_group`.
-        near_copy_correlation: least correlation of a near-copy, in (0, 1]; None compares hashes of pixels alone.
+        near_copy_correlation: least correlation of a near-copy, in (0, 1); None compares hashes of pixels alone.
         batch_size: images per training batch; an incomplete last batch is dropped.
         augmentation: changes to training images.
         max_unreadable: share of files that may be unreadable before that is an error, in [0, 1].
@@ -147,30 +155,40 @@ class ImageFolders(L.LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
-        if batch_size < 2:
-            raise ValueError(f"data.batch_size={batch_size}: batch norm needs at least 2 images")
-        if image_size < 1:
-            raise ValueError(f"data.image_size={image_size}: must be at least 1")
-        if classes is not None and (len(set(map(str, classes))) < len(classes) or not classes):
-            raise ValueError(f"data.classes={list(classes)}: must name at least one class, and none twice")
-        for name, value, choices in (
+        for name, value, low, high in (
+            ("batch_size", batch_size, 2, math.inf),  # batch norm needs two
+            ("image_size", image_size, 1, math.inf),
+            ("white", white, 1, 65535),
+            ("max_unreadable", max_unreadable, 0, 1),
+            ("seed", seed, 0, math.inf),
+        ):
+            if not low <= value <= high:
+                limits = f"must be at least {low}" + (f" and at most {high}" if high < math.inf else "")
+                raise ValueError(f"data.{name}={value}: {limits}")
+        for name, share in (
+            ("validation_fraction", validation_fraction),
+            ("test_fraction", test_fraction),
+            ("near_copy_correlation", near_copy_correlation),
+        ):
+            if share is not None and not 0 < share < 1:
+                raise ValueError(f"data.{name}={share}: must lie between 0 and 1")
+        if validation_fraction + test_fraction >= 1:
+            raise ValueError("data.validation_fraction and data.test_fraction: must leave something to train on")
+        for name, choice, choices in (
             ("aspect_ratio", aspect_ratio, ASPECT_RATIOS),
             ("split", split, ("group", "official")),
             ("copies", copies, COPIES),
         ):
-            if value not in choices:
-                raise ValueError(f"data.{name}={value}: must be one of {', '.join(choices)}")
-        for name, share in (("validation_fraction", validation_fraction), ("test_fraction", test_fraction)):
-            if not 0 < share < 1:
-                raise ValueError(f"data.{name}={share}: must lie between 0 and 1")
-        if validation_fraction + test_fraction >= 1:
-            raise ValueError("data.validation_fraction and data.test_fraction: must leave something to train on")
-        if near_copy_correlation is not None and not 0 < near_copy_correlation <= 1:
-            raise ValueError(f"data.near_copy_correlation={near_copy_correlation}: must lie between 0 and 1")
+            if choice not in choices:
+                raise ValueError(f"data.{name}={choice}: must be one of {', '.join(choices)}")
+        if classes is not None and (len({plain(str(name)) for name in classes}) < len(classes) or not classes):
+            raise ValueError(f"data.classes={list(classes)}: must name at least one class, and none twice")
+        if not isinstance(aliases, Mapping) or not all(isinstance(name, str) for name in aliases.values()):
+            raise ValueError(f"data.aliases={aliases}: must give the name of a class for each other name")
         if patient is not None and not _has_a_group(patient):
             raise ValueError(f"data.patient={patient}: must be a regular expression with a group, such as '(P[0-9]+)_'")
-        if not 1 <= white <= 65535:
-            raise ValueError(f"data.white={white}: must lie between 1 and 65535")
+        if not cache:
+            raise ValueError(f"data.cache={cache}: must be a folder")
         self.root = Path(str(root))
         self.classes = None if classes is None else [str(name) for name in classes]
         self.aliases = aliases
@@ -232,24 +250,22 @@ class ImageFolders(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled full batches of augmented images, one image of each group in every epoch."""
-        dataset = self._dataset(self.augmentation)
-        sampler = EpochSampler(self.collection.split.groups["train"], len(dataset), self.seed)
+        dataset = self._dataset("train", self.augmentation)
+        sampler = EpochSampler(len(dataset), self.seed)
         return DataLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, collate_fn=_as_it_is)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """All validation images in a fixed order, as they are."""
-        return self._in_order("validation")
+        return DataLoader(self._dataset("validation"), self.batch_size, collate_fn=_as_it_is)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """All test images in a fixed order, as they are."""
-        return self._in_order("test")
+        return DataLoader(self._dataset("test"), self.batch_size, collate_fn=_as_it_is)
 
-    def _in_order(self, split: str) -> DataLoader[Batch]:
-        images = Subset(self._dataset(None), self.collection.split.images(split))
-        return DataLoader(images, self.batch_size, collate_fn=_as_it_is)
-
-    def _dataset(self, augmentation: Augmentation | None) -> ImageDataset:
-        return ImageDataset(self.collection.prepared.images, self.collection.labels, augmentation, self.seed)
+    def _dataset(self, split: str, augmentation: Augmentation | None = None) -> ImageDataset:
+        collection = self.collection
+        groups = sorted(collection.split.groups[split])
+        return ImageDataset(collection.prepared.images, collection.labels, groups, augmentation, self.seed)
 
 
 class PhantomFolders(ImageFolders):

@@ -1,10 +1,10 @@
 """Single DICOM slices to grey pictures (needs the optional `dicom` extra)."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 
 from vaegan_pl.errors import UserError
@@ -33,40 +33,57 @@ def read_slice(path: Path) -> UInt8[ndarray, "height width"]:
         raise UserError(f"{path}: reading DICOM needs pydicom; pip install 'vaegan_pl[dicom]'") from error
     try:
         slice_ = pydicom.dcmread(path)
-        stored = slice_.pixel_array
-    except (pydicom.errors.InvalidDicomError, AttributeError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"not a DICOM image that can be decoded: {error}") from error
-    kind = slice_.PhotometricInterpretation
-    if stored.ndim != 2 or kind not in {"MONOCHROME1", "MONOCHROME2"}:
-        raise ValueError(f"{stored.shape} pixels of kind {kind}; save single grey slices")
-    padding = stored == slice_.PixelPaddingValue if "PixelPaddingValue" in slice_ else np.zeros_like(stored, dtype=bool)
-    shown = _window(np.asarray(apply_modality_lut(stored, slice_), dtype=np.float64), slice_, ~padding)
-    shown[padding] = 0.0
+        stored, kind = slice_.pixel_array, slice_.PhotometricInterpretation
+        if stored.ndim != 2 or kind not in {"MONOCHROME1", "MONOCHROME2"}:
+            raise ValueError(f"{stored.shape} pixels of kind {kind}; save single grey slices")
+        padding = _padding(stored, slice_)
+        shown = _window(np.asarray(apply_modality_lut(stored, slice_), dtype=np.float64), slice_, ~padding)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file can make the decoder raise anything
+        raise ValueError(f"not a DICOM slice that can be shown: {error}") from error
     if kind == "MONOCHROME1":
         shown = 1 - shown
-        shown[padding] = 0.0
+    shown[padding] = 0.0
     return np.asarray((255 * shown).round(), dtype=np.uint8)
 
 
+def _padding(stored: ndarray, slice_: "Dataset") -> Bool[ndarray, "height width"]:
+    """Pixels with a padding value, or in the range of them (C.7.5.1.1.2)."""
+    first = slice_.get("PixelPaddingValue")
+    if first is None:
+        return np.zeros_like(stored, dtype=bool)
+    last = slice_.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(first), int(first if last is None else last)))
+    return np.asarray((stored >= low) & (stored <= high))
+
+
 def _window(
-    values: Float[ndarray, "height width"], slice_: "Dataset", inside: ndarray
+    values: Float[ndarray, "height width"], slice_: "Dataset", inside: Bool[ndarray, "height width"]
 ) -> Float[ndarray, "height width"]:
     """Values to [0, 1] by the slice's look-up table or window; by its own range where it has neither."""
-    if "VOILUTSequence" in slice_:
+    if slice_.get("VOILUTSequence"):
         from pydicom.pixels.processing import apply_voi
 
         bits = int(slice_.VOILUTSequence[0].LUTDescriptor[2])
         return np.asarray(apply_voi(values.astype(np.int64), slice_) / (2**bits - 1), dtype=np.float64)
-    if "WindowCenter" in slice_ and "WindowWidth" in slice_:
-        # Several windows are alternatives; the first is taken.
-        centre, width = (float(np.atleast_1d(slice_[name].value)[0]) for name in ("WindowCenter", "WindowWidth"))
+    centre, width = _first(slice_.get("WindowCenter")), _first(slice_.get("WindowWidth"))
+    if centre is not None and width is not None:
         function = slice_.get("VOILUTFunction", "LINEAR")
+        if width < (1 if function == "LINEAR" else np.finfo(float).tiny):
+            raise ValueError(f"window of width {width:g}")
         if function == "SIGMOID":
             return np.asarray(1 / (1 + np.exp(-4 * (values - centre) / width)))
         if function == "LINEAR_EXACT":
             return ((values - centre) / width + 0.5).clip(0, 1)
-        if width <= 1:  # C.11.2.1.2.1: a step
+        if width == 1:  # C.11.2.1.2.1: a step
             return np.asarray(values > centre - 0.5, dtype=np.float64)
         return ((values - (centre - 0.5)) / (width - 1) + 0.5).clip(0, 1)
     low, high = (values[inside].min(), values[inside].max()) if inside.any() else (0.0, 1.0)
     return ((values - low) / max(high - low, 1e-9)).clip(0, 1)
+
+
+def _first(value: Any) -> float | None:
+    """The first of several alternatives; None where an element is absent or empty."""
+    values: Any = [] if value is None or value == "" else np.atleast_1d(value)
+    return float(values[0]) if len(values) else None

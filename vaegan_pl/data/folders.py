@@ -7,7 +7,7 @@ from pathlib import Path
 from vaegan_pl.data.images import SUFFIXES
 from vaegan_pl.errors import UserError
 
-SPLITS = {
+SPLIT_FOLDERS = {
     "training": "train",
     "train": "train",
     "validation": "validation",
@@ -42,7 +42,7 @@ class Listing:
     """The image files under a root.
 
     Attributes:
-        files: by split, class and name.
+        files: in the order of their paths.
         classes: class names in label order.
         ignored: everything else that stands beside the class folders or in them, with the reason.
     """
@@ -61,7 +61,7 @@ def list_images(root: Path, classes: Sequence[str] | None, aliases: Mapping[str,
     Args:
         root: the folder of the split folders, or of the class folders.
         classes: class names in label order; None takes every class folder there is, in alphabetical order.
-        aliases: other names that class folders may have, each with the class it stands for.
+        aliases: other names that folders of the named classes may have, each with the class it stands for.
 
     Raises:
         UserError: if the root is missing, a class has no folder or no image, or there is no training folder beside
@@ -73,7 +73,8 @@ def list_images(root: Path, classes: Sequence[str] | None, aliases: Mapping[str,
         raise UserError(f"data.root={root}: is a file; set data.root to the folder that holds the class folders")
     ignored: list[tuple[Path, str]] = []
     splits = _split_folders(root, ignored) or {NO_SPLIT: root}
-    real_names = {_plain(alias): name for alias, name in aliases.items()}
+    named = {plain(name) for name in classes or ()}
+    targets = {plain(alias): plain(name) for alias, name in aliases.items() if plain(name) in named}
     found: dict[str, list[tuple[str, Path]]] = {}  # class folders, by plain name of their class
     for split, folder in splits.items():
         for entry in sorted(folder.iterdir()):
@@ -81,17 +82,18 @@ def list_images(root: Path, classes: Sequence[str] | None, aliases: Mapping[str,
                 ignored.append((entry, "hidden"))
             elif not entry.is_dir():
                 ignored.append((entry, "not in a class folder"))
+            elif classes is None and not any(map(is_image, entry.iterdir())):
+                ignored.append((entry, "a folder without images"))
             else:
-                name = real_names.get(_plain(entry.name), entry.name)
-                found.setdefault(_plain(name), []).append((split, entry))
+                name = plain(entry.name)
+                found.setdefault(name if name in named else targets.get(name, name), []).append((split, entry))
     if classes is None:
-        first = (folders[0][1].name for folders in found.values())
-        classes = sorted((real_names.get(_plain(name), name) for name in first), key=str.lower)
+        classes = sorted((folders[0][1].name for folders in found.values()), key=str.lower)
         if not classes:
-            raise UserError(f"{root}: holds no class folders; see data.root")
+            raise UserError(f"{root}: holds no folders with images; see data.root")
     files: list[ImageFile] = []
     for label, name in enumerate(classes):
-        folders = found.pop(_plain(name), [])
+        folders = found.pop(plain(name), [])
         if not folders:
             there = ", ".join(sorted({f.name for fs in found.values() for _, f in fs})) or "no other folders"
             looked = " or ".join(str(folder / name) for folder in splits.values())
@@ -104,16 +106,14 @@ def list_images(root: Path, classes: Sequence[str] | None, aliases: Mapping[str,
             raise UserError(f"{folders[0][1]}: holds no image ({', '.join(sorted(SUFFIXES))}); add some")
         files += of_class
     ignored += [(folder, "not a class in data.classes") for folders in found.values() for _, folder in folders]
-    order = {split: i for i, split in enumerate(splits)}
-    files.sort(key=lambda file: (order[file.folder], file.label, file.path))
-    return Listing(files, list(classes), sorted(ignored))
+    return Listing(sorted(files, key=lambda file: file.path), list(classes), sorted(ignored))
 
 
 def _split_folders(root: Path, ignored: list[tuple[Path, str]]) -> dict[str, Path]:
     splits: dict[str, Path] = {}
     others: list[Path] = []
     for entry in sorted(root.iterdir()):
-        split = SPLITS.get(entry.name.lower()) if entry.is_dir() else None
+        split = SPLIT_FOLDERS.get(entry.name.lower()) if entry.is_dir() else None
         if split is None:
             others.append(entry)
         elif split in splits:
@@ -128,10 +128,11 @@ def _split_folders(root: Path, ignored: list[tuple[Path, str]]) -> dict[str, Pat
     ignored += [
         (entry, "hidden" if entry.name.startswith(".") else "not in a folder of the splits") for entry in others
     ]
-    return {split: splits[split] for split in dict.fromkeys(SPLITS.values()) if split in splits}
+    return {split: splits[split] for split in dict.fromkeys(SPLIT_FOLDERS.values()) if split in splits}
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A folder's name without case, spaces, hyphens and underscores."""
     return "".join(c for c in name.lower() if c not in " _-")
 
 

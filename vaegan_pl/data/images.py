@@ -1,6 +1,7 @@
 """One image file to one grey square, whatever its format and mode."""
 
 import struct
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ from vaegan_pl.data import dicom
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}) | dicom.SUFFIXES
 
-UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
+DECODERS = [
+    f"{package.metadata['Name']} {package.version}"
+    for package in distributions()
+    if str(package.metadata["Name"]).lower() in {"pillow", "pydicom", "pylibjpeg", "python-gdcm", "pyjpegls"}
+]
+"""Versions of what decodes files here; another one may read more, or other values."""
+
+UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, MemoryError, Image.DecompressionBombError)
 """What `read_grey` raises for a file that is not a whole image of a known range."""
 
 ASPECT_RATIOS = ("pad", "squash")
@@ -44,6 +52,9 @@ def read_grey(path: Path, white: int) -> Grey:
     if path.suffix.lower() in dicom.SUFFIXES:
         return dicom.read_slice(path)
     with Image.open(path) as image:
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":  # a camera's JPEG with previews
+            raise ValueError(f"holds {frames} pictures; save each as a file of its own")
         return _grey(ImageOps.exif_transpose(image), white)
 
 
@@ -69,12 +80,15 @@ def fit(grey: Grey, size: int, aspect_ratio: str) -> UInt8[ndarray, "size size"]
     Args:
         grey: the image.
         size: side in pixels.
-        aspect_ratio: `pad` adds black at both sides of the shorter direction first; `squash` stretches it.
+        aspect_ratio: `pad` adds black at both sides of the shorter direction; `squash` stretches it.
     """
     image = Image.fromarray(grey)
-    if aspect_ratio == "pad" and image.width != image.height:
-        image = ImageOps.pad(image, (max(image.size), max(image.size)), color=0)
-    return np.array(image.resize((size, size), Image.Resampling.BILINEAR))
+    if aspect_ratio == "squash":
+        return np.array(image.resize((size, size), Image.Resampling.BILINEAR))
+    width, height = (max(1, round(side * size / max(image.size))) for side in image.size)
+    square = Image.new("L", (size, size))
+    square.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((size - width) // 2, (size - height) // 2))
+    return np.array(square)
 
 
 def to_unit_range(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

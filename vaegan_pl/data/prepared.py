@@ -3,28 +3,32 @@
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from os import cpu_count
 from pathlib import Path
 from time import time
 
 import numpy as np
-import PIL
 from jaxtyping import UInt8
 from numpy import ndarray
 from tqdm import tqdm
 
 from vaegan_pl.data.copies import COMPARED_SIDE, Pairs, find_pairs
-from vaegan_pl.data.images import UNREADABLE, fit, read_grey
+from vaegan_pl.data.images import DECODERS, UNREADABLE, fit, read_grey
+from vaegan_pl.errors import UserError
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
+_UNFINISHED = ".unfinished-"
 _ABANDONED = 24 * 3600
+_UNUSED = 30 * 24 * 3600
+_AT_ONCE = 4096
 _IMAGES, _PAIRS, _INDEX, _SUMS = "images.npy", "near_copies.npy", "index.json", "SHA256SUMS"
 
 
@@ -71,10 +75,10 @@ class DamagedError(Exception):
 def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) -> Prepared:
     """Decode files, or take what an earlier call decoded from the same files with the same settings.
 
-    The entry's name carries names, sizes and times of change of all files, so any change makes a new one, which takes
-    the old one's place. Entries appear whole, under their name, in one step: of two processes at once, one wins and
-    both go on. A damaged entry is rebuilt. Where the cache cannot be written, a temporary folder serves for this
-    process.
+    The entry's name carries names, sizes and times of change of all files, so any change makes a new one. Entries
+    appear whole, under their name, in one step: of two processes at once, one wins and both go on. A damaged entry is
+    rebuilt; one that was not used for a month is removed. Where the cache cannot be written, or a file could not be
+    opened, what was decoded serves for this process alone.
 
     Args:
         root: the folder that the paths lie in.
@@ -83,32 +87,36 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
         cache: folder of the entries; made if it is missing.
 
     Raises:
+        UserError: if `cache` is a file.
         OSError: if neither the cache nor the system's temporary folder can be written.
     """
-    settings = _digest([VERSION, PIL.__version__, str(root.resolve()), asdict(decoding)])[:12]
-    listing = _digest([_identity(root, path) for path in paths])[:16]
-    entry = cache / f"{root.resolve().name}-{settings}-{listing}"
-    if entry.is_dir():
+    if cache.exists() and not cache.is_dir():
+        raise UserError(f"data.cache={cache}: is a file; set data.cache to a folder")
+    settings = [VERSION, DECODERS, str(root.resolve()), asdict(decoding)]
+    entry = cache / _digest([settings, [_identity(root, path) for path in paths]])[:32]
+    if entry.exists():
         try:
             return _open(entry, len(paths))
         except DamagedError as damage:
             log.warning("%s is damaged (%s) and is made anew", entry, damage)
+            shutil.rmtree(entry, ignore_errors=True)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         _sweep(cache)
-        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=cache))
-        try:
-            _write(unfinished, paths, decoding)
-            return _publish(unfinished, entry, len(paths), f"{root.resolve().name}-{settings}-*")
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    except OSError as error:
-        log.warning("data.cache=%s cannot be written (%s): images are decoded again in every run", cache, error)
-    temporary = tempfile.TemporaryDirectory(prefix="vaegan_pl-")
-    _write(Path(temporary.name), paths, decoding)
-    prepared = _open(Path(temporary.name), len(paths))
-    temporary.cleanup()  # the memory map keeps what it needs
-    return prepared
+        with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=cache, ignore_cleanup_errors=True) as folder:
+            unfinished = Path(folder)
+            if not _write(unfinished, paths, decoding):
+                log.warning("some files could not be opened: the others are decoded again in the next run")
+                return _open(unfinished, len(paths))  # the memory map keeps what it needs when the folder goes
+            unfinished.chmod(0o755)
+            with suppress(OSError):  # another process was first
+                unfinished.rename(entry)
+            return _open(entry, len(paths))
+    except (OSError, DamagedError) as error:
+        log.warning("data.cache=%s cannot be used (%s): images are decoded again in every run", cache, error)
+    with tempfile.TemporaryDirectory(prefix="vaegan_pl-", ignore_cleanup_errors=True) as folder:
+        _write(Path(folder), paths, decoding)
+        return _open(Path(folder), len(paths))
 
 
 def _identity(root: Path, path: Path) -> list[str | int]:
@@ -120,7 +128,9 @@ def _digest(values: object) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
-def _write(folder: Path, paths: Sequence[Path], decoding: Decoding) -> None:
+def _write(folder: Path, paths: Sequence[Path], decoding: Decoding) -> bool:
+    """Write an entry; False if a file could not be opened, which another time it may be."""
+    complete = True
     keys: list[str] = []
     shapes: list[tuple[int, int]] = []
     unreadable: dict[int, str] = {}
@@ -131,8 +141,9 @@ def _write(folder: Path, paths: Sequence[Path], decoding: Decoding) -> None:
             shape = (len(paths), side, side)
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for i, result in enumerate(_decoded(paths, decoding)):
-            if isinstance(result, str):
-                unreadable[i] = result
+            if isinstance(result, BaseException):
+                unreadable[i] = str(result)
+                complete &= not (isinstance(result, OSError) and result.errno)
                 result = _Decoded("", (0, 0), bytes(size**2), bytes(COMPARED_SIDE**2))
             keys.append(result.key)
             shapes.append(result.shape)
@@ -144,16 +155,11 @@ def _write(folder: Path, paths: Sequence[Path], decoding: Decoding) -> None:
     (folder / "compared.npy").unlink()
     with (folder / _PAIRS).open("wb") as file:
         np.save(file, np.stack([pairs.first, pairs.second, pairs.turn]))
-    index = {
-        "version": VERSION,
-        "decoding": asdict(decoding),
-        "keys": keys,
-        "shapes": shapes,
-        "unreadable": [[i, reason] for i, reason in unreadable.items()],
-    }
+    index = {"keys": keys, "shapes": shapes, "unreadable": list(unreadable.items())}
     (folder / _INDEX).write_text(json.dumps(index))
     sums = [f"{_sha256(folder / name)}  {name}\n" for name in (_IMAGES, _PAIRS, _INDEX)]
     (folder / _SUMS).write_text("".join(sums))
+    return complete
 
 
 @dataclass(frozen=True)
@@ -164,12 +170,12 @@ class _Decoded:
     compared: bytes
 
 
-def _decoded(paths: Sequence[Path], decoding: Decoding) -> Iterator[_Decoded | str]:
-    def decode(path: Path) -> _Decoded | str:
+def _decoded(paths: Sequence[Path], decoding: Decoding) -> Iterator[_Decoded | BaseException]:
+    def decode(path: Path) -> _Decoded | BaseException:
         try:
             grey = read_grey(path, decoding.white)
         except UNREADABLE as error:
-            return str(error)
+            return error
         height, width = grey.shape
         image = fit(grey, decoding.image_size, decoding.aspect_ratio).tobytes()
         same = decoding.image_size == COMPARED_SIDE and (decoding.aspect_ratio == "squash" or height == width)
@@ -177,8 +183,12 @@ def _decoded(paths: Sequence[Path], decoding: Decoding) -> Iterator[_Decoded | s
         key = hashlib.sha256(f"{height}x{width} ".encode() + grey.tobytes()).hexdigest()
         return _Decoded(key, (height, width), image, compared)
 
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        yield from tqdm(pool.map(decode, paths), "reading images", len(paths), unit="image", leave=False)
+    bar = tqdm(total=len(paths), desc="reading images", unit="image", leave=False)
+    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), _AT_ONCE):
+            for result in pool.map(decode, paths[start : start + _AT_ONCE]):
+                bar.update()
+                yield result
 
 
 def _sha256(path: Path) -> str:
@@ -186,34 +196,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _publish(unfinished: Path, entry: Path, n: int, earlier: str) -> Prepared:
-    """Give a finished entry its name; where another process was first with a sound one, take that."""
-    for _ in range(2):
-        try:
-            unfinished.chmod(0o755)
-            unfinished.rename(entry)
-            break
-        except OSError:
-            try:
-                return _open(entry, n)
-            except DamagedError:
-                _remove(entry)
-    prepared = _open(entry, n)
-    for other in entry.parent.glob(earlier):
-        if other != entry:
-            _remove(other)
-    return prepared
-
-
 def _sweep(cache: Path) -> None:
-    """Remove what killed processes left behind long enough ago to be nobody's."""
-    for unfinished in cache.glob(".unfinished-*"):
-        if time() - unfinished.stat().st_mtime > _ABANDONED:
-            _remove(unfinished)
-
-
-def _remove(entry: Path) -> None:
-    shutil.rmtree(entry, ignore_errors=True)
+    """Remove what killed processes left behind, and entries that nobody has used for long."""
+    for entry in cache.iterdir():
+        unfinished = entry.name.startswith(_UNFINISHED)
+        with suppress(FileNotFoundError):  # another process was first
+            if time() - entry.stat().st_mtime > (_ABANDONED if unfinished else _UNUSED):
+                shutil.rmtree(entry, ignore_errors=True)
 
 
 def _open(entry: Path, n: int) -> Prepared:
@@ -234,6 +223,8 @@ def _open(entry: Path, n: int) -> Prepared:
         raise DamagedError(str(error)) from error
     if len(images) != n or len(index["keys"]) != n:
         raise DamagedError(f"{len(images)} images instead of {n}")
+    with suppress(OSError):  # not ours to touch
+        os.utime(entry)
     unreadable = {int(i): str(reason) for i, reason in index["unreadable"]}
     shapes = [(int(height), int(width)) for height, width in index["shapes"]]
     return Prepared(images, index["keys"], shapes, unreadable, Pairs(first, second, turn))

@@ -45,8 +45,8 @@ def by_group(
 ) -> Split:
     """Split groups of near-copies: no group and no patient is in two splits, and each class has its share in each.
 
-    Which split a patient's groups fall into follows from their pixels and the seed alone: names, places and order of
-    files do not matter, and an added image moves few others. Validation and test keep one image of each group; so does
+    Patients are put in an order that follows from their pixels and the seed, so names, places and order of files do not
+    matter, and an added image moves few others. Validation and test keep one image of each group; so does
     training, unless `copies` is `weight`.
 
     Args:
@@ -56,7 +56,7 @@ def by_group(
         keys: a hash of the pixels of each image.
         sizes: pixels of each image; the largest of a group stands for it.
         shares: share of each class's patients in `validation` and in `test`; the rest trains. A patient counts for the
-            class of most of their groups.
+            class of most of their groups, the first of equals.
         copies: `drop` or `weight`.
         seed: seed of the split.
     """
@@ -71,7 +71,8 @@ def by_group(
         (whole if len({int(labels[image]) for image in group}) == 1 else conflicts).append(group)
     of_class: dict[int, list[list[list[int]]]] = {}
     for together in _of_one_patient(whole, patients):
-        label = Counter(int(labels[group[0]]) for group in together).most_common(1)[0][0]
+        counts = Counter(int(labels[group[0]]) for group in together)
+        label = min(counts, key=lambda label: (-counts[label], label))
         of_class.setdefault(label, []).append(together)
     split = Split({name: [] for name in SPLITS}, [], [sorted(group) for group in conflicts])
     for _, with_label in sorted(of_class.items()):
@@ -117,6 +118,7 @@ def by_folder(folders: Sequence[str], readable: Bool[ndarray, " image"]) -> Spli
 
 
 def leaking(split: Split, groups: Int[ndarray, " image"]) -> dict[str, list[int]]:
-    """Images of validation and test with a near-copy among the training images."""
+    """Images of validation and test with one of their group in training; of test alone, where both are the same."""
     trained = {int(groups[image]) for image in split.images("train")}
-    return {name: [i for i in split.images(name) if int(groups[i]) in trained] for name in ("validation", "test")}
+    names = ["test"] if split.groups["validation"] == split.groups["test"] else ["validation", "test"]
+    return {name: [i for i in split.images(name) if int(groups[i]) in trained] for name in names}

@@ -24,6 +24,7 @@ DARK = 64
 
 _SHOWN_GROUPS = 8
 _SHOWN_IMAGES = 16
+_SHOWN_CONFLICTS = 20
 _SHOWN_ROWS = 100
 
 
@@ -31,7 +32,7 @@ def write(collection: Collection, directory: Path) -> None:
     """Write `data_report.json` and `data_report.html` into a directory."""
     facts = gather(collection)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / JSON).write_text(json.dumps(facts, indent=2, ensure_ascii=False))
+    (directory / JSON).write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
     (directory / PAGE).write_text(_page(collection, facts), encoding="utf-8")
 
 
@@ -62,7 +63,7 @@ def gather(collection: Collection) -> dict[str, Any]:
         "classes": {**per_class, "all": {**total, **everywhere}},
         "copies": {
             "dropped": len(collection.split.dropped),
-            "files_with_the_pixels_of_an_earlier_one": len(files) - len(prepared.unreadable) - _keys(collection),
+            "files_with_the_pixels_of_an_earlier_one": sum(n - 1 for key, n in Counter(prepared.keys).items() if key),
             "pairs": {turn: len(prepared.pairs.only([turn])) for turn in TURNS},
             "largest_groups": [[collection.name(i) for i in group] for group in members[:_SHOWN_GROUPS]],
         },
@@ -75,9 +76,7 @@ def gather(collection: Collection) -> dict[str, Any]:
         },
         "left_out": {
             "unreadable": {collection.name(i): reason for i, reason in prepared.unreadable.items()},
-            "ignored": {
-                path.relative_to(collection.root).as_posix(): reason for path, reason in collection.listing.ignored
-            },
+            "ignored": {collection.shown(path): reason for path, reason in collection.listing.ignored},
         },
         "sizes": [
             {"height": height, "width": width, "images": n}
@@ -89,10 +88,6 @@ def gather(collection: Collection) -> dict[str, Any]:
 
 def _distinct(groups: Int[ndarray, " image"]) -> int:
     return len(np.unique(groups[groups >= 0]))
-
-
-def _keys(collection: Collection) -> int:
-    return len({key for key in collection.prepared.keys if key})
 
 
 def _members(groups: Int[ndarray, " image"]) -> list[list[int]]:
@@ -109,24 +104,22 @@ def _conflicts(collection: Collection, members: list[list[int]]) -> list[list[in
 
 
 def _leaks(collection: Collection) -> dict[str, dict[str, int]] | None:
-    """For each class, the images of the folders' testing and validation parts with a copy in the training part."""
+    """For each class, the images outside the training folder with a copy in it; in any way: with one of their group."""
     folders = np.array([file.folder for file in collection.listing.files])
     held_out = np.isin(folders, ["validation", "test"])
     if not held_out.any():
         return None
     pairs, keys = collection.prepared.pairs, collection.prepared.keys
-    trained = {key for key, out in zip(keys, held_out, strict=True) if not out}
+    trained = {key for key, out in zip(keys, held_out, strict=True) if not out} - {""}
     copied = {"identical pixels": np.array([key in trained for key in keys])}
     turns = list(TURNS)
-    for name, among in (
-        (turns[0], turns[:1]),
-        (f"or {turns[1]}", turns[:2]),
-        (f"or {turns[2]} or {turns[3]}", turns),
-    ):
+    for name, among in ((turns[0], turns[:1]), (f"or {turns[1]}", turns[:2])):
         some = pairs.only(among)
         across = held_out[some.first] != held_out[some.second]
         copied[name] = np.zeros(len(keys), dtype=bool)
         copied[name][some.first[across]] = copied[name][some.second[across]] = True
+    readable = collection.groups >= 0
+    copied["in any way"] = readable & np.isin(collection.groups, collection.groups[~held_out & readable])
     rows = {
         name: {
             "images": int(of_class.sum()),
@@ -169,20 +162,20 @@ def _page(collection: Collection, facts: dict[str, Any]) -> str:
     ]
     if collection.is_phantom:
         lead.insert(0, "These are PHANTOMS, drawn by this project. They are not MRI.")
+    copy = "near-copy" if facts["decoding"]["near_copy_correlation"] else "copy of identical pixels"
     leaks = facts["leaks"]["of_the_folders_own_split"]
     if leaks:
-        every = leaks["all"]
-        copies = list(every.values())[-1]
+        n, copied = leaks["all"]["images"], leaks["all"]["in any way"]
         lead.append(
-            f"Of the {every['images']:,} images that the folders set aside for testing, {copies:,} "
-            f"({copies / every['images']:.0%}) have a near-copy among those for training."
+            f"Of the {n:,} images outside the training folder, {copied:,} ({copied / n:.0%}) have a {copy} in it."
         )
-    used = facts["leaks"]["of_the_split_used"]
+    used = {split: n for split, n in facts["leaks"]["of_the_split_used"].items() if n}
+    leaking = " and ".join(f"{n:,} {split}" for split, n in used.items())
     lead.append(
-        "In the split used here no near-copy crosses."
-        if not any(used.values())
-        else f"WARNING: the split used here leaks: {used['validation']:,} validation and {used['test']:,} test images "
-        "have a near-copy among the training images. Figures on them flatter. data.split=group leaves none."
+        f"WARNING: the split used here leaks: {leaking} images have a {copy} among the training images. "
+        "Figures on them flatter. data.split=group leaves none."
+        if used
+        else f"In the split used here no {copy} crosses."
     )
     sections = [
         _splits(facts),
@@ -202,11 +195,12 @@ def _rows(table: dict[str, dict[str, int]]) -> list[list[str | int]]:
 
 
 def _splits(facts: dict[str, Any]) -> Section:
-    how = facts["splitting"]
+    how, correlation = facts["splitting"], facts["decoding"]["near_copy_correlation"]
     text = [
-        "Near-copies are images whose pixels correlate at least at "
-        f"{facts['decoding']['near_copy_correlation']} in one of four positions: the same way up, mirrored, upside "
-        "down, turned by 180°. They form groups.",
+        f"Near-copies are images whose pixels correlate at least at {correlation} in one of four positions: the same "
+        "way up, mirrored, upside down, turned by 180°. They, and chains of them, form groups."
+        if correlation
+        else "Images of identical pixels form groups. Near-copies were not looked for (near_copy_correlation=null)."
     ]
     if how["by"] == "group":
         kept = {
@@ -229,7 +223,9 @@ def _splits(facts: dict[str, Any]) -> Section:
 
 
 def _official(leaks: dict[str, dict[str, int]]) -> Section:
-    text = ["Images for testing or validation, and how many of them have a near-copy in the training folder."]
+    text = [
+        "Images outside the training folder, and how many of them have a copy in it; in any way: one of their group."
+    ]
     columns = ["class", *next(iter(leaks.values()))]
     return Section("What the folders' own split leaks", text, [Table(columns, _rows(leaks), total=True)])
 
@@ -264,18 +260,19 @@ def _copies(collection: Collection) -> Section:
 
 def _conflict_section(collection: Collection) -> Section:
     pictures = []
-    for group in _conflicts(collection, _members(collection.groups)):
+    conflicts = _conflicts(collection, _members(collection.groups))
+    for group in conflicts[:_SHOWN_CONFLICTS]:
         shown = group[:_SHOWN_IMAGES]
         names = " | ".join(
             f"{collection.name(i)}: {collection.listing.classes[collection.listing.files[i].label]}" for i in shown
         )
         pictures.append(_show(collection, shown, "near-copies under different labels", names))
-    if not pictures:
-        text = ["No picture has two labels."]
-    elif collection.split.conflicts:
-        text = [f"{len(pictures)} groups carry more than one label. All their images are left out."]
-    else:
-        text = [f"{len(pictures)} groups carry more than one label. data.split=official leaves them in."]
+    text = ["No picture has two labels."]
+    if conflicts:
+        out = "All their images are left out." if collection.split.conflicts else "data.split=official leaves them in."
+        text = [f"{len(conflicts):,} groups carry more than one label. {out}"]
+    if len(conflicts) > len(pictures):
+        text.append(f"The first {len(pictures)}; {JSON} has all.")
     return Section("Label conflicts", text, pictures=pictures)
 
 
