@@ -22,7 +22,7 @@ def download(config: DictConfig) -> None:
     try:
         import kagglehub
     except ImportError as error:
-        raise UserError(f"downloading needs kagglehub: pip install 'vaegan_pl[kaggle]', {by_hand}") from error
+        raise UserError(f"downloading needs kagglehub: pip install 'kagglehub>=1', {by_hand}") from error
     output = Path(str(config.output))
     try:
         folder = Path(kagglehub.dataset_download(str(config.dataset), output_dir=str(output)))

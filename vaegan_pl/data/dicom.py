@@ -30,7 +30,7 @@ def read_slice(path: Path) -> UInt8[ndarray, "height width"]:
         import pydicom
         from pydicom.pixels.processing import apply_modality_lut
     except ImportError as error:
-        raise UserError(f"{path}: reading DICOM needs pydicom; pip install 'vaegan_pl[dicom]'") from error
+        raise UserError(f"{path}: reading DICOM needs pydicom; pip install 'pydicom>=3'") from error
     try:
         slice_ = pydicom.dcmread(path)
         stored, kind = slice_.pixel_array, slice_.PhotometricInterpretation
