@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -130,12 +131,15 @@ def test_entries_that_nobody_uses_go_after_a_month(root: Path) -> None:
     ready(root)
     (used,) = entries(root)
     ready(root, replace(DECODING, image_size=8))
+    somebodys = root.parent / "cache" / "thesis"
+    somebodys.mkdir()
     for entry in entries(root):
         os.utime(entry, (time.time() - 31 * 86400,) * 2)
     ready(root)  # using an entry makes it young again
     ready(root, replace(DECODING, image_size=4))
-    assert len(entries(root)) == 2
+    assert len(entries(root)) == 3
     assert used in entries(root)
+    assert somebodys in entries(root)
 
 
 @pytest.mark.parametrize("name", ["images.npy", "near_copies.npy", "index.json", "SHA256SUMS"])
@@ -224,6 +228,15 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(
     assert entries(root) == []
 
 
+def test_full_disks_everywhere_end_with_the_path(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> bool:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prepared, "_write", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tempfile.gettempdir()}/.vaegan_pl-"):
+        ready(root)
+
+
 def test_unreadable_files_are_black_and_named(root: Path) -> None:
     files(root)[4].write_bytes(b"no image")
     for _ in range(2):
@@ -310,7 +323,7 @@ prepared.prepare(root, sorted(root.rglob("*.png")), prepared.Decoding(16, "pad",
     process.wait()
     process.stdout.close()
     (unfinished,) = entries(root)
-    assert unfinished.name.startswith(".unfinished-")
+    assert unfinished.name.startswith(".vaegan_pl-")
     assert np.array_equal(ready(root).images, expected(root))
     assert unfinished.exists()  # it may be another process's that is still at work
     os.utime(unfinished, (time.time() - 2 * 86400,) * 2)

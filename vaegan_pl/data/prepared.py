@@ -25,7 +25,7 @@ from vaegan_pl.errors import UserError
 log = logging.getLogger(__name__)
 
 VERSION = 1
-_UNFINISHED = ".unfinished-"
+_UNFINISHED, _FINISHED = ".vaegan_pl-", "vaegan_pl-"
 _ABANDONED = 24 * 3600
 _UNUSED = 30 * 24 * 3600
 _AT_ONCE = 4096
@@ -93,7 +93,7 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
     if cache.exists() and not cache.is_dir():
         raise UserError(f"data.cache={cache}: is a file; set data.cache to a folder")
     settings = [VERSION, DECODERS, str(root.resolve()), asdict(decoding)]
-    entry = cache / _digest([settings, [_identity(root, path) for path in paths]])[:32]
+    entry = cache / (_FINISHED + _digest([settings, [_identity(root, path) for path in paths]])[:32])
     if entry.exists():
         try:
             return _open(entry, len(paths))
@@ -114,8 +114,11 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
             return _open(entry, len(paths))
     except (OSError, DamagedError) as error:
         log.warning("data.cache=%s cannot be used (%s): images are decoded again in every run", cache, error)
-    with tempfile.TemporaryDirectory(prefix="vaegan_pl-", ignore_cleanup_errors=True) as folder:
-        _write(Path(folder), paths, decoding)
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, ignore_cleanup_errors=True) as folder:
+        try:
+            _write(Path(folder), paths, decoding)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, folder) from error
         return _open(Path(folder), len(paths))
 
 
@@ -198,11 +201,11 @@ def _sha256(path: Path) -> str:
 
 def _sweep(cache: Path) -> None:
     """Remove what killed processes left behind, and entries that nobody has used for long."""
-    for entry in cache.iterdir():
-        unfinished = entry.name.startswith(_UNFINISHED)
-        with suppress(FileNotFoundError):  # another process was first
-            if time() - entry.stat().st_mtime > (_ABANDONED if unfinished else _UNUSED):
-                shutil.rmtree(entry, ignore_errors=True)
+    for prefix, kept in ((_UNFINISHED, _ABANDONED), (_FINISHED, _UNUSED)):
+        for entry in cache.glob(f"{prefix}*"):
+            with suppress(FileNotFoundError):  # another process was first
+                if time() - entry.stat().st_mtime > kept:
+                    shutil.rmtree(entry, ignore_errors=True)
 
 
 def _open(entry: Path, n: int) -> Prepared:
