@@ -1,5 +1,7 @@
 """Every file under conf/ composes, and what it names can be built."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import lightning as L
@@ -79,3 +81,19 @@ def test_the_reports_data_is_the_official_split_as_it_is() -> None:
     data = instantiate(composed("data=report", "data.root=/data").data, _convert_="all")
     assert data.splitting.by == "official"
     assert data.augmentation == Augmentation(horizontal_flip=0.0, shift=0.0, brightness=0.0, contrast=0.0)
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "reconstruct", "inspect_data", "download"])
+def test_help_and_refusals_do_not_wait_for_torch(command: str) -> None:
+    for argument, code in (("--help", 0), ("no_such_option=1", 1)):
+        script = (
+            f"import runpy, sys; sys.argv[1:] = [{argument!r}]\n"
+            f"try: runpy.run_module('vaegan_pl.{command}', run_name='__main__')\n"
+            "except SystemExit as stop: code = 1 if stop.code else 0\n"
+            "else: code = 0\n"
+            f"assert code == {code}, code\n"
+            "heavy = {'torch', 'lightning', 'matplotlib', 'wandb'} & set(sys.modules)\n"
+            "assert not heavy, heavy"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

@@ -1,4 +1,7 @@
-"""How every command starts: Hydra composes its configuration, and a user's mistake ends it with one message."""
+"""How every command starts: Hydra composes its configuration, and a user's mistake ends it with one message.
+
+Commands import what is heavy (torch, Lightning) inside their function, so that help and refusals come at once.
+"""
 
 import difflib
 import os
@@ -15,7 +18,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
@@ -28,8 +30,8 @@ CONFIG_DIRECTORY = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKA
 NULLABLE = frozenset({"data.classes", "data.near_copy_correlation"})
 """Options that have a default of some type and a meaning for null."""
 
-MISTAKES = (UserError, HydraException, OmegaConfBaseException, MisconfigurationException, OSError)
-"""What ends a command with a message instead of a traceback."""
+MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
+"""What ends a command with a message instead of a traceback, beside Lightning's `MisconfigurationException`."""
 
 
 def run(task: Callable[[DictConfig], None], config_name: str) -> None:
@@ -45,8 +47,8 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
     def one_message() -> Iterator[None]:
         try:
             yield
-        except MISTAKES as error:
-            if asked == "1":
+        except Exception as error:
+            if asked == "1" or not _is_mistake(error):
                 raise
             sys.exit(f"error: {_message(error)}")
 
@@ -98,6 +100,11 @@ def _check_types(defaults: dict[Any, Any], values: dict[Any, Any], prefix: str) 
         elif type(value) is not type(default) and not (type(default) is float and type(value) is int):
             words = {int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "a group"}
             raise UserError(f"{key}={value}: must be {words[type(default)]}, such as {default}")
+
+
+def _is_mistake(error: Exception) -> bool:
+    lightnings = any(kind.__name__ == "MisconfigurationException" for kind in type(error).__mro__)
+    return lightnings or isinstance(error, MISTAKES)
 
 
 def _message(error: BaseException) -> str:

@@ -25,6 +25,7 @@ def pick_device(accelerator: str) -> torch.device:
         raise UserError(f"accelerator={accelerator}: {error}; take accelerator=auto") from error
 
 
+@torch.inference_mode()
 def in_batches(network: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device, description: str) -> Tensor:
     """Outputs for all inputs, computed in batches of `AT_ONCE` on `device` and gathered on the CPU."""
     batches = tqdm(inputs.split(AT_ONCE), description, unit="batch", leave=False)

@@ -3,19 +3,24 @@
 import logging
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from vaegan_pl import commands
-from vaegan_pl.data.datamodule import ImageFolders
-from vaegan_pl.report import data_report
+
+if TYPE_CHECKING:
+    from vaegan_pl.data.datamodule import ImageFolders
 
 log = logging.getLogger(__name__)
 
 
 def inspect_data(config: DictConfig) -> None:
     """Write `data_report.json` and `data_report.html`, and say the main figures."""
+    from hydra.utils import instantiate
+
+    from vaegan_pl.report import data_report
+
     data: ImageFolders = instantiate(config.data, _convert_="all")
     data.prepare_data()
     started, output = monotonic(), Path(str(config.output))

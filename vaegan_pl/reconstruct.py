@@ -3,28 +3,29 @@
 import logging
 from pathlib import Path
 
-import numpy as np
-import torch
 from omegaconf import DictConfig
-from torchmetrics.functional.image import peak_signal_noise_ratio
-from tqdm import tqdm
 
 from vaegan_pl import commands
-from vaegan_pl.data.folders import list_loose_images
-from vaegan_pl.data.images import UNREADABLE, fit, read_grey, to_unit_range
 from vaegan_pl.errors import UserError
-from vaegan_pl.inference import clear, in_batches, pick_device
-from vaegan_pl.model import weights
-from vaegan_pl.report.pictures import pairs, save_png, single
 
 log = logging.getLogger(__name__)
 
 
-@torch.inference_mode()
 def reconstruct(config: DictConfig) -> None:
     """Write Dec(mean of q(z|x)) of every image, and a grid of originals above their reconstructions."""
     if config.shown < 1:
         raise UserError(f"shown={config.shown}: must be at least 1")
+    import numpy as np
+    import torch
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+    from tqdm import tqdm
+
+    from vaegan_pl.data.folders import list_loose_images
+    from vaegan_pl.data.images import UNREADABLE, fit, read_grey, to_unit_range
+    from vaegan_pl.inference import clear, in_batches, pick_device
+    from vaegan_pl.model import weights
+    from vaegan_pl.report.pictures import pairs, save_png, single
+
     model = weights.load(Path(str(config.weights)))
     device = pick_device(config.accelerator)
     networks = model.networks.to(device)

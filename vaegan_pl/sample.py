@@ -3,23 +3,24 @@
 import logging
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
 from vaegan_pl import commands
 from vaegan_pl.errors import UserError
-from vaegan_pl.inference import clear, in_batches, pick_device
-from vaegan_pl.model import weights
-from vaegan_pl.report.pictures import grid, save_png, single
 
 log = logging.getLogger(__name__)
 
 
-@torch.inference_mode()
 def sample(config: DictConfig) -> None:
     """Decode `n` draws from the prior N(0, I) into single images and one grid."""
     if config.n < 1:
         raise UserError(f"n={config.n}: must be at least 1")
+    import torch
+
+    from vaegan_pl.inference import clear, in_batches, pick_device
+    from vaegan_pl.model import weights
+    from vaegan_pl.report.pictures import grid, save_png, single
+
     model = weights.load(Path(str(config.weights)))
     device = pick_device(config.accelerator)
     z = torch.randn(config.n, model.networks.latent_dim, generator=torch.Generator().manual_seed(config.seed))

@@ -3,17 +3,15 @@
 import logging
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import lightning as L
-import wandb
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from vaegan_pl import commands, runs
-from vaegan_pl.data.datamodule import ImageFolders
 from vaegan_pl.errors import UserError
-from vaegan_pl.model.lightning_module import VAEGANModule
+
+if TYPE_CHECKING:
+    from vaegan_pl.data.datamodule import ImageFolders
 
 EXPECTED_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\). is deprecated",  # Lightning 2.6, inside itself
@@ -24,10 +22,16 @@ EXPECTED_WARNINGS = (
 
 def train(config: DictConfig) -> None:
     """Build everything that the configuration names and train; leave the results in the run's directory."""
+    refuse_unsupported(config)
+    import lightning as L
+    import wandb
+    from hydra.utils import instantiate
+
+    from vaegan_pl.model.lightning_module import VAEGANModule
+
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    refuse_unsupported(config)
     L.seed_everything(config.seed, verbose=False)
     data: ImageFolders = instantiate(config.data, _convert_="all")
     data.prepare_data()
