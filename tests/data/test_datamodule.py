@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from vaegan_pl.data.augmentation import Augmentation
 from vaegan_pl.data.datamodule import ImageDataset, ImageFolders, PhantomFolders
 from vaegan_pl.data.images import to_grey_values
+from vaegan_pl.data.sampling import EpochSampler
 from vaegan_pl.errors import UserError
 
 from ..conftest import CLASSES
@@ -48,7 +49,8 @@ def ready(root: Path, **options: Any) -> ImageFolders:
 
 def batches(data: ImageFolders, epoch: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
     loader = data.train_dataloader()
-    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    assert isinstance(loader.sampler, EpochSampler)
+    loader.sampler.set_epoch(epoch)
     return list(loader)
 
 

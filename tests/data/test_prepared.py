@@ -127,6 +127,14 @@ def test_other_settings_and_other_folders_have_entries_of_their_own(root: Path) 
     assert len(entries(root)) == 3
 
 
+def test_another_decoder_decodes_anew(root: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    ready(root)
+    decoded.clear()
+    monkeypatch.setattr(prepared, "version", lambda package: f"another {package}")
+    ready(root)
+    assert len(decoded) == 10
+
+
 def test_entries_that_nobody_uses_go_after_a_month(root: Path) -> None:
     ready(root)
     (used,) = entries(root)

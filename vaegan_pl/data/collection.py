@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,6 +85,20 @@ class Collection:
             if key
         )
         return hashlib.sha256("".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
+
+    @cached_property
+    def copies(self) -> list[list[int]]:
+        """Groups of more than one image, the largest first."""
+        members = defaultdict(list)
+        for image, group in enumerate(self.groups.tolist()):
+            if group >= 0:
+                members[group].append(image)
+        return sorted((m for m in members.values() if len(m) > 1), key=lambda group: (-len(group), group))
+
+    @property
+    def conflicts(self) -> list[list[int]]:
+        """Those of `copies` whose images carry more than one label, whether or not the split leaves them out."""
+        return [group for group in self.copies if len({int(self.labels[image]) for image in group}) > 1]
 
     @cached_property
     def leaking(self) -> dict[str, list[int]]:

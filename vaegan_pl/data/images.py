@@ -1,7 +1,6 @@
 """One image file to one grey square, whatever its format and mode."""
 
 import struct
-from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,6 @@ from torch import Tensor
 from vaegan_pl.data import dicom
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}) | dicom.SUFFIXES
-
-DECODERS = [
-    f"{package.metadata['Name']} {package.version}"
-    for package in distributions()
-    if str(package.metadata["Name"]).lower() in {"pillow", "pydicom", "pylibjpeg", "python-gdcm", "pyjpegls"}
-]
-"""Versions of what decodes files here; another one may read more, or other values."""
 
 UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, MemoryError, Image.DecompressionBombError)
 """What `read_grey` raises for a file that is not a whole image of a known range."""

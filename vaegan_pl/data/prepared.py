@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import time
 
@@ -19,7 +20,7 @@ from numpy import ndarray
 from tqdm import tqdm
 
 from vaegan_pl.data.copies import COMPARED_SIDE, Pairs, find_pairs
-from vaegan_pl.data.images import DECODERS, UNREADABLE, fit, read_grey
+from vaegan_pl.data.images import UNREADABLE, fit, read_grey
 from vaegan_pl.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
     """
     if cache.exists() and not cache.is_dir():
         raise UserError(f"data.cache={cache}: is a file; set data.cache to a folder")
-    settings = [VERSION, DECODERS, str(root.resolve()), asdict(decoding)]
+    settings = [VERSION, _decoders(), str(root.resolve()), asdict(decoding)]
     entry = cache / (_FINISHED + _digest([settings, [_identity(root, path) for path in paths]])[:32])
     if entry.exists():
         try:
@@ -120,6 +121,15 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
         except OSError as error:
             raise OSError(error.errno, error.strerror, folder) from error
         return _open(Path(folder), len(paths))
+
+
+def _decoders() -> list[str]:
+    """Versions of what decodes files here; another one may read more, or other values."""
+    found = []
+    for package in ("pillow", "pydicom", "pylibjpeg", "python-gdcm", "pyjpegls"):
+        with suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    return found
 
 
 def _identity(root: Path, path: Path) -> list[str | int]:

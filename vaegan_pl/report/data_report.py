@@ -1,7 +1,7 @@
 """What is known of a folder of images, as `data_report.json` and as a page with pictures."""
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,6 @@ def gather(collection: Collection) -> dict[str, Any]:
     }
     everywhere = {"groups_same_or_mirrored": _distinct(mirrored), "groups": _distinct(groups)}
     total = {key: sum(row[key] for row in per_class.values()) for key in next(iter(per_class.values()))}
-    members = _members(groups)
     return {
         "what": "phantoms drawn by vaegan_pl; not MRI" if collection.is_phantom else "images",
         "folder": str(collection.root.resolve()),
@@ -65,10 +64,10 @@ def gather(collection: Collection) -> dict[str, Any]:
             "dropped": len(collection.split.dropped),
             "files_with_the_pixels_of_an_earlier_one": sum(n - 1 for key, n in Counter(prepared.keys).items() if key),
             "pairs": {turn: len(prepared.pairs.only([turn])) for turn in TURNS},
-            "largest_groups": [[collection.name(i) for i in group] for group in members[:_SHOWN_GROUPS]],
+            "largest_groups": [[collection.name(i) for i in group] for group in collection.copies[:_SHOWN_GROUPS]],
         },
         "label_conflicts": [
-            {collection.name(i): classes[files[i].label] for i in group} for group in _conflicts(collection, members)
+            {collection.name(i): classes[files[i].label] for i in group} for group in collection.conflicts
         ],
         "leaks": {
             "of_the_folders_own_split": _leaks(collection),
@@ -88,19 +87,6 @@ def gather(collection: Collection) -> dict[str, Any]:
 
 def _distinct(groups: Int[ndarray, " image"]) -> int:
     return len(np.unique(groups[groups >= 0]))
-
-
-def _members(groups: Int[ndarray, " image"]) -> list[list[int]]:
-    """Groups of more than one image, the largest first."""
-    members = defaultdict(list)
-    for image, group in enumerate(groups.tolist()):
-        if group >= 0:
-            members[group].append(image)
-    return sorted((m for m in members.values() if len(m) > 1), key=lambda group: (-len(group), group))
-
-
-def _conflicts(collection: Collection, members: list[list[int]]) -> list[list[int]]:
-    return [group for group in members if len({int(collection.labels[i]) for i in group}) > 1]
 
 
 def _leaks(collection: Collection) -> dict[str, dict[str, int]] | None:
@@ -245,22 +231,21 @@ def _looks(collection: Collection) -> Section:
 
 
 def _copies(collection: Collection) -> Section:
-    members = _members(collection.groups)
     pictures = []
-    for group in members[:_SHOWN_GROUPS]:
+    for group in collection.copies[:_SHOWN_GROUPS]:
         shown = group[:_SHOWN_IMAGES]
         classes = ", ".join(sorted({collection.listing.classes[collection.listing.files[i].label] for i in group}))
         names = ", ".join(collection.name(i) for i in shown[:4])
         more = f"; the first {len(shown)} are shown" if len(group) > len(shown) else ""
         caption = f"{len(group)} images of {classes}{more}: {names}{', ...' if len(group) > 4 else ''}"
         pictures.append(_show(collection, shown, f"{len(group)} near-copies", caption))
-    text = [f"{len(members):,} groups have more than one image." if members else "There are none."]
+    text = [f"{len(collection.copies):,} groups have more than one image." if collection.copies else "There are none."]
     return Section("The largest groups of near-copies", text, pictures=pictures)
 
 
 def _conflict_section(collection: Collection) -> Section:
     pictures = []
-    conflicts = _conflicts(collection, _members(collection.groups))
+    conflicts = collection.conflicts
     for group in conflicts[:_SHOWN_CONFLICTS]:
         shown = group[:_SHOWN_IMAGES]
         names = " | ".join(
