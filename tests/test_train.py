@@ -6,12 +6,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, ClassVar
 
+import lightning as L
 import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vaegan_pl.train import train
 
@@ -114,6 +118,62 @@ def test_the_same_seed_trains_the_same_model(run_command: Run) -> None:
     assert not torch.equal(a, c)
 
 
+def test_precision_is_chosen_told_and_kept(run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters, statistics and optimizers stay in float32 whatever is computed in."""
+    for capabilities, chosen in (({"avx512_bf16": True}, "bf16-mixed"), ({}, "32-true")):
+        with monkeypatch.context() as patches:
+            patches.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+            options = ["logger=csv", "trainer.max_epochs=1", f"hydra.run.dir={chosen}"]
+            assert run_command(train, "train", *FEW, *options) is None
+        run = Path(chosen)
+        assert f"precision    {chosen} (native bfloat16 here: " in (run / "train.log").read_text()
+        assert OmegaConf.load(run / "hparams.yaml").trainer.precision == chosen
+        assert torch.load(run / "vae_gan_model.pth", weights_only=True)["training"]["precision"] == chosen
+        checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+        states = [value for o in checkpoint["optimizer_states"] for s in o["state"].values() for value in s.values()]
+        tensors = [*checkpoint["state_dict"].values(), *filter(torch.is_tensor, states)]
+        assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {torch.float32}
+    a, b = (
+        torch.load(f"{run}/vae_gan_model.pth", weights_only=True)["state_dict"] for run in ("bf16-mixed", "32-true")
+    )
+    assert not torch.equal(a["decoder"]["image.0.weight"], b["decoder"]["image.0.weight"])
+
+
+class ReadingSpy(L.Callback):
+    """Counts, for each batch, how often a number is read from a tensor, which makes a processor wait for a GPU."""
+
+    reads: ClassVar[list[int]] = []
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+                ReadingSpy.reads[-1] += 1
+            return func(*args, **(kwargs or {}))
+
+    def on_train_batch_start(self, *_: object) -> None:
+        self.reads.append(0)
+        self.mode = ExitStack()
+        self.mode.enter_context(self.Mode())  # type: ignore[no-untyped-call]
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.mode.close()
+
+
+def test_most_batches_read_no_number(run_command: Run) -> None:
+    """Without a gate, whose decision is the processor's, numbers are read when they are logged or checked."""
+    spy = ["+callbacks.spy._target_=tests.test_train.ReadingSpy", "~callbacks.progress_bar"]
+    options = [
+        "logger=csv",
+        "trainer.max_epochs=2",
+        "trainer.log_every_n_steps=5",
+        "+trainer.enable_progress_bar=false",
+    ]
+    ReadingSpy.reads.clear()
+    assert run_command(train, "train", *FEW, "data.per_class.Training=30", *options, *spy) is None
+    assert len(ReadingSpy.reads) == 14
+    assert [i for i, reads in enumerate(ReadingSpy.reads) if reads] == [0, 4, 9, 10]
+
+
 def test_max_steps_means_batches(run_command: Run) -> None:
     assert run_command(train, "train", *FEW, "logger=csv", "trainer.max_steps=3", "hydra.run.dir=run") is None
     assert torch.load("run/vae_gan_model.pth", weights_only=True)["training"]["batches"] == 3
@@ -183,8 +243,8 @@ def test_a_few_batches_of_the_real_data(run_command: Run, mri_root: Path) -> Non
         (["optimizer.decoder.learning_rate=1"], "there is no option optimizer.decoder.learning_rate"),
         (["model=nosuch"], "Could not find 'model/nosuch'"),
         (["model.gamma=-1"], "model.gamma=-1: must be a number of at least 0"),
-        (["trainer.devices=2"], "train on one, with trainer.devices=1"),
-        (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: is not supported; take 32-true or bf16-mixed"),
+        (["trainer.accelerator=quantum"], "take trainer.accelerator=auto"),
+        (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: is not supported; take one of auto, 32-true"),
         (["hydra.run.dir=/dev/null/run"], "/dev/null/run: Not a directory; check the path"),
         (["seed=abc"], "seed=abc: must be a whole number, such as 0"),
         (["seed=-1"], "seed=-1: must lie between 0 and"),
@@ -213,6 +273,16 @@ def test_mistakes_end_with_one_clear_message(
     assert output is not None
     assert output.startswith("error: ")
     assert message in output
+
+
+def test_several_devices_are_refused_in_a_sweep(run_command: Run) -> None:
+    """Jobs of a sweep share one process, which Lightning would start again for every further device."""
+    output = run_command(train, "train", "--multirun", *FEW, "trainer.devices=2", "model.gamma=0.1,1")
+    assert output == (
+        "error: trainer.devices: 2 devices do not work in a sweep (--multirun), whose jobs share one process; "
+        "take trainer.devices=1, or start each run by itself"
+    )
+    assert not list(Path("outputs").glob("multirun/*/*/vae_gan_model.pth"))
 
 
 def test_a_run_is_never_overwritten(run_command: Run) -> None:

@@ -3,14 +3,17 @@
 import logging
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from vaegan_pl.data.datamodule import ImageFolders
+from vaegan_pl.hardware import native_bfloat16
 from vaegan_pl.model import weights
 from vaegan_pl.model.lightning_module import VAEGANModule
 from vaegan_pl.report import data_report
@@ -32,7 +35,24 @@ def _epochs(trainer: L.Trainer) -> float:
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar with epochs counted from 1 and short names."""
+    """Lightning's bar with epochs counted from 1, short names, and no more drawing than one can see.
+
+    Drawing reads the losses, and each reading makes the processor wait for the GPU.
+    """
+
+    SECONDS = 0.5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn = 0.0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw if that was a while ago, and after the last batch."""
+        if monotonic() - self.drawn >= self.SECONDS or batch_idx + 1 == trainer.num_training_batches:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            self.drawn = monotonic()
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: object) -> None:
         """Name the epoch as the pictures do."""
@@ -68,6 +88,7 @@ class Pictures(L.Callback):
         self.reconstructions = reconstructions
         self.seed = seed
 
+    @rank_zero_only
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, save and log the pictures of the epoch."""
@@ -78,8 +99,9 @@ class Pictures(L.Callback):
         networks = pl_module.model.networks.eval()
         z = torch.randn(self.samples, networks.latent_dim, generator=torch.Generator().manual_seed(self.seed))
         x = _data(trainer).validation_images(self.reconstructions)
-        samples = networks.decoder(z.to(pl_module.device)).float().cpu()
-        reconstructions = networks.decoder(networks.encoder(x.to(pl_module.device))[0]).float().cpu()
+        on = next(networks.parameters())
+        samples = networks.decoder(z.to(on)).float().cpu()
+        reconstructions = networks.decoder(networks.encoder(x.to(on))[0]).float().cpu()
         networks.train()
 
         last = grid(samples, 8, f"Samples after {epochs}. {source}")
@@ -116,6 +138,10 @@ class ModelFile(L.Callback):
         """
         assert isinstance(pl_module, VAEGANModule)
         pl_module.refuse_non_finite(pl_module.model.state_dict())
+        self._save(trainer, pl_module)
+
+    @rank_zero_only
+    def _save(self, trainer: L.Trainer, pl_module: VAEGANModule) -> None:
         model, source = pl_module.model, _data(trainer).source
         weights.save(
             self.path,
@@ -136,19 +162,34 @@ class ModelFile(L.Callback):
 
 
 class Curves(L.Callback):
-    """Keeps the picture of the losses up to date after every epoch.
+    """Keeps the picture of the losses up to date, after every epoch unless it was drawn within `SECONDS`.
 
     Args:
         metrics: the run's `metrics.csv`.
         picture: the PNG to write.
     """
 
+    SECONDS = 20
+
     def __init__(self, metrics: str | Path, picture: str | Path) -> None:
         self.metrics = Path(metrics)
         self.picture = Path(picture)
+        self.drawn = float("-inf")
+        self.batches = 0
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw what has been logged so far."""
+        """Draw what has been logged so far, if that was not just done."""
+        if monotonic() - self.drawn >= self.SECONDS:
+            self._draw(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw everything, unless the last epoch's end did."""
+        if self.batches < trainer.global_step:
+            self._draw(trainer)
+
+    @rank_zero_only
+    def _draw(self, trainer: L.Trainer) -> None:
+        self.drawn, self.batches = monotonic(), trainer.global_step
         for logger in trainer.loggers:
             logger.save()
         if self.metrics.exists():
@@ -165,6 +206,7 @@ class DataReport(L.Callback):
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
 
+    @rank_zero_only
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `data_report.json` and `data_report.html`."""
         data_report.write(_data(trainer).collection, self.directory)
@@ -181,12 +223,15 @@ class Console(L.Callback):
         self.directory = Path(directory)
         self.started = 0.0
 
+    @rank_zero_only
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Device, data and directory."""
         self.started = monotonic()
         data = _data(trainer)
-        device, threads = pl_module.device, torch.get_num_threads()
-        log.info("device       %s (%d CPU threads), precision %s", device, threads, trainer.precision)
+        device, native = pl_module.device, native_bfloat16(pl_module.device)
+        several = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
+        log.info("device       %s%s, %d CPU threads", several, device, torch.get_num_threads())
+        log.info("precision    %s (native bfloat16 here: %s)", trainer.precision, native or "none")
         log.info("data         %s, %s", data.source.caption, data.root.resolve())
         for line in data.collection.summary():
             log.info("%s", line)
@@ -200,6 +245,7 @@ class Console(L.Callback):
                 log.info("W&B          %s", upload if run.offline else run.url)
         log.info("directory    %s", self.directory)
 
+    @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Where to look."""
         minutes = (monotonic() - self.started) / 60

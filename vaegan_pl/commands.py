@@ -30,6 +30,9 @@ CONFIG_DIRECTORY = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKA
 NULLABLE = frozenset({"data.classes", "data.near_copy_correlation"})
 """Options that have a default of some type and a meaning for null."""
 
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+"""What torchrun, Lightning and Slurm set in the environment of each of several processes that train one model."""
+
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 """What ends a command with a message instead of a traceback, beside Lightning's `MisconfigurationException`."""
 
@@ -38,9 +41,12 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
     """Run `task` on the configuration that Hydra composes from `conf/CONFIG_NAME.yaml` and the command line.
 
     Exits with 1 and one message for users' mistakes: wrong options, and files that cannot be read or written. With
-    HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead. In a sweep the other jobs still run.
+    HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead. In a sweep the other jobs still run. Of
+    several processes that train one model only the first makes a directory.
     """
     asked = os.environ.get("HYDRA_FULL_ERROR", "0")
+    if any(os.environ.get(name, "0") not in ("", "0") for name in RANKS):
+        sys.argv += ["hydra.run.dir=.", "hydra/job_logging=stdout"]
     sys.argv[1:] = [re.sub("=~(?=/|$)", f"={Path.home()}", argument) for argument in sys.argv[1:]]  # no shell does it
 
     @contextmanager

@@ -1,28 +1,13 @@
-"""Running the networks of a saved model on the device that Lightning picks, with a progress bar."""
+"""Running the networks of a saved model, with a progress bar."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from lightning import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from vaegan_pl.errors import UserError
-
 AT_ONCE = 64
-
-
-def pick_device(accelerator: str) -> torch.device:
-    """The device of one of Lightning's accelerators: auto, cpu, gpu, mps, ...
-
-    Raises:
-        UserError: if there is no such accelerator, or none on this machine.
-    """
-    try:
-        return Fabric(accelerator=accelerator, devices=1).device
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"accelerator={accelerator}: {error}; take accelerator=auto") from error
 
 
 @torch.inference_mode()

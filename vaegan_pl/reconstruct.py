@@ -22,7 +22,8 @@ def reconstruct(config: DictConfig) -> None:
 
     from vaegan_pl.data.folders import list_loose_images
     from vaegan_pl.data.images import UNREADABLE, fit, read_grey, to_unit_range
-    from vaegan_pl.inference import clear, in_batches, pick_device
+    from vaegan_pl.hardware import pick_device
+    from vaegan_pl.inference import clear, in_batches
     from vaegan_pl.model import weights
     from vaegan_pl.report.pictures import pairs, save_png, single
 

@@ -17,7 +17,8 @@ def sample(config: DictConfig) -> None:
         raise UserError(f"n={config.n}: must be at least 1")
     import torch
 
-    from vaegan_pl.inference import clear, in_batches, pick_device
+    from vaegan_pl.hardware import pick_device
+    from vaegan_pl.inference import clear, in_batches
     from vaegan_pl.model import weights
     from vaegan_pl.report.pictures import grid, save_png, single
 

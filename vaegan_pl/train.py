@@ -5,12 +5,17 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vaegan_pl import commands, runs
+from vaegan_pl.data.folders import list_images
 from vaegan_pl.errors import UserError
 
 if TYPE_CHECKING:
+    import lightning as L
+
     from vaegan_pl.data.datamodule import ImageFolders
 
 EXPECTED_WARNINGS = (
@@ -27,25 +32,34 @@ def train(config: DictConfig) -> None:
     import wandb
     from hydra.utils import instantiate
 
+    from vaegan_pl.hardware import choose_precision, pick_device, prepare_cpu
     from vaegan_pl.model.lightning_module import VAEGANModule
+    from vaegan_pl.model.sync_batch_norm import SyncAllBatchNorms
 
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    device = pick_device(config.trainer.accelerator, "trainer.accelerator")
+    config.trainer.precision = choose_precision(config.trainer.precision, device)
+    if device.type == "cpu":
+        prepare_cpu()
     L.seed_everything(config.seed, verbose=False)
     data: ImageFolders = instantiate(config.data, _convert_="all")
-    data.prepare_data()
-    data.setup("fit")
-    module = VAEGANModule(instantiate(config.model, _convert_="all"), instantiate(config.optimizer, _convert_="all"))
+    model, optimizers = (instantiate(part, _convert_="all") for part in (config.model, config.optimizer))
+    module = VAEGANModule(model, optimizers, config.seed)
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     exit_code = 1
     try:
         loggers = list((instantiate(config.logger, _convert_="all") or {}).values())
         callbacks = list((instantiate(config.callbacks, _convert_="all") or {}).values())
-        trainer: L.Trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks, _convert_="all")
-        if trainer.world_size > 1:
-            raise UserError(f"{trainer.world_size} devices asked for; train on one, with trainer.devices=1")
-        runs.claim(Path(config.directory), Path(config.output_root))
+        norms = {"sync_batchnorm": False, "plugins": [SyncAllBatchNorms()] if config.trainer.sync_batchnorm else None}
+        trainer: L.Trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks, **norms, _convert_="all")
+        refuse_devices(trainer)
+        if trainer.local_rank == 0:  # the others start later, or wait for this one before they read
+            data.prepare_data()
+            data.setup("fit")
+        if trainer.is_global_zero:
+            runs.claim(Path(config.directory), Path(config.output_root))
         for logger in loggers:
             logger.log_hyperparams(plain)
         trainer.fit(module, datamodule=data)
@@ -62,15 +76,30 @@ def refuse_unsupported(config: DictConfig) -> None:
     Raises:
         UserError: for options out of range or at odds with each other.
     """
-    precision, networks = str(config.trainer.precision), config.model.networks
-    if precision not in ("32", "32-true", "bf16", "bf16-mixed"):
-        raise UserError(f"trainer.precision={precision}: is not supported; take 32-true or bf16-mixed")
+    networks = config.model.networks
     if config.trainer.max_epochs == 0 or config.trainer.max_steps == 0:
         raise UserError("trainer.max_epochs and trainer.max_steps: 0 would train nothing; take at least 1")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed={config.seed}: must lie between 0 and 4294967295")
     if networks.image_size != config.data.image_size or networks.image_channels != 1:
         raise UserError("model.networks: must take grey images of data.image_size; set data.image_size alone")
+    if "phantom_seed" not in config.data:  # phantoms are drawn when nothing else is wrong
+        classes = None if config.data.classes is None else [str(name) for name in config.data.classes]
+        aliases = {str(alias): str(name) for alias, name in config.data.aliases.items()}
+        list_images(Path(str(config.data.root)), classes, aliases)
+
+
+def refuse_devices(trainer: "L.Trainer") -> None:
+    """Stop, before anything is written, where several devices would train something else than was asked for.
+
+    Raises:
+        UserError: for several devices in a sweep.
+    """
+    if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError(
+            f"trainer.devices: {trainer.world_size} devices do not work in a sweep (--multirun), whose jobs share one "
+            "process; take trainer.devices=1, or start each run by itself"
+        )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def changed(draws: list[float], **options: float) -> torch.Tensor:
-    return Augmentation(**{**NONE, **options})(X, np.tile(np.array(draws, np.float32), (4, 1)))
+    return Augmentation(**{**NONE, **options})(X, torch.tensor(draws).tile(4, 1))
 
 
 def test_nothing_asked_for_changes_nothing() -> None:
@@ -21,7 +21,11 @@ def test_flips_are_left_to_right_and_follow_their_probability() -> None:
     assert torch.equal(changed([0.51, 0, 0, 0, 0], horizontal_flip=0.5), X)
     n = 4000
     one = torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]]).repeat(n, 1, 1, 1)
-    flipped = Augmentation(**{**NONE, "horizontal_flip": 0.3})(one, draw(0, 0, n)[:, 1:])[:, 0, 0, 0].sum().item()
+    flipped = (
+        Augmentation(**{**NONE, "horizontal_flip": 0.3})(one, torch.from_numpy(draw(0, 0, n)[:, 1:]))[:, 0, 0, 0]
+        .sum()
+        .item()
+    )
     assert abs(flipped / n - 0.3) < 4 * (0.3 * 0.7 / n) ** 0.5
 
 
@@ -48,7 +52,7 @@ def test_brightness_and_contrast_by_hand() -> None:
 def test_everything_stays_in_range_and_differs_between_images() -> None:
     every = Augmentation(horizontal_flip=0.5, shift=0.2, brightness=0.5, contrast=1.0)
     same = X[:1].repeat(16, 1, 1, 1)
-    y = every(same, draw(0, 0, 16)[:, 1:])
+    y = every(same, torch.from_numpy(draw(0, 0, 16)[:, 1:]))
     assert y.min() >= -1
     assert y.max() <= 1
     assert len({image.numpy().tobytes() for image in y}) == 16

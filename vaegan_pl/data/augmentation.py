@@ -38,14 +38,13 @@ class Augmentation:
                 raise ValueError(f"data.augmentation.{name}={getattr(self, name)}: must lie between 0 and {limit}")
 
     def __call__(
-        self, x: Float[Tensor, "batch 1 side side"], draws: Float32[ndarray, "batch 5"]
+        self, x: Float[Tensor, "batch 1 side side"], u: Float[Tensor, "batch 5"]
     ) -> Float[Tensor, "batch 1 side side"]:
         """Change images in [-1, 1], by five numbers in [0, 1) for each; stays in [-1, 1]."""
-        u = torch.from_numpy(draws)
         if self.horizontal_flip:
             x = torch.where((u[:, 0] < self.horizontal_flip)[:, None, None, None], x.flip(3), x)
         if self.shift:
-            moves = torch.eye(2, 3).repeat(len(x), 1, 1)
+            moves = torch.eye(2, 3, device=x.device).repeat(len(x), 1, 1)
             moves[:, :, 2] = (2 * u[:, 1:3] - 1) * 2 * self.shift  # the side is 2 long in affine_grid's units
             where = affine_grid(moves, list(x.shape), align_corners=False)
             x = grid_sample(x - BLACK, where, align_corners=False) + BLACK

@@ -22,7 +22,7 @@ from vaegan_pl.data.folders import plain
 from vaegan_pl.data.images import ASPECT_RATIOS, PREPROCESSING, to_unit_range
 from vaegan_pl.data.phantoms import draw_folders
 from vaegan_pl.data.prepared import Decoding
-from vaegan_pl.data.sampling import EpochSampler
+from vaegan_pl.data.sampling import EpochSampler, in_order
 from vaegan_pl.data.splits import COPIES, SPLITS
 from vaegan_pl.errors import UserError
 
@@ -30,14 +30,15 @@ Batch = tuple[Float[Tensor, "batch 1 size size"], Int64[Tensor, " batch"]]
 
 
 class ImageDataset(Dataset[Batch]):
-    """Groups of decoded images as whole batches of (images in [-1, 1], class indices).
+    """Groups of decoded images as whole batches of (images in [-1, 1], class indices), made on one device.
 
     Args:
-        images: grey values 0..255; may be memory-mapped.
+        images: grey values 0..255; may be memory-mapped, and stay so on the CPU. A GPU gets a copy of them all.
         labels: class index of each image.
         groups: for each item, the images that may stand for it; each epoch takes one at random.
         augmentation: changes to make; none if None.
         seed: seed of choices and changes.
+        device: where batches are made.
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class ImageDataset(Dataset[Batch]):
         groups: Sequence[Sequence[int]],
         augmentation: Augmentation | None,
         seed: int,
+        device: torch.device,
     ) -> None:
-        self.images = images
-        self.labels = labels
+        self.images = torch.from_numpy(images).to(device)
+        self.labels = torch.from_numpy(labels.astype(np.int64)).to(device)
         self.groups = groups
         self.augmentation = augmentation
         self.seed = seed
@@ -62,11 +64,12 @@ class ImageDataset(Dataset[Batch]):
         epochs, groups = np.divmod(np.asarray(numbers), len(self))
         draws = draw(self.seed, int(epochs[0]), len(self))[groups]
         members = (self.groups[group] for group in groups)
-        images = [group[int(share * len(group))] for group, share in zip(members, draws[:, 0], strict=True)]
-        x = to_unit_range(torch.from_numpy(self.images[images]))[:, None]
+        chosen = [group[int(share * len(group))] for group, share in zip(members, draws[:, 0], strict=True)]
+        images = torch.tensor(chosen).to(self.images.device, non_blocking=True)
+        x = to_unit_range(self.images[images])[:, None]
         if self.augmentation is not None:
-            x = self.augmentation(x, draws[:, 1:])
-        return x, torch.from_numpy(self.labels[images].astype(np.int64))
+            x = self.augmentation(x, torch.from_numpy(draws[:, 1:]).to(x.device, non_blocking=True))
+        return x, self.labels[images]
 
 
 def _has_a_group(pattern: object) -> bool:
@@ -123,7 +126,7 @@ class ImageFolders(L.LightningDataModule):
         split_seed: seed of the split.
         copies: `drop` or `weight`; see `splits.by_group`.
         near_copy_correlation: least correlation of a near-copy, in (0, 1); None compares hashes of pixels alone.
-        batch_size: images per training batch; an incomplete last batch is dropped.
+        batch_size: images per training batch and device; an incomplete last batch is dropped.
         augmentation: changes to training images.
         max_unreadable: share of files that may be unreadable before that is an error, in [0, 1].
         cache: where decoded images are kept.
@@ -206,12 +209,18 @@ class ImageFolders(L.LightningDataModule):
         Raises:
             UserError: as `collection` does, and for fewer training images than one batch.
         """
-        n = len(self.collection.split.groups["train"])
-        if n < self.batch_size:
+        n, (_, _, devices) = len(self.collection.split.groups["train"]), self._place()
+        if n < self.batch_size * devices:
+            each = f" on each of {devices} devices" if devices > 1 else ""
             raise UserError(
-                f"{self.root}: {n} training images are fewer than one batch; "
+                f"{self.root}: {n} training images are fewer than one batch{each}; "
                 f"lower data.batch_size={self.batch_size} or add images"
             )
+        for split in ("validation", "test"):
+            if 0 < len(self.collection.split.groups[split]) < devices:
+                raise UserError(
+                    f"{self.root}: has fewer {split} images than devices ({devices}); lower trainer.devices"
+                )
 
     @cached_property
     def collection(self) -> Collection:
@@ -251,21 +260,34 @@ class ImageFolders(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled full batches of augmented images, one image of each group in every epoch."""
         dataset = self._dataset("train", self.augmentation)
-        sampler = EpochSampler(len(dataset), self.seed)
+        sampler = EpochSampler(len(dataset), self.seed, *self._place()[1:])
         return DataLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, collate_fn=_as_it_is)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """All validation images in a fixed order, as they are."""
-        return DataLoader(self._dataset("validation"), self.batch_size, collate_fn=_as_it_is)
+        return self._in_order("validation")
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """All test images in a fixed order, as they are."""
-        return DataLoader(self._dataset("test"), self.batch_size, collate_fn=_as_it_is)
+        return self._in_order("test")
+
+    def _in_order(self, split: str) -> DataLoader[Batch]:
+        dataset = self._dataset(split)
+        batches = in_order(len(dataset), self.batch_size, *self._place()[1:])
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=_as_it_is)
+
+    def _place(self) -> tuple[torch.device, int, int]:
+        """The device that trains here, its rank, and how many there are."""
+        trainer = self.trainer
+        if trainer is None:
+            return torch.device("cpu"), 0, 1
+        return trainer.strategy.root_device, trainer.global_rank, trainer.world_size
 
     def _dataset(self, split: str, augmentation: Augmentation | None = None) -> ImageDataset:
         collection = self.collection
         groups = sorted(collection.split.groups[split])
-        return ImageDataset(collection.prepared.images, collection.labels, groups, augmentation, self.seed)
+        images, device = collection.prepared.images, self._place()[0]
+        return ImageDataset(images, collection.labels, groups, augmentation, self.seed, device)
 
 
 class PhantomFolders(ImageFolders):

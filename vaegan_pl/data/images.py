@@ -1,16 +1,20 @@
 """One image file to one grey square, whatever its format and mode."""
 
+from __future__ import annotations
+
 import struct
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from vaegan_pl.data import dicom
+
+if TYPE_CHECKING:  # folders are listed, and refused, without waiting for torch
+    from torch import Tensor
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}) | dicom.SUFFIXES
 
@@ -90,4 +94,4 @@ def to_unit_range(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 def to_grey_values(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
     """[-1, 1] to grey values 0..255, rounded; the inverse of `to_unit_range`."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).byte()

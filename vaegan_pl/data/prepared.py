@@ -230,7 +230,7 @@ def _open(entry: Path, n: int) -> Prepared:
             if f"{_sha256(entry / name)}  {name}\n" not in sums:
                 raise DamagedError(f"{name} does not match {_SUMS}")
         index = json.loads((entry / _INDEX).read_text())
-        images = np.load(entry / _IMAGES, mmap_mode="r")
+        images = np.load(entry / _IMAGES, mmap_mode="c")  # torch wants writable memory, and nothing is written to it
         first, second, turn = np.load(entry / _PAIRS)
     except (OSError, ValueError) as error:
         raise DamagedError(str(error)) from error

@@ -47,14 +47,15 @@ class EquilibriumGate:
 class Step:
     """Gradients of the three networks at one parameter point, in `parameters()` order, and what to log.
 
-    `update_decoder` and `update_discriminator` are False where the gate rests that network.
+    `cost_real` and `cost_fake`, the discriminator's mean costs of real images and of the decoded ones that enter L_GAN
+    in nats, are what an `EquilibriumGate` compares.
     """
 
     encoder: tuple[Tensor, ...]
     decoder: tuple[Tensor, ...]
     discriminator: tuple[Tensor, ...]
-    update_decoder: bool
-    update_discriminator: bool
+    cost_real: Scalar
+    cost_fake: Scalar
     metrics: dict[str, Scalar]
 
 
@@ -74,6 +75,7 @@ class VAEGAN(nn.Module):
             x_p in the discriminator, z and z_p in the decoder); `paired`, x and x_tilde alone (the authors' code);
             `separate`, none.
         gate: decides from the discriminator's costs which of decoder and discriminator to update; None updates both.
+            Whoever steps asks it.
 
     Raises:
         ValueError: if `gamma` is negative or an option is none of the above.
@@ -147,9 +149,6 @@ class VAEGAN(nn.Module):
         )
         # theta_Dis <- theta_Dis - grad L_GAN: g_dis, from above
 
-        update_decoder = update_discriminator = True
-        if self.gate is not None:
-            update_decoder, update_discriminator = self.gate(cost_real.item(), torch.stack(entering).mean().item())
         metrics = {
             "loss/prior": l_prior,
             "loss/llike": l_llike,
@@ -163,8 +162,8 @@ class VAEGAN(nn.Module):
             encoder=g_enc,
             decoder=g_dec,
             discriminator=g_dis,
-            update_decoder=update_decoder,
-            update_discriminator=update_discriminator,
+            cost_real=cost_real.detach(),
+            cost_fake=torch.stack(entering).mean().detach(),
             metrics={name: value.detach() for name, value in metrics.items()},
         )
 

@@ -1,12 +1,13 @@
-"""The LightningModule around Algorithm 1: optimizers, stepping and logging, no mathematics."""
+"""The LightningModule around Algorithm 1: optimizers, stepping, several devices and logging, no mathematics."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
@@ -26,18 +27,20 @@ class VAEGANModule(L.LightningModule):
     Args:
         model: the VAE/GAN.
         optimizers: for each of encoder, decoder and discriminator, what makes its optimizer from its parameters.
+        seed: seed of epsilon and z_p, at least 0.
 
     Raises:
         UserError: if `optimizers` has other keys than the three networks.
     """
 
-    def __init__(self, model: VAEGAN, optimizers: Mapping[str, OptimizerFactory]) -> None:
+    def __init__(self, model: VAEGAN, optimizers: Mapping[str, OptimizerFactory], seed: int) -> None:
         super().__init__()
         if set(optimizers) != set(NETWORKS):
             raise UserError(f"optimizer: has {', '.join(optimizers)}; must have exactly {', '.join(NETWORKS)}")
         self.automatic_optimization = False
         self.model = model.to(memory_format=torch.channels_last)
         self.factories = optimizers
+        self.seed = seed
         self.psnr = PeakSignalNoiseRatio(data_range=2.0)
         self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
 
@@ -56,30 +59,65 @@ class VAEGANModule(L.LightningModule):
         return optimizers
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """One iteration of Algorithm 1 on a batch of (images in [-1, 1], class indices)."""
+        """One iteration of Algorithm 1 on a batch of (images in [-1, 1], class indices).
+
+        On several devices the gradients are averaged, which makes the iteration that of their joint batch (but for
+        batch norm, whose statistics stay each device's own unless `trainer.sync_batchnorm`).
+        """
         x, _ = batch
-        latent = (len(x), self.model.networks.latent_dim)
-        step = self.model.algorithm_1(
-            x, epsilon=torch.randn(latent, device=self.device), z_p=torch.randn(latent, device=self.device)
-        )
+        epsilon, z_p = self._noise(len(x))
+        step = self.model.algorithm_1(x, epsilon, z_p)
+        self._average([*step.encoder, *step.decoder, *step.discriminator])
+        update_decoder = update_discriminator = True
+        if self.model.gate is not None:
+            self._average([step.cost_real, step.cost_fake])
+            update_decoder, update_discriminator = self.model.gate(step.cost_real.item(), step.cost_fake.item())
         encoder, decoder, discriminator = cast("list[LightningOptimizer]", self.optimizers())
         # Lightning counts every step of its wrappers in `global_step`. Only the encoder, which no gate rests, steps
         # through one, so that `global_step`, `max_steps` and checkpoint intervals count batches.
-        self._descend(encoder, self.model.networks.encoder, step.encoder)
-        if step.update_decoder:
-            self._descend(decoder.optimizer, self.model.networks.decoder, step.decoder)
-        if step.update_discriminator:
-            self._descend(discriminator.optimizer, self.model.networks.discriminator, step.discriminator)
-        for name, value in step.metrics.items():
-            self.log(name, value, prog_bar=name in ON_PROGRESS_BAR)
-        if self.model.gate is not None:
-            self.log("gate/decoder", float(step.update_decoder))
-            self.log("gate/discriminator", float(step.update_discriminator))
-        if batch_idx % FINITE_CHECK_INTERVAL == 0:
-            self.refuse_non_finite({name: v for name, v in step.metrics.items() if name.startswith("loss/")})
+        number = self.global_step
+        self.descend(encoder, self.model.networks.encoder, step.encoder)
+        if update_decoder:
+            self.descend(decoder.optimizer, self.model.networks.decoder, step.decoder)
+        if update_discriminator:
+            self.descend(discriminator.optimizer, self.model.networks.discriminator, step.discriminator)
+        # Reading a number makes the processor wait for the GPU, so it is done for some batches only.
+        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if number % FINITE_CHECK_INTERVAL == 0 or (interval and (number + 1) % interval == 0):
+            self._average(list(step.metrics.values()))
+            for name, value in step.metrics.items():
+                self.log(name, value, prog_bar=name in ON_PROGRESS_BAR)
+            if self.model.gate is not None:
+                self.log("gate/decoder", float(update_decoder))
+                self.log("gate/discriminator", float(update_discriminator))
+            self.refuse_non_finite({name: value for name, value in step.metrics.items() if name.startswith("loss/")})
+
+    def _noise(self, batch: int) -> Tensor:
+        """Epsilon and z_p, a function of the seed and the batch's number alone.
+
+        Every device draws them for the joint batch and takes its own rows, as `EpochSampler` deals out the images.
+        """
+        seed = np.random.SeedSequence([self.seed, self.global_step]).generate_state(1)[0]
+        generator = torch.Generator(self.device).manual_seed(int(seed))
+        rank, devices = self.global_rank, self.trainer.world_size
+        shape = (2, batch * devices, self.model.networks.latent_dim)
+        return torch.randn(shape, generator=generator, device=self.device)[:, rank::devices]
 
     @staticmethod
-    def _descend(optimizer: LightningOptimizer | Optimizer, network: nn.Module, gradients: tuple[Tensor, ...]) -> None:
+    def _average(tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its mean over all devices, in place.
+
+        `torch.autograd.grad` triggers none of the hooks by which DistributedDataParallel averages gradients.
+        """
+        if distributed.is_available() and distributed.is_initialized():
+            for work in [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
+                work.wait()
+            for tensor in tensors:
+                tensor /= distributed.get_world_size()
+
+    @staticmethod
+    def descend(optimizer: LightningOptimizer | Optimizer, network: nn.Module, gradients: tuple[Tensor, ...]) -> None:
+        """Step a network by given gradients."""
         for parameter, gradient in zip(network.parameters(), gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()
@@ -103,7 +141,7 @@ class VAEGANModule(L.LightningModule):
         x, _ = batch
         networks, layer = self.model.networks, self.model.similarity_layer
         mean, log_variance = networks.encoder(x)
-        x_tilde = networks.decoder(mean).float()
+        x_tilde = networks.decoder(mean).to(x.dtype)
         self.psnr(x_tilde, x)
         self.ssim(x_tilde, x)
         values: dict[str, Any] = {
@@ -112,4 +150,4 @@ class VAEGANModule(L.LightningModule):
             "psnr": self.psnr,
             "ssim": self.ssim,
         }
-        self.log_dict({f"validation/{name}": value for name, value in values.items()})
+        self.log_dict({f"validation/{name}": value for name, value in values.items()}, sync_dist=True)

@@ -1,0 +1,57 @@
+"""The benchmark as a user runs it, on small networks."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vaegan_pl.benchmark import benchmark
+
+from .conftest import SMALL
+
+Run = Callable[..., str | None]
+
+
+@pytest.fixture(autouse=True)
+def in_a_fresh_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_it_measures_what_it_says(run_command: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    options = ["data.per_class.Training=16", "data.per_class.Testing=4", "trainer.precision=32-true", "logger=csv"]
+    assert run_command(benchmark, "benchmark", *SMALL, *options, "rounds=2", "output=speed") is None
+    figures = json.loads(Path("speed/benchmark.json").read_text())
+    assert list(figures["steps"]) == ["32-true", "bf16-mixed", "naive loop"]
+    for step in figures["steps"].values():
+        assert len(step["seconds"]) == 2
+        assert all(0 < seconds < 60 for seconds in step["seconds"])
+        assert 10**8 < step["peak_bytes"] < 10**10
+    assert figures["steps"]["naive loop"]["times_naive"] == 1
+    assert figures["steps"]["32-true"]["flops"] == figures["steps"]["bf16-mixed"]["flops"] > 10**8
+    assert set(figures["parts"]) == {"encoder", "decoder", "discriminator", "optimizers", "losses and norms"}
+    epoch = figures["epoch"]
+    assert epoch["batches"] == 4
+    assert 1 < epoch["start_up"] < 120
+    assert all(seconds > 0 for seconds in epoch["parts"].values())
+    assert "naive loop" in capfd.readouterr().out
+    assert Path("speed/benchmark.png").stat().st_size > 10_000
+    # Its run is gone, and no user's latest run was touched.
+    assert {path.name for path in Path("speed").iterdir()} == {"benchmark.json", "benchmark.png", "cache", "phantoms"}
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("rounds=0", "rounds=0: must be at least 1"),
+        ("trainer.precision=fp8", "trainer.precision=fp8: is not supported"),
+        ("model.gama=1", "there is no option model.gama; did you mean model.gamma?"),
+    ],
+)
+def test_mistakes_end_with_one_clear_message(run_command: Run, option: str, message: str) -> None:
+    output = run_command(
+        benchmark, "benchmark", *SMALL, "data.per_class.Training=16", "data.per_class.Testing=4", option
+    )
+    assert output is not None
+    assert message in output

@@ -1,0 +1,131 @@
+"""Training on several processes (gloo, two CPU processes), started by Lightning, torchrun and Slurm."""
+
+import csv
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+
+from tests.conftest import SMALL
+from vaegan_pl.model.lightning_module import VAEGANModule
+
+FEW = [
+    *SMALL,
+    "data.per_class.Training=16",
+    "data.per_class.Testing=5",
+    "data.split=official",
+    "trainer.max_epochs=2",
+    "trainer.log_every_n_steps=1",
+    "logger=csv",
+    "+callbacks.witness._target_=tests.test_devices.Witness",
+]
+TWO = ["trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=8"]
+
+
+class Witness(L.Callback):
+    """Writes what each process has in the end."""
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, VAEGANModule)
+        torch.save(dict(pl_module.model.named_parameters()), f"rank{trainer.global_rank}.pt")
+
+
+def environment(**variables: str) -> dict[str, str]:
+    checkout = str(Path(__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": checkout, "OMP_NUM_THREADS": "1", **variables}
+
+
+def train(*arguments: str, module: str = "vaegan_pl.train", **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(**variables),
+    )
+
+
+def finish(*processes: subprocess.Popen[str]) -> str:
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)
+    return "".join(outputs)
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return str(probe.getsockname()[1])
+
+
+def parameters(file: str) -> dict[str, Tensor]:
+    loaded: dict[str, Tensor] = torch.load(file, weights_only=True)
+    return loaded
+
+
+def assert_ranks_agree() -> None:
+    first, second = parameters("rank0.pt"), parameters("rank1.pt")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_two_processes_are_one_with_the_joint_batch() -> None:
+    """With synchronised batch norm, to double precision's rounding, also where the gate rests the decoder."""
+    exact = ["trainer.precision=64-true", "model/gate=equilibrium", "model.fakes=both", "model.gate.margin=0.1"]
+    finish(train(*FEW, *exact, "hydra.run.dir=one"))
+    alone = parameters("rank0.pt")
+    console = finish(train(*FEW, *exact, *TWO, "trainer.sync_batchnorm=true", "hydra.run.dir=two"))
+    assert "2 x cpu" in console
+    assert_ranks_agree()
+    together = parameters("rank0.pt")
+    for name, parameter in alone.items():
+        torch.testing.assert_close(together[name], parameter, rtol=1e-6, atol=1e-9)
+    saved = [torch.load(f"{run}/vae_gan_model.pth", weights_only=True) for run in ("one", "two")]
+    for network, tensors in saved[0]["state_dict"].items():
+        for name, tensor in tensors.items():  # running statistics included
+            torch.testing.assert_close(saved[1]["state_dict"][network][name], tensor, rtol=1e-6, atol=1e-9)
+    assert [file["training"]["batches"] for file in saved] == [8, 8]
+    one, two = (list(csv.DictReader(Path(run, "metrics.csv").read_text().splitlines())) for run in ("one", "two"))
+    for row, other in zip(one, two, strict=True):
+        assert row.keys() == other.keys()
+        for name in row.keys() - {"decoder/gradient_ratio"}:  # of several devices, the mean of their ratios
+            assert row[name] == other[name] or float(row[name]) == pytest.approx(float(other[name]), rel=1e-4)
+    assert {row["gate/decoder"] for row in one} == {"", "0.0", "1.0"}
+
+
+def test_under_torchrun_processes_agree_and_leave_one_directory() -> None:
+    launch = ["--nproc-per-node=2", f"--master-port={free_port()}", "-m", "vaegan_pl.train"]
+    finish(train(*launch, *FEW, *TWO, module="torch.distributed.run"))
+    assert_ranks_agree()
+    (model,) = Path("outputs").glob("*/*/vae_gan_model.pth")
+    assert model.parent == Path("outputs/latest").resolve().relative_to(Path.cwd())
+    assert [path.name for path in model.parent.parent.iterdir()] == [model.parent.name]
+    assert {path.name for path in Path().iterdir()} == {"outputs", "rank0.pt", "rank1.pt"}
+
+
+def test_under_slurm_processes_agree_and_leave_one_directory() -> None:
+    job = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NODELIST": "localhost",
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_NODEID": "0",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": free_port(),
+    }
+    ranks = [{**job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in ("0", "1")]
+    finish(*(train(*FEW, *TWO, **variables) for variables in ranks))
+    assert_ranks_agree()
+    assert len(list(Path("outputs").glob("*/*/vae_gan_model.pth"))) == 1
+    assert {path.name for path in Path().iterdir()} == {"outputs", "rank0.pt", "rank1.pt"}

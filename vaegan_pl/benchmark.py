@@ -1,0 +1,63 @@
+"""Measure the speed of training on this machine: `python -m vaegan_pl.benchmark`, with any options of training."""
+
+import logging
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from vaegan_pl import commands
+from vaegan_pl.errors import UserError
+from vaegan_pl.train import refuse_unsupported
+
+if TYPE_CHECKING:
+    from vaegan_pl.data.datamodule import ImageFolders
+
+log = logging.getLogger(__name__)
+
+OWN = ("rounds", "output")
+"""Options of the benchmark that training has not."""
+
+
+def benchmark(config: DictConfig) -> None:
+    """Time the step against a naive loop and in each precision, then a whole epoch; write a table, JSON and a chart."""
+    if config.rounds < 1:
+        raise UserError(f"rounds={config.rounds}: must be at least 1")
+    refuse_unsupported(config)
+    from hydra.utils import instantiate
+
+    from vaegan_pl.hardware import choose_precision, pick_device
+    from vaegan_pl.measure import epoch, paired
+    from vaegan_pl.report import speed
+
+    output = Path(str(config.output)).resolve()
+    device = pick_device(config.trainer.accelerator, "trainer.accelerator")
+    data: ImageFolders = instantiate(config.data, _convert_="all")
+    data.prepare_data()
+    data.setup("fit")
+    chosen = choose_precision(config.trainer.precision, device)
+    variants = [chosen, *(other for other in ("bf16-mixed", "32-true") if other != chosen), paired.NAIVE]
+    plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    timings = paired.measure(partial(build, plain), variants, device, config.data.batch_size, config.rounds)
+    overrides = [o for o in HydraConfig.get().overrides.task if o.partition("=")[0] not in OWN]
+    with tempfile.TemporaryDirectory(prefix=".run-", dir=output) as folder:
+        log.info("one epoch of training, with everything on:")
+        whole = epoch.measure([*overrides, *epoch.at(root=data.root, cache=data.cache)], Path(folder))
+    result = speed.Speed(device, chosen, config.data.batch_size, timings, whole)
+    log.info("%s", result.table())
+    for path in speed.write(result, output):
+        log.info("%s", path)
+
+
+def build(config: dict[str, Any]) -> tuple[Any, Any]:
+    """The model and its optimizers' factories."""
+    from hydra.utils import instantiate
+
+    return instantiate(config["model"], _convert_="all"), instantiate(config["optimizer"], _convert_="all")
+
+
+if __name__ == "__main__":
+    commands.run(benchmark, "benchmark")

@@ -1,0 +1,89 @@
+"""What this machine has, and how it is used well: devices, bfloat16, processors, freed memory."""
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+import torch
+from lightning import Fabric
+
+from vaegan_pl.errors import UserError
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "64-true")
+_ALIASES = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def pick_device(accelerator: str, option: str = "accelerator") -> torch.device:
+    """The device of one of Lightning's accelerators: auto, cpu, gpu, mps, ...
+
+    Args:
+        accelerator: its name.
+        option: where the user set it.
+
+    Raises:
+        UserError: if there is no such accelerator, or none on this machine.
+    """
+    try:
+        return Fabric(accelerator=accelerator, devices=1).device
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{option}={accelerator}: {error}; take {option}=auto") from error
+
+
+def native_bfloat16(device: torch.device) -> str | None:
+    """What multiplies bfloat16 numbers natively on a device, such as `AMX`, `AVX512-BF16` or `CUDA 9.0`; or None."""
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        return "CUDA {}.{}".format(*capability) if capability >= (8, 0) else None
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return None
+    has = torch.cpu.get_capabilities()
+    return next((name for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")) if has.get(flag)), None)
+
+
+def choose_precision(asked: str | int, device: torch.device) -> str:
+    """Lightning's name of the precision to compute in.
+
+    Args:
+        asked: one of `PRECISIONS`; `auto` is bf16-mixed where `native_bfloat16`, and 32-true elsewhere.
+        device: what computes.
+
+    Raises:
+        UserError: for any other precision. Half precision needs its losses scaled, and parameters and optimizers kept
+            in bfloat16 stop learning; neither is done here.
+    """
+    precision = _ALIASES.get(str(asked), str(asked))
+    if precision not in PRECISIONS:
+        raise UserError(f"trainer.precision={asked}: is not supported; take one of {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        return "bf16-mixed" if native_bfloat16(device) else "32-true"
+    return precision
+
+
+def prepare_cpu() -> None:
+    """Use no more threads than processors are allowed, and keep freed memory for the next batch.
+
+    A container may be granted fewer processors than it sees; OMP_NUM_THREADS, if set, is respected.
+
+    Blocks above 32 MB are handed back to the system when they are freed, and every new one is then faulted in page by
+    page: a sixth of a training step. glibc is told to keep them. MALLOC_MMAP_MAX_ or MALLOC_TRIM_THRESHOLD_ in the
+    environment, its own settings, are respected; MALLOC_MMAP_MAX_=65536 is its default.
+    """
+    quota = cpu_quota(Path("/sys/fs/cgroup/cpu.max"))
+    if quota is not None and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(quota, torch.get_num_threads()))
+    if sys.platform == "linux" and not {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"} & os.environ.keys():
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+        if mallopt is not None:
+            mallopt(_M_MMAP_MAX, 0)
+            mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def cpu_quota(file: Path) -> int | None:
+    """Whole processors granted by a control group's `cpu.max` (`QUOTA PERIOD` in microseconds), at least 1; or None."""
+    try:
+        quota, period = file.read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else max(1, int(quota) // int(period))

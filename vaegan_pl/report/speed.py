@@ -1,0 +1,125 @@
+"""The benchmark's figures as a table, as JSON and as a chart."""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from matplotlib.figure import Figure
+
+from vaegan_pl.hardware import native_bfloat16
+from vaegan_pl.measure.epoch import Epoch
+from vaegan_pl.measure.paired import NAIVE, Timing, speedup
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What the benchmark found.
+
+    Attributes:
+        device: what computed.
+        chosen: the precision that training takes here.
+        batch_size: images in a batch.
+        timings: of each variant of the step.
+        epoch: of a whole epoch in the chosen precision.
+    """
+
+    device: torch.device
+    chosen: str
+    batch_size: int
+    timings: Mapping[str, Timing]
+    epoch: Epoch
+
+    @property
+    def machine(self) -> str:
+        """Device, threads and versions in a line."""
+        if self.device.type == "cpu":
+            name = torch.cpu.get_capabilities().get("cpu_name", "CPU")
+        else:
+            name = torch.get_device_module(self.device).get_device_name()
+        native = native_bfloat16(self.device) or "none"
+        versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+        return f"{name}, {torch.get_num_threads()} CPU threads, native bfloat16: {native}; {versions}"
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds of a step in the chosen precision by part, medians over rounds."""
+        rounds = self.timings[self.chosen].parts
+        return {part: median(parts[part] for parts in rounds) for part in rounds[0]}
+
+    def table(self) -> str:
+        """Everything, to print."""
+        naive = self.timings[NAIVE]
+        step = f"step of {self.batch_size} images"
+        lines = [
+            self.machine,
+            "",
+            f"{step:<20}{'seconds':>9}{'images/s':>10}{'x naive':>9}{'memory':>10}{'matrix product':>17}{'share':>7}",
+        ]
+        for variant, timing in self.timings.items():
+            seconds = median(timing.seconds)
+            row = f"{variant:<20}{seconds:>9.3f}{self.batch_size / seconds:>10.1f}{speedup(naive, timing):>9.1f}"
+            row += f"{timing.peak_bytes / 2**30:>7.1f} GB"
+            if variant != NAIVE:
+                row += f"{median(timing.matrix_rates) / 1e12:>9.2f} TFLOP/s{timing.fraction:>7.0%}"
+            lines.append(row)
+        lines.append(f"sampling in float32: {median(self.timings[self.chosen].sampled):.0f} images/s")
+        for title, parts in (
+            (f"a step in {self.chosen}", self.parts),
+            (f"an epoch of {self.epoch.batches} batches", self.epoch.parts),
+        ):
+            whole = sum(parts.values())
+            lines += ["", f"{title:<28}{whole:>9.2f} s"]
+            lines += [f"  {part:<26}{seconds:>9.3f} s{seconds / whole:>6.1%}" for part, seconds in parts.items()]
+        lines += [
+            "",
+            f"from the command to its first batch {self.epoch.start_up:.1f} s; "
+            f"data, logging, pictures and checkpoints {self.epoch.overhead:.1%} of the epoch",
+        ]
+        return "\n".join(lines)
+
+
+def write(speed: Speed, directory: Path) -> list[Path]:
+    """Write `benchmark.json` and `benchmark.png`; returns both paths."""
+    figures = {
+        "machine": speed.machine,
+        "batch_size": speed.batch_size,
+        "precision": speed.chosen,
+        "steps": {
+            variant: {
+                **asdict(timing),
+                "times_naive": speedup(speed.timings[NAIVE], timing),
+                "share_of_matrix_rate": timing.fraction if variant != NAIVE else None,
+            }
+            for variant, timing in speed.timings.items()
+        },
+        "parts": speed.parts,
+        "epoch": {**asdict(speed.epoch), "overhead": speed.epoch.overhead},
+    }
+    paths = [directory / "benchmark.json", directory / "benchmark.png"]
+    paths[0].write_text(json.dumps(figures, indent=1))
+    _chart(speed).savefig(paths[1], dpi=90)
+    return paths
+
+
+def _chart(speed: Speed) -> Figure:
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure.suptitle(speed.machine, fontsize=9, parse_math=False)
+    steps, parts, epoch = figure.subplots(1, 3)
+    naive = speed.timings[NAIVE]
+    times = {variant: speedup(naive, timing) for variant, timing in speed.timings.items()}
+    for axes, title, unit, bars in (
+        (steps, "training steps a second", "times the naive loop", times),
+        (parts, f"one step, {speed.chosen}", "seconds", speed.parts),
+        (epoch, f"one epoch, {speed.epoch.batches} batches", "seconds", speed.epoch.parts),
+    ):
+        drawn = axes.barh(list(bars), list(bars.values()), color="tab:blue")
+        axes.bar_label(drawn, fmt="%.2f", padding=3)
+        axes.margins(x=0.15)
+        axes.invert_yaxis()
+        axes.set_title(title)
+        axes.set_xlabel(unit)
+    return figure
