@@ -41,11 +41,11 @@ def benchmark(config: DictConfig) -> None:
     chosen = choose_precision(config.trainer.precision, device)
     variants = [chosen, *(other for other in ("bf16-mixed", "32-true") if other != chosen), paired.NAIVE]
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
-    timings = paired.measure(partial(build, plain), variants, device, config.data.batch_size, config.rounds)
     overrides = [o for o in HydraConfig.get().overrides.task if o.partition("=")[0] not in OWN]
     with tempfile.TemporaryDirectory(prefix=".run-", dir=output) as folder:
         log.info("one epoch of training, with everything on:")
         whole = epoch.measure([*overrides, *epoch.at(root=data.root, cache=data.cache)], Path(folder))
+    timings = paired.measure(partial(build, plain), variants, device, config.data.batch_size, config.rounds)
     result = speed.Speed(device, chosen, config.data.batch_size, timings, whole)
     log.info("%s", result.table())
     for path in speed.write(result, output):

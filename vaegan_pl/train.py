@@ -56,6 +56,7 @@ def train(config: DictConfig) -> None:
         trainer: L.Trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks, **norms, _convert_="all")
         refuse_devices(trainer)
         if trainer.local_rank == 0:  # the others start later, or wait for this one before they read
+            data.trainer = trainer
             data.prepare_data()
             data.setup("fit")
         if trainer.is_global_zero:
@@ -93,12 +94,18 @@ def refuse_devices(trainer: "L.Trainer") -> None:
     """Stop, before anything is written, where several devices would train something else than was asked for.
 
     Raises:
-        UserError: for several devices in a sweep.
+        UserError: for several devices in a sweep, or with a strategy that splits the model.
     """
+    from lightning.pytorch.strategies import DDPStrategy
+
     if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError(
             f"trainer.devices: {trainer.world_size} devices do not work in a sweep (--multirun), whose jobs share one "
             "process; take trainer.devices=1, or start each run by itself"
+        )
+    if trainer.world_size > 1 and type(trainer.strategy) is not DDPStrategy:
+        raise UserError(
+            f"trainer.strategy={type(trainer.strategy).__name__}: is not supported; take trainer.strategy=ddp"
         )
 
 

@@ -142,8 +142,9 @@ class VAEGANModule(L.LightningModule):
         networks, layer = self.model.networks, self.model.similarity_layer
         mean, log_variance = networks.encoder(x)
         x_tilde = networks.decoder(mean).to(x.dtype)
-        self.psnr(x_tilde, x)
-        self.ssim(x_tilde, x)
+        with torch.autocast(self.device.type, enabled=False):  # SSIM's filters, in bfloat16, make it read low
+            self.psnr(x_tilde, x)
+            self.ssim(x_tilde, x)
         values: dict[str, Any] = {
             "prior": kl_divergence(mean, log_variance),
             "llike": feature_likelihood(networks.discriminator(x)[1][layer], networks.discriminator(x_tilde)[1][layer]),
