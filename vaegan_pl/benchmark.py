@@ -39,6 +39,8 @@ def benchmark(config: DictConfig) -> None:
     data.prepare_data()
     data.setup("fit")
     chosen = choose_precision(config.trainer.precision, device)
+    if chosen == "64-true":
+        raise UserError("trainer.precision=64-true: is not timed; take auto, 32-true or bf16-mixed")
     variants = [chosen, *(other for other in ("bf16-mixed", "32-true") if other != chosen), paired.NAIVE]
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     overrides = [o for o in HydraConfig.get().overrides.task if o.partition("=")[0] not in OWN]

@@ -64,7 +64,11 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
         in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         with nullcontext() if in_sweep else one_message():
             check_options(config, config_name)
-            task(config)
+            os.environ["HYDRA_FULL_ERROR"] = asked  # processes that the task starts show messages, too
+            try:
+                task(config)
+            finally:
+                os.environ["HYDRA_FULL_ERROR"] = "1"
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what goes wrong outside the job comes here instead of being printed by Hydra
     try:

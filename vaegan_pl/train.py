@@ -86,7 +86,7 @@ def refuse_unsupported(config: DictConfig) -> None:
         raise UserError("model.networks: must take grey images of data.image_size; set data.image_size alone")
     if "phantom_seed" not in config.data:  # phantoms are drawn when nothing else is wrong
         classes = None if config.data.classes is None else [str(name) for name in config.data.classes]
-        aliases = {str(alias): str(name) for alias, name in config.data.aliases.items()}
+        aliases = {str(alias): str(name) for alias, name in (config.data.aliases or {}).items()}
         list_images(Path(str(config.data.root)), classes, aliases)
 
 
@@ -94,10 +94,14 @@ def refuse_devices(trainer: "L.Trainer") -> None:
     """Stop, before anything is written, where several devices would train something else than was asked for.
 
     Raises:
-        UserError: for several devices in a sweep, or with a strategy that splits the model.
+        UserError: for several devices in a sweep, or with a strategy that splits the model; and for further processes
+            of torchrun or Slurm that would each train alone.
     """
     from lightning.pytorch.strategies import DDPStrategy
+    from lightning.pytorch.utilities import rank_zero_only
 
+    if trainer.world_size == 1 and rank_zero_only.rank:  # type: ignore[attr-defined]
+        raise UserError("several processes were started, for one device; set trainer.devices and trainer.strategy=ddp")
     if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError(
             f"trainer.devices: {trainer.world_size} devices do not work in a sweep (--multirun), whose jobs share one "

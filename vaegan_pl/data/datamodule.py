@@ -65,10 +65,10 @@ class ImageDataset(Dataset[Batch]):
         draws = draw(self.seed, int(epochs[0]), len(self))[groups]
         members = (self.groups[group] for group in groups)
         chosen = [group[int(share * len(group))] for group, share in zip(members, draws[:, 0], strict=True)]
-        images = torch.tensor(chosen).to(self.images.device, non_blocking=True)
+        images = torch.tensor(chosen).to(self.images.device)
         x = to_unit_range(self.images[images])[:, None]
         if self.augmentation is not None:
-            x = self.augmentation(x, torch.from_numpy(draws[:, 1:]).to(x.device, non_blocking=True))
+            x = self.augmentation(x, torch.from_numpy(draws[:, 1:]).to(x.device))
         return x, self.labels[images]
 
 

@@ -38,8 +38,10 @@ class Speed:
         """Device, threads and versions in a line."""
         if self.device.type == "cpu":
             name = torch.cpu.get_capabilities().get("cpu_name", "CPU")
+        elif self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
         else:
-            name = torch.get_device_module(self.device).get_device_name()
+            name = self.device.type
         native = native_bfloat16(self.device) or "none"
         versions = f"torch {torch.__version__}, Python {platform.python_version()}"
         return f"{name}, {torch.get_num_threads()} CPU threads, native bfloat16: {native}; {versions}"
@@ -117,8 +119,8 @@ def _chart(speed: Speed) -> Figure:
         (epoch, f"one epoch, {speed.epoch.batches} batches", "seconds", speed.epoch.parts),
     ):
         drawn = axes.barh(list(bars), list(bars.values()), color="tab:blue")
-        axes.bar_label(drawn, fmt="%.2f", padding=3)
-        axes.margins(x=0.15)
+        axes.bar_label(drawn, fmt="%.3g", padding=3)
+        axes.margins(x=0.2)
         axes.invert_yaxis()
         axes.set_title(title)
         axes.set_xlabel(unit)
