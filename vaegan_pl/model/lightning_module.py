@@ -1,7 +1,7 @@
 """The LightningModule around Algorithm 1: optimizers, stepping, several devices and logging, no mathematics."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import lightning as L
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
+from torchmetrics import MeanMetric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from vaegan_pl.errors import UserError
@@ -41,6 +42,7 @@ class VAEGANModule(L.LightningModule):
         self.model = model.to(memory_format=torch.channels_last)
         self.factories = optimizers
         self.seed = seed
+        self.prior, self.llike = MeanMetric(), MeanMetric()
         self.psnr = PeakSignalNoiseRatio(data_range=2.0)
         self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
 
@@ -143,12 +145,10 @@ class VAEGANModule(L.LightningModule):
         mean, log_variance = networks.encoder(x)
         x_tilde = networks.decoder(mean).to(x.dtype)
         with torch.autocast(self.device.type, enabled=False):  # SSIM's filters, in bfloat16, make it read low
-            self.psnr(x_tilde, x)
-            self.ssim(x_tilde, x)
-        values: dict[str, Any] = {
-            "prior": kl_divergence(mean, log_variance),
-            "llike": feature_likelihood(networks.discriminator(x)[1][layer], networks.discriminator(x_tilde)[1][layer]),
-            "psnr": self.psnr,
-            "ssim": self.ssim,
-        }
-        self.log_dict({f"validation/{name}": value for name, value in values.items()}, sync_dist=True)
+            self.psnr.update(x_tilde, x)
+            self.ssim.update(x_tilde, x)
+        features = (networks.discriminator(images)[1][layer] for images in (x, x_tilde))
+        self.prior.update(kl_divergence(mean, log_variance), len(x))
+        self.llike.update(feature_likelihood(*features), len(x))
+        for name in ("prior", "llike", "psnr", "ssim"):
+            self.log(f"validation/{name}", getattr(self, name))
