@@ -35,12 +35,12 @@ def benchmark(config: DictConfig) -> None:
 
     output = Path(str(config.output)).resolve()
     device = pick_device(config.trainer.accelerator, "trainer.accelerator")
-    data: ImageFolders = instantiate(config.data, _convert_="all")
-    data.prepare_data()
-    data.setup("fit")
     chosen = choose_precision(config.trainer.precision, device)
     if chosen == "64-true":
         raise UserError("trainer.precision=64-true: is not timed; take auto, 32-true or bf16-mixed")
+    data: ImageFolders = instantiate(config.data, _convert_="all")
+    data.prepare_data()
+    data.setup("fit")
     variants = [chosen, *(other for other in ("bf16-mixed", "32-true") if other != chosen), paired.NAIVE]
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     overrides = [o for o in HydraConfig.get().overrides.task if o.partition("=")[0] not in OWN]
