@@ -1,12 +1,18 @@
 """The benchmark as a user runs it, on small networks."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from vaegan_pl.benchmark import benchmark
+from vaegan_pl.errors import UserError
+from vaegan_pl.measure import paired
 
 from .conftest import SMALL
 
@@ -27,7 +33,10 @@ def test_it_measures_what_it_says(run_command: Run, capfd: pytest.CaptureFixture
         assert len(step["seconds"]) == 2
         assert all(0 < seconds < 60 for seconds in step["seconds"])
         assert 10**8 < step["peak_bytes"] < 10**10
-    assert figures["steps"]["naive loop"]["times_naive"] == 1
+    naive = figures["steps"]["naive loop"]["seconds"]
+    for step in figures["steps"].values():
+        ratios = [slow / fast for slow, fast in zip(naive, step["seconds"], strict=True)]
+        assert step["times_naive"] == pytest.approx(sum(ratios) / 2)  # of two, the median is the mean
     assert figures["steps"]["32-true"]["flops"] == figures["steps"]["bf16-mixed"]["flops"] > 10**8
     assert set(figures["parts"]) == {"encoder", "decoder", "discriminator", "optimizers", "losses and norms"}
     epoch = figures["epoch"]
@@ -55,3 +64,22 @@ def test_mistakes_end_with_one_clear_message(run_command: Run, option: str, mess
     )
     assert output is not None
     assert message in output
+
+
+def test_training_that_fails_ends_the_benchmark_with_its_message(
+    run_command: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    few = ["data.per_class.Training=16", "data.per_class.Testing=4", "logger=csv"]
+    output = run_command(benchmark, "benchmark", *SMALL, *few, "+trainer.nonsense=1", "output=speed")
+    assert output == "error: the training command failed, see above; the benchmark stops"
+    assert "nonsense" in capfd.readouterr().err
+    assert not Path("speed/benchmark.json").exists()
+
+
+def killed() -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)  # as the system does when memory is short
+
+
+def test_a_variant_that_is_killed_is_named() -> None:
+    with pytest.raises(UserError, match="the process that timed 32-true ended early"):
+        paired.measure(killed, ["32-true"], torch.device("cpu"), batch_size=2, rounds=1)

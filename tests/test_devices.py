@@ -53,7 +53,11 @@ def train(*arguments: str, module: str = "vaegan_pl.train", **variables: str) ->
 
 
 def finish(*processes: subprocess.Popen[str]) -> str:
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    try:
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)
     return "".join(outputs)
 
@@ -67,6 +71,25 @@ def free_port() -> str:
 def parameters(file: str) -> dict[str, Tensor]:
     loaded: dict[str, Tensor] = torch.load(file, weights_only=True)
     return loaded
+
+
+def torchrun() -> list[str]:
+    return ["--nproc-per-node=2", f"--master-port={free_port()}", "-m", "vaegan_pl.train"]
+
+
+def slurm(tasks: int) -> list[dict[str, str]]:
+    """The environment of each task, as `srun` sets it."""
+    job = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_NTASKS": str(tasks),
+        "SLURM_NTASKS_PER_NODE": str(tasks),
+        "SLURM_NODELIST": "localhost",
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_NODEID": "0",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": free_port(),
+    }
+    return [{**job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(tasks)]
 
 
 def assert_ranks_agree() -> None:
@@ -105,28 +128,44 @@ def test_two_processes_are_one_with_the_joint_batch() -> None:
 
 
 def test_under_torchrun_processes_agree_and_leave_one_directory() -> None:
-    launch = ["--nproc-per-node=2", f"--master-port={free_port()}", "-m", "vaegan_pl.train"]
-    finish(train(*launch, *FEW, *TWO, module="torch.distributed.run"))
+    """With W&B, which keeps one run as well."""
+    with_wandb = [option for option in FEW if option != "logger=csv"]
+    finish(train(*torchrun(), *with_wandb, *TWO, module="torch.distributed.run"))
     assert_ranks_agree()
     (model,) = Path("outputs").glob("*/*/vae_gan_model.pth")
     assert model.parent == Path("outputs/latest").resolve().relative_to(Path.cwd())
     assert [path.name for path in model.parent.parent.iterdir()] == [model.parent.name]
+    assert len(list(model.parent.glob("wandb/offline-run-*"))) == 1
     assert {path.name for path in Path().iterdir()} == {"outputs", "rank0.pt", "rank1.pt"}
 
 
 def test_under_slurm_processes_agree_and_leave_one_directory() -> None:
-    job = {
-        "SLURM_JOB_ID": "1",
-        "SLURM_NTASKS": "2",
-        "SLURM_NTASKS_PER_NODE": "2",
-        "SLURM_NODELIST": "localhost",
-        "SLURM_JOB_NODELIST": "localhost",
-        "SLURM_NODEID": "0",
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": free_port(),
-    }
-    ranks = [{**job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in ("0", "1")]
-    finish(*(train(*FEW, *TWO, **variables) for variables in ranks))
+    finish(*(train(*FEW, *TWO, **variables) for variables in slurm(2)))
     assert_ranks_agree()
     assert len(list(Path("outputs").glob("*/*/vae_gan_model.pth"))) == 1
     assert {path.name for path in Path().iterdir()} == {"outputs", "rank0.pt", "rank1.pt"}
+
+
+def refusal(process: subprocess.Popen[str]) -> str:
+    """What a failed command said."""
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 1
+    assert "vaegan_pl/" not in output  # no traceback of ours; torchrun adds its own
+    assert not list(Path().glob("**/*.pth"))
+    return output
+
+
+def test_as_many_processes_as_devices_or_a_message() -> None:
+    one, four = "trainer.devices=1", ["trainer.devices=4", "trainer.strategy=ddp"]
+    output = refusal(train(*torchrun(), *FEW, one, module="torch.distributed.run"))
+    assert "error: several processes were started, for one device; set trainer.devices" in output
+    output = refusal(train(*torchrun(), *FEW, *four, module="torch.distributed.run"))
+    assert "error: trainer.devices=4 on each of 1 nodes: You set `devices=4`" in output
+    output = refusal(train(*FEW, *TWO, **slurm(4)[0]))
+    assert "error: trainer.devices=2 on each of 1 nodes: You set `devices=2`" in output
+
+
+def test_what_cannot_be_dealt_out_ends_with_one_message() -> None:
+    output = refusal(train(*FEW, *TWO, "data.batch_size=30"))
+    assert output.count("error: ") == 1
+    assert "are fewer than one batch on each of 2 devices; lower data.batch_size=30" in output

@@ -56,8 +56,13 @@ def test_on_other_devices_auto_is_float32() -> None:
     [("32-true", "32-true"), (32, "32-true"), ("bf16", "bf16-mixed"), ("bf16-mixed", "bf16-mixed"), (64, "64-true")],
 )
 def test_what_is_asked_for_is_respected(asked: str | int, precision: str) -> None:
-    for device in (CPU, torch.device("mps")):
-        assert choose_precision(asked, device) == precision
+    assert choose_precision(asked, CPU) == precision
+
+
+def test_apples_gpus_have_no_double_precision() -> None:
+    assert choose_precision("bf16-mixed", torch.device("mps")) == "bf16-mixed"
+    with pytest.raises(UserError, match=r"trainer\.precision=64-true: .* take trainer\.accelerator=cpu"):
+        choose_precision("64-true", torch.device("mps"))
 
 
 @pytest.mark.parametrize("asked", ["16-mixed", "bf16-true", "transformer-engine", "fast"])
@@ -85,6 +90,18 @@ def test_processors_granted_by_a_control_group(tmp_path: Path, content: str, pro
 
 def test_without_a_control_group_there_is_no_quota(tmp_path: Path) -> None:
     assert cpu_quota(tmp_path / "cpu.max") is None
+
+
+@pytest.mark.parametrize(("processes", "threads"), [(1, "4 None"), (2, "2 2"), (8, "1 1")])
+def test_processes_share_what_a_container_is_granted(processes: int, threads: str) -> None:
+    script = (
+        "import os, torch; from vaegan_pl import hardware; torch.set_num_threads(16); "
+        f"hardware.cpu_quota = lambda file: 4; hardware.prepare_cpu({processes}); "
+        "print(torch.get_num_threads(), os.environ.get('OMP_NUM_THREADS'))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == threads
 
 
 FAULTS = """

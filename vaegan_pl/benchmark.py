@@ -29,7 +29,7 @@ def benchmark(config: DictConfig) -> None:
     refuse_unsupported(config)
     from hydra.utils import instantiate
 
-    from vaegan_pl.hardware import choose_precision, pick_device
+    from vaegan_pl.hardware import choose_precision, pick_device, prepare_cpu
     from vaegan_pl.measure import epoch, paired
     from vaegan_pl.report import speed
 
@@ -38,6 +38,8 @@ def benchmark(config: DictConfig) -> None:
     chosen = choose_precision(config.trainer.precision, device)
     if chosen == "64-true":
         raise UserError("trainer.precision=64-true: is not timed; take auto, 32-true or bf16-mixed")
+    if device.type == "cpu":
+        prepare_cpu()
     data: ImageFolders = instantiate(config.data, _convert_="all")
     data.prepare_data()
     data.setup("fit")
@@ -49,8 +51,9 @@ def benchmark(config: DictConfig) -> None:
         whole = epoch.measure([*overrides, *epoch.at(root=data.root, cache=data.cache)], Path(folder))
     timings = paired.measure(partial(build, plain), variants, device, config.data.batch_size, config.rounds)
     result = speed.Speed(device, chosen, config.data.batch_size, timings, whole)
+    files = speed.write(result, output)
     log.info("%s", result.table())
-    for path in speed.write(result, output):
+    for path in files:
         log.info("%s", path)
 
 

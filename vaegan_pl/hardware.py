@@ -51,20 +51,23 @@ def choose_precision(asked: str | int, device: torch.device) -> str:
 
     Raises:
         UserError: for any other precision. Half precision needs its losses scaled, and parameters and optimizers kept
-            in bfloat16 stop learning; neither is done here.
+            in bfloat16 stop learning; neither is done here. Apple's GPUs have no double precision.
     """
     precision = _ALIASES.get(str(asked), str(asked))
     if precision not in PRECISIONS:
         raise UserError(f"trainer.precision={asked}: is not supported; take one of {', '.join(PRECISIONS)}")
+    if precision == "64-true" and device.type == "mps":
+        raise UserError("trainer.precision=64-true: Apple's GPUs cannot; take trainer.accelerator=cpu, or 32-true")
     if precision == "auto":
         return "bf16-mixed" if native_bfloat16(device) else "32-true"
     return precision
 
 
-def prepare_cpu() -> None:
+def prepare_cpu(processes: int = 1) -> None:
     """Use no more threads than processors are allowed, and keep freed memory for the next batch.
 
-    A container may be granted fewer processors than it sees; OMP_NUM_THREADS, if set, is respected.
+    A container may be granted fewer processors than it sees; they are shared out over the `processes` that train here.
+    OMP_NUM_THREADS, if set, is respected; it is set for processes that are started later.
 
     Blocks above 32 MB are handed back to the system when they are freed, and every new one is then faulted in page by
     page: a sixth of a training step. glibc is told to keep them. MALLOC_MMAP_MAX_ or MALLOC_TRIM_THRESHOLD_ in the
@@ -72,7 +75,10 @@ def prepare_cpu() -> None:
     """
     quota = cpu_quota(Path("/sys/fs/cgroup/cpu.max"))
     if quota is not None and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(quota, torch.get_num_threads()))
+        threads = max(1, min(quota, torch.get_num_threads()) // processes)
+        torch.set_num_threads(threads)
+        if processes > 1:
+            os.environ["OMP_NUM_THREADS"] = str(threads)  # Lightning would share out all processors that it sees
     if sys.platform == "linux" and not {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"} & os.environ.keys():
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
         if mallopt is not None:

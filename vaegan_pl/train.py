@@ -1,6 +1,7 @@
 """Train a VAE/GAN: `python -m vaegan_pl.train model=larsen trainer.devices=1`."""
 
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -41,8 +42,6 @@ def train(config: DictConfig) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     device = pick_device(config.trainer.accelerator, "trainer.accelerator")
     config.trainer.precision = choose_precision(config.trainer.precision, device)
-    if device.type == "cpu":
-        prepare_cpu()
     L.seed_everything(config.seed, verbose=False)
     data: ImageFolders = instantiate(config.data, _convert_="all")
     model, optimizers = (instantiate(part, _convert_="all") for part in (config.model, config.optimizer))
@@ -52,9 +51,13 @@ def train(config: DictConfig) -> None:
     try:
         loggers = list((instantiate(config.logger, _convert_="all") or {}).values())
         callbacks = list((instantiate(config.callbacks, _convert_="all") or {}).values())
-        norms = {"sync_batchnorm": False, "plugins": [SyncAllBatchNorms()] if config.trainer.sync_batchnorm else None}
-        trainer: L.Trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks, **norms, _convert_="all")
-        refuse_devices(trainer)
+        parts: dict[str, Any] = {"logger": loggers, "callbacks": callbacks, "sync_batchnorm": False}
+        if config.trainer.sync_batchnorm:
+            parts["plugins"] = [*instantiate(config.trainer.get("plugins") or []), SyncAllBatchNorms()]
+        trainer: L.Trainer = instantiate(config.trainer, **parts, _convert_="all")
+        refuse_devices(trainer, config.trainer.strategy)
+        if device.type == "cpu":
+            prepare_cpu(trainer.num_devices)
         if trainer.local_rank == 0:  # the others start later, or wait for this one before they read
             data.trainer = trainer
             data.prepare_data()
@@ -90,27 +93,34 @@ def refuse_unsupported(config: DictConfig) -> None:
         list_images(Path(str(config.data.root)), classes, aliases)
 
 
-def refuse_devices(trainer: "L.Trainer") -> None:
+def refuse_devices(trainer: "L.Trainer", strategy: object) -> None:
     """Stop, before anything is written, where several devices would train something else than was asked for.
 
     Raises:
-        UserError: for several devices in a sweep, or with a strategy that splits the model; and for further processes
-            of torchrun or Slurm that would each train alone.
+        UserError: for several devices in a sweep, or with a strategy other than ddp; and for more or fewer processes
+            of torchrun or Slurm than devices.
     """
-    from lightning.pytorch.strategies import DDPStrategy
+    from lightning.pytorch.strategies import ParallelStrategy
     from lightning.pytorch.utilities import rank_zero_only
 
-    if trainer.world_size == 1 and rank_zero_only.rank:  # type: ignore[attr-defined]
+    others = int(os.environ.get("WORLD_SIZE", "1")) > 1 or rank_zero_only.rank > 0  # type: ignore[attr-defined]
+    if trainer.world_size == 1 and others:
         raise UserError("several processes were started, for one device; set trainer.devices and trainer.strategy=ddp")
     if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError(
             f"trainer.devices: {trainer.world_size} devices do not work in a sweep (--multirun), whose jobs share one "
             "process; take trainer.devices=1, or start each run by itself"
         )
-    if trainer.world_size > 1 and type(trainer.strategy) is not DDPStrategy:
-        raise UserError(
-            f"trainer.strategy={type(trainer.strategy).__name__}: is not supported; take trainer.strategy=ddp"
-        )
+    if trainer.world_size > 1 and strategy not in ("auto", "ddp"):
+        raise UserError(f"trainer.strategy={strategy}: is not supported; take trainer.strategy=ddp")
+    launcher = trainer.strategy.cluster_environment if isinstance(trainer.strategy, ParallelStrategy) else None
+    if launcher is not None:
+        try:
+            launcher.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
+        except ValueError as error:
+            raise UserError(
+                f"trainer.devices={trainer.num_devices} on each of {trainer.num_nodes} nodes: {error}"
+            ) from error
 
 
 if __name__ == "__main__":

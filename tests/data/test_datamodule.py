@@ -133,7 +133,7 @@ def test_weighted_copies_take_turns(tmp_path: Path, write_classes: Write) -> Non
 
 def test_each_image_weighs_one_over_the_size_of_its_group() -> None:
     pixels = np.arange(4, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(2, 2)
-    dataset = ImageDataset(pixels, np.arange(4, dtype=np.int32), [[0], [1, 2, 3]], None, 0, torch.device("cpu"))
+    dataset = ImageDataset(torch.from_numpy(pixels), torch.arange(4), [[0], [1, 2, 3]], None, 0)
     seen = Counter(
         label for epoch in range(3000) for label in dataset.__getitems__([2 * epoch, 2 * epoch + 1])[1].tolist()
     )

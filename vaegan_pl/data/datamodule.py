@@ -11,8 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from jaxtyping import Float, Int32, Int64, UInt8
-from numpy import ndarray
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -30,28 +29,26 @@ Batch = tuple[Float[Tensor, "batch 1 size size"], Int64[Tensor, " batch"]]
 
 
 class ImageDataset(Dataset[Batch]):
-    """Groups of decoded images as whole batches of (images in [-1, 1], class indices), made on one device.
+    """Groups of decoded images as whole batches of (images in [-1, 1], class indices), made where the images are.
 
     Args:
-        images: grey values 0..255; may be memory-mapped, and stay so on the CPU. A GPU gets a copy of them all.
-        labels: class index of each image.
+        images: grey values 0..255, on the device that trains; on the CPU they may be memory-mapped.
+        labels: class index of each image, on the same device.
         groups: for each item, the images that may stand for it; each epoch takes one at random.
         augmentation: changes to make; none if None.
         seed: seed of choices and changes.
-        device: where batches are made.
     """
 
     def __init__(
         self,
-        images: UInt8[ndarray, "image size size"],
-        labels: Int32[ndarray, " image"],
+        images: UInt8[Tensor, "image size size"],
+        labels: Int64[Tensor, " image"],
         groups: Sequence[Sequence[int]],
         augmentation: Augmentation | None,
         seed: int,
-        device: torch.device,
     ) -> None:
-        self.images = torch.from_numpy(images).to(device)
-        self.labels = torch.from_numpy(labels.astype(np.int64)).to(device)
+        self.images = images
+        self.labels = labels
         self.groups = groups
         self.augmentation = augmentation
         self.seed = seed
@@ -202,6 +199,7 @@ class ImageFolders(L.LightningDataModule):
         self.max_unreadable = max_unreadable
         self.cache = Path(str(cache))
         self.seed = seed
+        self._copies: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Read the folder.
@@ -284,10 +282,15 @@ class ImageFolders(L.LightningDataModule):
         return trainer.strategy.root_device, trainer.global_rank, trainer.world_size
 
     def _dataset(self, split: str, augmentation: Augmentation | None = None) -> ImageDataset:
-        collection = self.collection
-        groups = sorted(collection.split.groups[split])
-        images, device = collection.prepared.images, self._place()[0]
-        return ImageDataset(images, collection.labels, groups, augmentation, self.seed, device)
+        groups = sorted(self.collection.split.groups[split])
+        return ImageDataset(*self._resident(self._place()[0]), groups, augmentation, self.seed)
+
+    def _resident(self, device: torch.device) -> tuple[UInt8[Tensor, "image size size"], Int64[Tensor, " image"]]:
+        """All images and labels on a device, copied there once."""
+        if device not in self._copies:
+            images, labels = self.collection.prepared.images, self.collection.labels.astype(np.int64)
+            self._copies[device] = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
+        return self._copies[device]
 
 
 class PhantomFolders(ImageFolders):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import time
 
+import torch
 from lightning.pytorch.profilers import SimpleProfiler
 
 from vaegan_pl.errors import UserError
@@ -42,6 +43,12 @@ class EpochProfiler(SimpleProfiler):
         if action_name == "run_training_batch" and not self.first_batch:
             self.first_batch = time()
         super().start(action_name)
+
+    def stop(self, action_name: str) -> None:
+        """End a step only when a GPU has done it, not when it has been told."""
+        if torch.accelerator.is_available() and re.fullmatch(f"{PARTS[STEPS]}|{PARTS['validation']}", action_name):
+            torch.accelerator.synchronize()
+        super().stop(action_name)
 
     def teardown(self, stage: str | None) -> None:
         """Write what was timed."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from vaegan_pl.errors import UserError
 from vaegan_pl.hardware import prepare_cpu
 from vaegan_pl.measure.lean import LeanStep, synchronise
 from vaegan_pl.measure.naive import NaiveStep
@@ -33,7 +34,7 @@ class Timing:
         matrix_rates: operations a second of a matrix product, in the order of the rounds; lean variants only.
         flops: operations of the step's products and convolutions; lean variants only.
         parts: seconds by part, one for each round; lean variants only.
-        peak_bytes: most memory held: of the process on the CPU, of tensors on other devices.
+        peak_bytes: most memory held: of the process on the CPU, of tensors on CUDA devices; elsewhere 0, unknown.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -66,6 +67,9 @@ def measure(
         device: what computes.
         batch_size: images in a batch; they are noise.
         rounds: how many times each is timed, after `WARM_UP` steps.
+
+    Raises:
+        UserError: if a process ends early, for want of memory, say; its own words have been printed.
     """
     context = multiprocessing.get_context("spawn")
     workers: dict[str, Connection] = {}
@@ -80,13 +84,13 @@ def measure(
             theirs.close()
             processes.append(process)
             workers[variant] = ours
-            ours.recv()
+            _answer(variant, ours)
             bar.update()
         for i in range(rounds):
             for variant in (*variants[i % len(variants) :], *variants[: i % len(variants)]):
                 bar.set_postfix_str(variant)
                 workers[variant].send(None)
-                seconds, sampled, rate, flops, parts, peak = workers[variant].recv()
+                seconds, sampled, rate, flops, parts, peak = _answer(variant, workers[variant])
                 timing = timings[variant]
                 timing.seconds.append(seconds)
                 timing.flops, timing.peak_bytes = flops, peak
@@ -101,6 +105,15 @@ def measure(
             process.kill()
             process.join()
     return timings
+
+
+def _answer(variant: str, pipe: Connection) -> Any:
+    try:
+        return pipe.recv()
+    except (EOFError, ConnectionError) as error:
+        raise UserError(
+            f"the process that timed {variant} ended early; a smaller data.batch_size needs less memory"
+        ) from error
 
 
 def _work(pipe: Connection, build: Build, variant: str, place: str, batch_size: int) -> None:
@@ -127,6 +140,8 @@ def _work(pipe: Connection, build: Build, variant: str, place: str, batch_size: 
         pipe.recv()
         rate = lean.matrix_rate() if lean else 0.0
         synchronise(device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         start = perf_counter()
         step(x)
         synchronise(device)
@@ -145,8 +160,8 @@ def _work(pipe: Connection, build: Build, variant: str, place: str, batch_size: 
 def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return 0  # unknown
+    if device.type != "cpu" or sys.platform == "win32":
+        return 0
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -64,7 +64,7 @@ class Speed:
         for variant, timing in self.timings.items():
             seconds = median(timing.seconds)
             row = f"{variant:<20}{seconds:>9.3f}{self.batch_size / seconds:>10.1f}{speedup(naive, timing):>9.1f}"
-            row += f"{timing.peak_bytes / 2**30:>7.1f} GB"
+            row += f"{timing.peak_bytes / 2**30:>7.1f} GB" if timing.peak_bytes else f"{'unknown':>10}"
             if variant != NAIVE:
                 row += f"{median(timing.matrix_rates) / 1e12:>9.2f} TFLOP/s{timing.fraction:>7.0%}"
             lines.append(row)
