@@ -13,10 +13,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from vaegan_pl.data.datamodule import ImageFolders
+from vaegan_pl.evaluation.diversity import NEIGHBOURS, manifold, vendi_score
+from vaegan_pl.evaluation.features import FeatureSpace, classifier_features
+from vaegan_pl.evaluation.fidelity import kernel_distance
 from vaegan_pl.hardware import native_bfloat16
+from vaegan_pl.inference import class_mixtures, from_prior, in_batches
 from vaegan_pl.model import weights
 from vaegan_pl.model.lightning_module import VAEGANModule
-from vaegan_pl.report import data_report
+from vaegan_pl.report import data_report, model_card
 from vaegan_pl.report.curves import draw_curves
 from vaegan_pl.report.pictures import captioned, grid, pairs, save_png, side_by_side
 
@@ -120,31 +124,136 @@ class Pictures(L.Callback):
                 logger.log_image(f"images/{name}", [picture], step=trainer.global_step)
 
 
-class ModelFile(L.Callback):
-    """Keeps the portable model file up to date after every epoch.
+class Quality(L.Callback):
+    """Measures samples after every epoch, cheaply, and warns in words of what goes wrong.
+
+    Logs, on `n` samples of a fixed z and as many validation images: KID and coverage in the features of
+    `evaluation.features`, the effective number of different samples (Vendi score) as a share of that of the validation
+    images, and the dimensions of z that carry anything: those whose posterior mean varies by more than `ACTIVE` over
+    images (arXiv 1509.00519, section 5).
 
     Args:
-        path: the file, `vae_gan_model.pth`.
+        n: how many samples; 0 measures nothing.
+        seed: seed of the fixed z.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    ACTIVE = 0.01
+    COLLAPSED = 0.25
+    WON = 0.005
+
+    def __init__(self, n: int, seed: int) -> None:
+        if n != 0 and n <= NEIGHBOURS:
+            raise ValueError(f"callbacks.quality.n={n}: must be 0 or more than {NEIGHBOURS}")
+        self.n = n
+        self.seed = seed
+        self.space: FeatureSpace | None = None
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Get the features ready, and what is compared with."""
+        data = _data(trainer)
+        if self.n and len(data.collection.listing.classes) > 1:
+            self.x = data.validation_images(self.n)
+            self.space = classifier_features(data.collection, data.cache, pl_module.device)
+            self.real = self.space(self.x)
+            self.variety = vendi_score(self.real)
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure and log; the other callbacks find the figures in `trainer.callback_metrics`."""
+        assert isinstance(pl_module, VAEGANModule)
+        if self.space is not None and len(self.real) > NEIGHBOURS:
+            networks, device = pl_module.model.networks.eval(), pl_module.device
+            with torch.autocast(device.type, torch.bfloat16, enabled="bf16" in str(trainer.precision)):
+                samples = from_prior(networks, len(self.x), torch.Generator().manual_seed(self.seed), device).float()
+                means = in_batches(lambda batch: networks.encoder(batch)[0], self.x, device, "encoding").float()
+            networks.train()
+            features = self.space(samples)
+            figures = {
+                "kid": kernel_distance(self.real, features),
+                "coverage": manifold(self.real, features).coverage,
+                "variety": vendi_score(features) / self.variety,
+                "active_dimensions": float((means.var(0) > self.ACTIVE).sum()),
+            }
+            for name, value in figures.items():
+                pl_module.log(f"validation/{name}", value, rank_zero_only=True)
+            if figures["variety"] < self.COLLAPSED:
+                self._warn(
+                    trainer,
+                    f"samples are alike: {figures['variety']:.0%} of the variety of real images; if that stays "
+                    "so, lower "
+                    "optimizer.discriminator.lr or raise model.gamma",
+                )
+        for name in ("real", "prior"):
+            cost = trainer.callback_metrics.get(f"discriminator/cost_{name}")
+            if cost is not None and float(cost) < self.WON:
+                self._warn(
+                    trainer,
+                    f"the discriminator has won (its cost of {name} images is {float(cost):.4f} nats) and "
+                    "teaches nothing; "
+                    "lower optimizer.discriminator.lr or take model/gate=equilibrium",
+                )
+
+    @rank_zero_only
+    def _warn(self, trainer: L.Trainer, message: str) -> None:
+        log.warning("epoch %d: %s", trainer.current_epoch + 1, message)
+
+
+class ModelFile(L.Callback):
+    """Keeps the portable model files up to date: of the last epoch, and of the epoch with the lowest validation KID.
+
+    When training ends, the files are told where each class lies in the latent space, and a model card is written.
+
+    Args:
+        path: the last epoch's file, `vae_gan_model.pth`.
+        best: the best epoch's file.
+        card: the model card.
+    """
+
+    def __init__(self, path: str | Path, best: str | Path, card: str | Path) -> None:
         self.path = Path(path)
+        self.best = Path(best)
+        self.card = Path(card)
+        self.lowest = float("inf")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the model of this epoch in place of the last, unless its numbers are lost.
 
         Raises:
-            UserError: if a parameter or running statistic is not finite; the earlier file stays.
+            UserError: if a parameter or running statistic is not finite; the earlier files stay.
         """
         assert isinstance(pl_module, VAEGANModule)
         pl_module.refuse_non_finite(pl_module.model.state_dict())
         self._save(trainer, pl_module)
 
     @rank_zero_only
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add the classes to the files, and write the card."""
+        for path in (self.best, self.path):
+            if path.exists():
+                model = weights.load(path)
+                networks = model.networks.to(pl_module.device)
+                mixtures = class_mixtures(networks, _data(trainer).collection, pl_module.device)
+                weights.save(path, networks, model.preprocessing, model.trained_on, model.training, mixtures)
+        if self.path.exists():
+            evaluate = f"python -m vaegan_pl.evaluate weights={self.path}"
+            figures = [f"Not measured yet: `{evaluate}`, with the data options of this run, does it."]
+            self.card.write_text(model_card.text(model.trained_on, model.training, figures), encoding="utf-8")
+
+    @rank_zero_only
     def _save(self, trainer: L.Trainer, pl_module: VAEGANModule) -> None:
+        kid = float(trainer.callback_metrics.get("validation/kid", torch.inf))
+        paths = [self.path]
+        if kid < self.lowest:
+            self.lowest = kid
+            paths.append(self.best)
+        for path in paths:
+            self._write(path, trainer, pl_module)
+
+    def _write(self, path: Path, trainer: L.Trainer, pl_module: VAEGANModule) -> None:
         model, source = pl_module.model, _data(trainer).source
         weights.save(
-            self.path,
+            path,
             model.networks,
             preprocessing=_data(trainer).preprocessing,
             trained_on={**vars(source), "caption": source.caption},
@@ -254,4 +363,5 @@ class Console(L.Callback):
         log.info("look at      %s", self.directory / "images" / "progress.png")
         log.info("curves       %s", self.directory / "curves.png")
         log.info("the model    %s", self.directory / "vae_gan_model.pth")
+        log.info("measure it   python -m vaegan_pl.evaluate weights=%s", self.directory / "vae_gan_model.pth")
         log.info("sample it    python -m vaegan_pl.sample weights=%s", self.directory / "vae_gan_model.pth")

@@ -1,39 +1,100 @@
-"""Draw images from a model file: `python -m vaegan_pl.sample weights=PATH n=64 seed=0 output=DIR`."""
+"""Draw images from a model file: `python -m vaegan_pl.sample weights=PATH n=64 seed=0 output=DIR`.
 
+`label=CLASS` draws from one class, `n_per_class=N` writes class folders to train on, and `audit=true`, given the data
+of the training, draws again what copies a training image.
+"""
+
+import hashlib
+import json
 import logging
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from vaegan_pl import commands
+from vaegan_pl import __version__, commands
 from vaegan_pl.errors import UserError
+
+if TYPE_CHECKING:
+    from vaegan_pl.data.datamodule import ImageFolders
 
 log = logging.getLogger(__name__)
 
+PROVENANCE = "provenance.json"
+
 
 def sample(config: DictConfig) -> None:
-    """Decode `n` draws from the prior N(0, I) into single images and one grid."""
-    if config.n < 1:
-        raise UserError(f"n={config.n}: must be at least 1")
+    """Decode draws from the prior N(0, I), or from where classes lie, into single images and one grid."""
+    by_class = config.n_per_class is not None
+    n = config.n_per_class if by_class else config.n
+    if not isinstance(n, int) or n < 1:
+        raise UserError(f"{'n_per_class' if by_class else 'n'}={n}: must be a whole number of at least 1")
+    if by_class and config.label is not None:
+        raise UserError("label, n_per_class: take one of them; n_per_class draws every class")
     import torch
+    from hydra.utils import instantiate
 
+    from vaegan_pl.data.phantoms import PHANTOM_MARKER
+    from vaegan_pl.evaluation import evaluation, privacy
     from vaegan_pl.hardware import pick_device
-    from vaegan_pl.inference import clear, in_batches
+    from vaegan_pl.inference import clear, from_mixture, from_prior
     from vaegan_pl.model import weights
     from vaegan_pl.report.pictures import grid, save_png, single
 
-    model = weights.load(Path(str(config.weights)))
-    device = pick_device(config.accelerator)
-    z = torch.randn(config.n, model.networks.latent_dim, generator=torch.Generator().manual_seed(config.seed))
-    images = in_batches(model.networks.decoder.to(device), z, device, "sampling")
+    path, output = Path(str(config.weights)), Path(str(config.output))
+    model = weights.load(path)
+    device, generator = pick_device(config.accelerator), torch.Generator().manual_seed(config.seed)
+    model.networks.to(device)
+    labels = model.labels if by_class else [None if config.label is None else str(config.label)]
+    made_from, facts = (
+        f"synthetic; trained on {model.trained_on['caption']}",
+        _facts(path, model.trained_on, config.seed),
+    )
+    if config.audit:
+        data: ImageFolders = instantiate(config.data, _convert_="all")
+        data.prepare_data()
+        evaluation.refuse_strangers(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
+        detector, threshold = evaluation.copy_audit(data.collection, device)
+        facts["audit"] = {"threshold": threshold, "false_positives": privacy.FALSE_POSITIVES, "rejected": {}}
 
-    output, provenance = Path(str(config.output)), f"synthetic; trained on {model.trained_on['caption']}"
-    clear(output, "sample")
-    for i, image in enumerate(images):
-        save_png(single(image), output / f"sample_{i:05d}.png", provenance)
-    caption = f"Synthetic, seed {config.seed}. Trained on {model.trained_on['caption']}."
-    save_png(grid(images, 8, caption), output / "grid.png", provenance)
-    log.info("%d images, trained on %s: %s", config.n, model.trained_on["caption"], output / "grid.png")
+    shown = []
+    for label in labels:
+        draw = partial(from_prior, model.networks) if label is None else partial(from_mixture, model, label)
+        name, folder = label or "sample", output / label if by_class and label else output
+        if config.audit:
+            drawn = partial(draw, generator=generator, device=device)
+            images, rejected = privacy.without_copies(drawn, n, detector, threshold)
+            facts["audit"]["rejected"][name] = rejected
+            log.info("%s: %d of %d draws were rejected as copies of training images", name, rejected, n + rejected)
+        else:
+            images = draw(n, generator=generator, device=device)
+        clear(folder, name)
+        for i, image in enumerate(images):
+            save_png(single(image), folder / f"{name}_{i:05d}.png", made_from)
+        facts["images"][name] = n
+        shown.append(images[:16] if by_class else images)
+    what = f"{', '.join(model.labels)}: " if by_class else f"{config.label}: " if config.label else ""
+    caption = f"{what}Synthetic, seed {config.seed}. Trained on {model.trained_on['caption']}."
+    save_png(grid(torch.cat(shown), 8, caption), output / "grid.png", made_from)
+    (output / PROVENANCE).write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
+    if model.trained_on["kind"] == "phantom":
+        (output / PHANTOM_MARKER).write_text(json.dumps({"sampled_from": str(path)}))
+    total = n * len(labels)
+    log.info("%d images, trained on %s: %s", total, model.trained_on["caption"], output / "grid.png")
+
+
+def _facts(path: Path, trained_on: Any, seed: int) -> dict[str, Any]:
+    return {
+        "what": "synthetic images, drawn from a VAE/GAN; not photographs of anyone",
+        "made_by": f"vaegan_pl {__version__}",
+        "weights": str(path),
+        "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "trained_on": dict(trained_on),
+        "seed": seed,
+        "images": {},
+        "audit": None,
+    }
 
 
 if __name__ == "__main__":

@@ -69,6 +69,16 @@ class ImageDataset(Dataset[Batch]):
         return x, self.labels[images]
 
 
+def images_of(collection: Collection, chosen: Sequence[int]) -> Float[Tensor, "image 1 size size"]:
+    """Some images of a collection, in [-1, 1]."""
+    return to_unit_range(torch.from_numpy(collection.prepared.images[chosen]))[:, None]
+
+
+def labels_of(collection: Collection, chosen: Sequence[int]) -> Int64[Tensor, " image"]:
+    """Their classes."""
+    return torch.from_numpy(collection.labels[chosen].astype(np.int64))
+
+
 def _has_a_group(pattern: object) -> bool:
     try:
         return isinstance(pattern, str) and re.compile(pattern).groups > 0
@@ -253,7 +263,7 @@ class ImageFolders(L.LightningDataModule):
         """The same `n` validation images each time, in [-1, 1], evenly over the split and so over its classes."""
         images = self.collection.split.images("validation")
         chosen = [images[i] for i in np.linspace(0, len(images) - 1, min(n, len(images))).astype(int)]
-        return to_unit_range(torch.from_numpy(self.collection.prepared.images[chosen]))[:, None]
+        return images_of(self.collection, chosen)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled full batches of augmented images, one image of each group in every epoch."""

@@ -12,6 +12,7 @@ from zipfile import is_zipfile
 import torch
 
 from vaegan_pl.errors import UserError
+from vaegan_pl.model.mixtures import ClassMixtures, Mixture, from_plain, to_plain
 from vaegan_pl.model.networks import Networks
 
 FORMAT = "vaegan_pl"
@@ -26,14 +27,37 @@ class SavedModel:
         networks: encoder, decoder and discriminator, in evaluation mode on the CPU.
         preprocessing: how images become inputs: image_size, colour, resize, aspect_ratio, white, range.
         trained_on: what the training images were: kind (`phantom` or `images`), folder, classes in label order,
-            counts, caption.
+            counts, caption, fingerprint and split; the last two None in files of earlier versions.
         training: epochs, batches and hyperparameters, for the record.
+        mixtures: where each class lies in the latent space; None in files of unfinished runs and of earlier versions.
     """
 
     networks: Networks
     preprocessing: Mapping[str, Any]
     trained_on: Mapping[str, Any]
     training: Mapping[str, Any]
+    mixtures: ClassMixtures | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes that can be sampled.
+
+        Raises:
+            UserError: if the file holds none.
+        """
+        if self.mixtures is None:
+            raise UserError("weights: the file holds no classes to sample from; a run writes them when it ends")
+        return list(self.mixtures)
+
+    def mixture(self, label: str) -> Mixture:
+        """The mixture of a class.
+
+        Raises:
+            UserError: if the file holds none of that name.
+        """
+        if label not in self.labels or self.mixtures is None:
+            raise UserError(f"label={label}: the model knows {', '.join(self.labels)}")
+        return self.mixtures[label]
 
 
 def save(
@@ -42,6 +66,7 @@ def save(
     preprocessing: Mapping[str, Any],
     trained_on: Mapping[str, Any],
     training: Mapping[str, Any],
+    mixtures: ClassMixtures | None = None,
 ) -> None:
     """Write a model file, atomically: an earlier file at `path` stays whole until the new one is.
 
@@ -51,6 +76,7 @@ def save(
         preprocessing: plain values; see `SavedModel`.
         trained_on: plain values; see `SavedModel`.
         training: plain values; see `SavedModel`.
+        mixtures: see `SavedModel`.
     """
     content = {
         "format": FORMAT,
@@ -63,6 +89,7 @@ def save(
         "preprocessing": {"image_size": networks.image_size, **preprocessing},
         "trained_on": dict(trained_on),
         "training": dict(training),
+        "mixtures": None if mixtures is None else to_plain(mixtures),
     }
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     buffer = BytesIO()  # torch reports a full disk as a RuntimeError without a name; writing bytes raises OSError
@@ -110,11 +137,15 @@ def load(path: Path) -> SavedModel:
         )
     try:
         trained_on = {key: content["trained_on"][key] for key in ("kind", "folder", "classes", "counts", "caption")}
+        trained_on |= {key: content["trained_on"].get(key) for key in ("fingerprint", "split")}
         networks = Networks(**content["networks"])
         for name, network in networks.named_children():
             network.load_state_dict(content["state_dict"][name])
         # Files that do not say so come from squashed images and a white of 65535.
         preprocessing = {"aspect_ratio": "squash", "white": 65535, **content["preprocessing"]}
-        return SavedModel(networks.eval(), preprocessing, trained_on, content["training"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        mixtures = content.get("mixtures")
+        if mixtures is not None:
+            mixtures = from_plain(mixtures, networks.latent_dim)
+        return SavedModel(networks.eval(), preprocessing, trained_on, content["training"], mixtures)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"weights={path}: its contents do not fit together ({error}); copy it again") from error

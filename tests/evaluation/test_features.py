@@ -1,0 +1,104 @@
+"""The feature space: trained once for each data and split, kept, and the same whatever else is in a batch."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from vaegan_pl.data.augmentation import Augmentation
+from vaegan_pl.data.datamodule import ImageFolders, images_of
+from vaegan_pl.errors import UserError
+from vaegan_pl.evaluation import classifier, features
+from vaegan_pl.evaluation.features import classifier_features, held_out_images, inception_features
+from vaegan_pl.inference import in_batches
+
+CPU = torch.device("cpu")
+NO_CHANGE = Augmentation(horizontal_flip=0, shift=0, brightness=0, contrast=0)
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "fit", partial(classifier.fit, steps=3))
+
+
+def folders(root: Path, classes: list[str] | None = None, split_seed: int = 0) -> ImageFolders:
+    return ImageFolders(
+        root,
+        classes,
+        {},
+        32,
+        "pad",
+        65535,
+        "group",
+        0.2,
+        0.2,
+        None,
+        split_seed,
+        "drop",
+        0.99,
+        4,
+        NO_CHANGE,
+        0.05,
+        root / "c",
+        0,
+    )
+
+
+@pytest.fixture
+def data(tmp_path: Path, write_classes: Callable[..., Path]) -> ImageFolders:
+    return folders(write_classes(tmp_path / "d", 8), ["glioma", "meningioma", "notumor", "pituitary"])
+
+
+def test_training_features_are_standardised_and_batches_do_not_matter(data: ImageFolders) -> None:
+    space = classifier_features(data.collection, data.cache, CPU)
+    x = images_of(data.collection, data.collection.split.images("train"))
+    found = space(x)
+    torch.testing.assert_close(found.mean(0), torch.zeros(256), atol=1e-4, rtol=0)
+    spread = found.std(0)
+    torch.testing.assert_close(spread[spread > 0.01], torch.ones(int((spread > 0.01).sum())), atol=1e-3, rtol=0)
+    torch.testing.assert_close(torch.cat([space(image[None]) for image in x]), found, atol=1e-3, rtol=1e-3)
+    assert space.accuracy is not None
+    assert 0 <= space.accuracy <= 1
+
+
+def test_it_is_trained_once_for_each_data_and_split(data: ImageFolders, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = classifier_features(data.collection, data.cache, CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "fit", None)
+        again = classifier_features(data.collection, data.cache, CPU)
+    assert again.name == first.name
+    x = images_of(data.collection, held_out_images(data.collection))
+    assert torch.equal(again(x), first(x))
+    other = folders(data.root, data.collection.listing.classes, split_seed=1)
+    assert classifier_features(other.collection, data.cache, CPU).name != first.name
+    assert len(list(data.cache.glob("features-*.pth"))) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense", None])
+def test_a_damaged_file_is_made_anew(
+    data: ImageFolders, damage: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = classifier_features(data.collection, data.cache, CPU)
+    (path,) = data.cache.glob("features-*.pth")
+    path.write_bytes(path.read_bytes()[:5000] if damage is None else damage)
+    assert classifier_features(data.collection, data.cache, CPU).name == first.name
+    assert f"{path} is damaged" in caplog.text
+    assert torch.load(path, weights_only=True)["accuracy"] == first.accuracy
+
+
+def test_one_class_cannot_be_told_apart(tmp_path: Path, write_classes: Callable[..., Path]) -> None:
+    data = folders(write_classes(tmp_path / "d", 8, ["glioma"]), ["glioma"])
+    with pytest.raises(UserError, match="needs two classes to tell apart; take features=inception"):
+        classifier_features(data.collection, data.cache, CPU)
+
+
+def test_inception_without_its_weights_ends_in_a_message(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"features=inception: .*features=classifier"):
+        inception_features(CPU, tmp_path / "nowhere.pth")
+
+
+def test_networks_are_run_in_batches_that_do_not_matter() -> None:
+    x = torch.rand(130, 3)
+    torch.testing.assert_close(in_batches(lambda batch: 2 * batch, x, CPU, ""), 2 * x)

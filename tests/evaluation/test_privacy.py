@@ -1,0 +1,194 @@
+"""The audit of copies on planted ones, and membership on scores with known answers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import correlate2d
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
+
+from vaegan_pl.data.augmentation import Augmentation
+from vaegan_pl.data.datamodule import ImageFolders, images_of
+from vaegan_pl.errors import UserError
+from vaegan_pl.evaluation.evaluation import copy_audit
+from vaegan_pl.evaluation.features import held_out_images
+from vaegan_pl.evaluation.privacy import (
+    BLUR,
+    FAIL,
+    PASS,
+    PLANTED,
+    SHIFT,
+    WARN,
+    CopyDetector,
+    Nearest,
+    audit,
+    detection,
+    membership,
+    threshold,
+    without_copies,
+)
+
+CPU = torch.device("cpu")
+
+
+def clouds(n: int, seed: int) -> Tensor:
+    """Soft random patterns in [-1, 1], no two alike."""
+    coarse = torch.randn(n, 1, 9, 9, generator=torch.Generator().manual_seed(seed))
+    return interpolate(coarse, size=64, mode="bicubic").mul(0.5).clamp(-1, 1)
+
+
+def changed(name: str, x: Tensor) -> Tensor:
+    return PLANTED[name](x, torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def train() -> Tensor:
+    return clouds(150, 0)
+
+
+@pytest.fixture(scope="module")
+def detector(train: Tensor) -> CopyDetector:
+    return CopyDetector(train, CPU)
+
+
+@pytest.fixture(scope="module")
+def limit(detector: CopyDetector) -> float:
+    return threshold(detector.nearest(clouds(200, 1)))
+
+
+def test_the_best_correlation_is_that_of_a_search_by_hand() -> None:
+    """One query, two images, by numpy and scipy: averages of 2 x 2, every window, both ways round."""
+    x, pair = clouds(1, 2), clouds(2, 3)
+    soft = [
+        avg_pool2d(image, BLUR, 1, 1, count_include_pad=False)[0, 0].double().numpy() for image in (x, *pair[:, None])
+    ]
+
+    def unit(window: np.ndarray) -> np.ndarray:
+        halved = window.reshape(28, 2, 28, 2).mean((1, 3))
+        centred = halved - halved.mean()
+        return np.asarray(centred / np.linalg.norm(centred))
+
+    query = unit(soft[0][SHIFT:-SHIFT, SHIFT:-SHIFT])
+    best = max(
+        (correlate2d(unit(image[r : r + 56, c : c + 56]), query, mode="valid").item(), i)
+        for i, picture in enumerate(soft[1:])
+        for image in (picture, picture[:, ::-1])
+        for r in range(2 * SHIFT + 1)
+        for c in range(2 * SHIFT + 1)
+    )
+    found = CopyDetector(pair, CPU).nearest(x)
+    assert (found.correlation.item(), found.image.item()) == pytest.approx(best, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["exact", "mirrored", "shifted by 3 pixels", "mirrored and shifted"])
+def test_it_names_the_image_and_the_way_round(detector: CopyDetector, train: Tensor, name: str) -> None:
+    found = detector.nearest(changed(name, train[20:40]))
+    assert found.image.tolist() == list(range(20, 40))
+    assert found.mirrored.tolist() == [name.startswith("mirrored")] * 20
+    assert float(found.correlation.min()) > 0.97
+
+
+def test_one_in_a_hundred_held_out_images_lies_above_the_threshold() -> None:
+    values = torch.arange(1000) / 1000
+    limit = threshold(Nearest(values, torch.zeros(1000), torch.zeros(1000)))
+    assert int((values > limit).sum()) in (9, 10)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1])
+@pytest.mark.parametrize("name", ["exact", "mirrored", "shifted by 3 pixels", "with noise of 5 %", "blurred, 3 x 3"])
+def test_planted_copies_fail_the_audit(
+    detector: CopyDetector, train: Tensor, limit: float, name: str, share: float
+) -> None:
+    samples = clouds(1000, 5)
+    n = int(share * len(samples))
+    samples[:n] = changed(name, train[torch.arange(n) % len(train)])
+    found = audit(detector.nearest(samples), limit)
+    assert found.copies >= 0.95 * n
+    assert found.rate.value >= 0.95 * share
+    assert found.verdict == (FAIL if share == 0.1 or found.rate.low > 0.01 else WARN)
+    assert found.verdict != PASS
+
+
+def test_a_set_without_copies_passes(detector: CopyDetector, limit: float) -> None:
+    found = audit(detector.nearest(clouds(1000, 6)), limit)
+    assert found.rate.low <= 0.01
+    assert found.verdict in (PASS, WARN)
+    assert audit(Nearest(torch.zeros(1000), torch.zeros(1000), torch.zeros(1000)), limit).verdict == PASS
+
+
+def test_what_is_found_of_each_kind_is_told(detector: CopyDetector, train: Tensor, limit: float) -> None:
+    found = detection(detector, train[:40], limit, seed=0)
+    assert set(found) == set(PLANTED)
+    assert found["exact"].value == found["mirrored"].value == 1
+    assert found["exact"].low == pytest.approx(40 / (40 + 1.96**2), abs=1e-4)  # Wilson's bound where all are found
+
+
+def test_copies_are_drawn_again(detector: CopyDetector, train: Tensor, limit: float) -> None:
+    fresh = iter(clouds(300, 7).split(1))
+    drawn: list[int] = []
+
+    def draw(n: int) -> Tensor:
+        drawn.append(n)
+        return torch.cat(
+            [train[:2] if len(drawn) == 1 else train[:0], *(next(fresh) for _ in range(n - 2 * (len(drawn) == 1)))]
+        )
+
+    images, rejected = without_copies(draw, 20, detector, limit)
+    assert len(images) == 20
+    assert rejected == sum(drawn) - 20 >= 2
+    assert drawn[0] == 20
+    assert float(detector.nearest(images).correlation.max()) <= limit
+
+
+def test_a_model_that_only_copies_ends_in_a_message(detector: CopyDetector, train: Tensor, limit: float) -> None:
+    with pytest.raises(UserError, match="samples are copies of training images; share none of them"):
+        without_copies(lambda n: train[:n], 10, detector, limit)
+
+
+def test_membership_by_hand() -> None:
+    """Of the six pairs, the member scores higher in five."""
+    found = membership(torch.tensor([3.0, 1.5]), torch.tensor([0.0, 1.0, 2.0]), seed=0)
+    assert found.value == pytest.approx(5 / 6)
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(500, generator=generator) for _ in range(2))
+    none = membership(a, b, seed=0)
+    assert none.low < 0.5 < none.high
+    assert membership(a + 10, b, seed=0).value == 1
+
+
+def test_real_slices_are_found_at_the_rates_the_page_on_evaluation_states(mri_root: Path, tmp_path: Path) -> None:
+    no_change = Augmentation(horizontal_flip=0, shift=0, brightness=0, contrast=0)
+    names = ["glioma", "meningioma", "notumor", "pituitary"]
+    data = ImageFolders(
+        mri_root,
+        names,
+        {},
+        64,
+        "pad",
+        65535,
+        "group",
+        0.1,
+        0.1,
+        None,
+        0,
+        "drop",
+        0.99,
+        64,
+        no_change,
+        0.05,
+        tmp_path,
+        0,
+    )
+    detector, limit = copy_audit(data.collection, CPU)
+    train = images_of(data.collection, data.collection.split.images("train"))
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(1))[:100]
+    found = {name: share.value for name, share in detection(detector, train[chosen], limit, seed=1).items()}
+    for name in ("exact", "mirrored", "shifted by 3 pixels", "mirrored and shifted"):
+        assert found[name] >= 0.95
+    assert found["with noise of 5 %"] >= 0.5
+    assert found["blurred, 3 x 3"] >= 0.7
+    assert found["turned by 5 degrees"] <= 0.1  # a blind spot, and documented as one
+    held_out = images_of(data.collection, held_out_images(data.collection))
+    assert 0 < float((detector.nearest(held_out).correlation > limit).double().mean()) <= 0.01

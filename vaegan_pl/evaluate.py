@@ -1,0 +1,63 @@
+"""Measure a model: `python -m vaegan_pl.evaluate weights=PATH data=mri data.root=PATH`."""
+
+import logging
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, ListConfig
+
+from vaegan_pl import commands
+from vaegan_pl.errors import UserError
+
+if TYPE_CHECKING:
+    from vaegan_pl.data.datamodule import ImageFolders
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(config: DictConfig) -> None:
+    """Write `metrics.json`, `report.html` and, beside each model, `model_card.md`."""
+    for name, least in (("n", 6), ("seeds", 0), ("seed", 0)):
+        if config[name] < least:
+            raise UserError(f"{name}={config[name]}: must be at least {least}")
+    if config.features not in ("classifier", "inception"):
+        raise UserError(f"features={config.features}: must be classifier or inception")
+    from hydra.utils import instantiate
+
+    from vaegan_pl.evaluation import evaluation
+    from vaegan_pl.evaluation.features import classifier_features, inception_features
+    from vaegan_pl.hardware import pick_device, prepare_cpu
+    from vaegan_pl.model import weights
+    from vaegan_pl.report import evaluation_report as report
+    from vaegan_pl.report import model_card
+
+    started = monotonic()
+    device = pick_device(config.accelerator)
+    if device.type == "cpu":
+        prepare_cpu()
+    named = config.weights if isinstance(config.weights, ListConfig) else [config.weights]
+    models = {Path(str(name)): weights.load(Path(str(name))) for name in named}
+    data: ImageFolders = instantiate(config.data, _convert_="all")
+    data.prepare_data()
+    for path, model in models.items():
+        evaluation.refuse_strangers(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
+    if config.features == "inception":
+        file = None if config.inception_weights is None else Path(str(config.inception_weights))
+        space = inception_features(device, file)
+    else:
+        space = classifier_features(data.collection, data.cache, device)
+    log.info("%s; features: %s", data.source.caption, space.name)
+    reference = evaluation.Reference(data.collection, space, device, config.n, config.seeds, config.seed)
+    found = [evaluation.evaluate(path, model, reference, log.info) for path, model in models.items()]
+    for path in report.write(found, reference, Path(str(config.output))):
+        log.info("%s", path)
+    for one in found:
+        for claim, words in report.sentences(one, reference).items():
+            log.info("%s: %s", claim, words)
+        one.path.with_name(model_card.FILE).write_text(report.card(one, reference), encoding="utf-8")
+    log.info("measured in %.1f minutes", (monotonic() - started) / 60)
+
+
+if __name__ == "__main__":
+    commands.run(evaluate, "evaluate")

@@ -1,0 +1,1 @@
+"""Numbers for every claim about a model: fidelity, variety, usefulness, privacy."""

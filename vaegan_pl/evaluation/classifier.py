@@ -1,0 +1,96 @@
+"""A small classifier of grey images: the source of features, and the judge of what synthetic images are good for."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, dropout
+from tqdm import tqdm
+
+from vaegan_pl.data.augmentation import Augmentation
+
+CHANNELS = (16, 32, 64, 128)
+FEATURE_STAGE, FEATURE_SIDE = 3, 2
+HEAD_SIDE = 4
+STEPS, BATCH = 750, 64
+LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 3e-3, 1e-2, 0.3
+AUGMENTATION = Augmentation(horizontal_flip=0.5, shift=0.06, brightness=0.1, contrast=0.1)
+AT_ONCE = 256
+
+Images = Float[Tensor, "image 1 side side"]
+
+
+class Classifier(nn.Module):
+    """Four strided convolutions and a linear layer.
+
+    Args:
+        classes: how many classes.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        stages = []
+        for i, (before, after) in enumerate(zip((1, *CHANNELS), CHANNELS, strict=False)):
+            side = 3 if i else 5
+            convolution = nn.Conv2d(before, after, side, stride=2, padding=side // 2, bias=False)
+            stages.append(nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU()))
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Linear(CHANNELS[-1] * HEAD_SIDE**2, classes)
+
+    def forward(self, x: Images) -> Float[Tensor, "image classes"]:
+        """Logits of the classes, for images in [-1, 1]."""
+        pooled = adaptive_avg_pool2d(self.stages(x), HEAD_SIDE).flatten(1)
+        logits: Tensor = self.head(dropout(pooled, DROPOUT, self.training))
+        return logits
+
+    def features(self, x: Images) -> Float[Tensor, "image 256"]:
+        """The third stage's maps in four quarters: what is where, before the classes are decided."""
+        return adaptive_avg_pool2d(self.stages[:FEATURE_STAGE](x), FEATURE_SIDE).flatten(1)
+
+
+def fit(
+    x: Images, labels: Int64[Tensor, " image"], classes: int, seed: int, description: str, steps: int = STEPS
+) -> Classifier:
+    """Train a classifier for a fixed number of steps on augmented images, where the images are.
+
+    Args:
+        x: images in [-1, 1].
+        labels: their classes.
+        classes: how many classes there are.
+        seed: seed of first weights, order, augmentation and dropout.
+        description: what the progress bar says.
+        steps: how many batches of `BATCH` images.
+    """
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        model = Classifier(classes).to(x.device).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=WEIGHT_DECAY)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
+        random = np.random.default_rng(seed)
+        waiting: list[int] = []
+        for _ in tqdm(range(steps), description, unit="batch", leave=False):
+            while len(waiting) < BATCH:
+                waiting += random.permutation(len(x)).tolist()
+            chosen, waiting = torch.tensor(waiting[:BATCH], device=x.device), waiting[BATCH:]
+            draws = torch.from_numpy(random.random((BATCH, 5), dtype=np.float32)).to(x.device)
+            loss = cross_entropy(model(AUGMENTATION(x[chosen], draws)), labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    model.eval()
+    return model
+
+
+@torch.no_grad()
+def predict(model: Classifier, x: Images) -> Int64[Tensor, " image"]:
+    """The likeliest class of each image."""
+    return torch.cat([model(batch).argmax(1) for batch in x.split(AT_ONCE)])
+
+
+def balanced_accuracy(right: Sequence[bool] | np.ndarray, labels: Sequence[int] | np.ndarray) -> float:
+    """The mean over classes of the share of their images that was classified right."""
+    right, labels = np.asarray(right), np.asarray(labels)
+    return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))

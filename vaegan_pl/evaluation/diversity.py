@@ -1,0 +1,97 @@
+"""How much of the real variety a set of images has."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+from vaegan_pl.evaluation.classifier import AT_ONCE, Images
+from vaegan_pl.evaluation.features import Features
+
+NEIGHBOURS = 5
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Exponents of multi-scale SSIM (Wang et al. 2003), the finest scale first."""
+
+_WINDOW = 11  # pixels, of SSIM's Gaussian of 1.5
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """How two sets of features lie among each other, by balls that reach each point's fifth neighbour.
+
+    Attributes:
+        precision: share of the other set inside a ball of real points (arXiv 1904.06991).
+        recall: share of the real set inside a ball of the others (arXiv 1904.06991).
+        density: how many real balls a point of the other set is in, as a share of five (arXiv 2002.09797); may
+            exceed 1.
+        coverage: share of real balls that hold a point of the other set (arXiv 2002.09797).
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def manifold(real: Features, other: Features, neighbours: int = NEIGHBOURS) -> Manifold:
+    """Precision, recall, density and coverage; takes equally many of both, since all depend on N.
+
+    Raises:
+        ValueError: if the sets differ in size, or are no larger than `neighbours`.
+    """
+    if len(real) != len(other) or len(real) <= neighbours:
+        raise ValueError(f"{len(real)} and {len(other)} images: must be equally many and more than {neighbours}")
+    across = torch.cdist(real.double(), other.double())
+    real_reach, other_reach = (_reach(features, neighbours) for features in (real, other))
+    inside_real = across < real_reach[:, None]
+    return Manifold(
+        precision=float(inside_real.any(0).double().mean()),
+        recall=float((across < other_reach).any(1).double().mean()),
+        density=float(inside_real.double().sum(0).mean() / neighbours),
+        coverage=float(inside_real.any(1).double().mean()),
+    )
+
+
+def _reach(features: Features, neighbours: int) -> Tensor:
+    """Distance of each point to its k-th nearest other point."""
+    distances = torch.cdist(features.double(), features.double())
+    distances.fill_diagonal_(torch.inf)
+    return distances.kthvalue(neighbours, 1).values
+
+
+def vendi_score(features: Features) -> float:
+    """The effective number of different images: exp of the entropy of the similarities' spectrum (arXiv 2210.02410).
+
+    Similarity is the cosine of features. Between 1, all alike, and the number of images.
+    """
+    unit = torch.nn.functional.normalize(features.double())
+    spectrum = torch.linalg.eigvalsh(unit @ unit.T / len(unit)).clamp_min(0)
+    return float(torch.special.entr(spectrum).sum().exp())
+
+
+def ms_ssim(x: Images, y: Images) -> Float[Tensor, " pair"]:
+    """Multi-scale SSIM of pairs of images in [-1, 1]: in [0, 1], 1 for the same image.
+
+    On as many of the five scales as leave room for the window, three at 64 pixels, with their exponents summing to 1.
+    """
+    exponents = [
+        exponent for scale, exponent in enumerate(SCALES) if scale == 0 or (_WINDOW - 1) * 2**scale < x.shape[-1]
+    ]
+    scales = tuple(exponent / sum(exponents) for exponent in exponents)
+    values = [
+        multiscale_structural_similarity_index_measure(
+            a, b, data_range=2.0, betas=scales, normalize="relu", reduction="none"
+        )
+        for a, b in zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True)
+    ]
+    return torch.cat([value.reshape(-1) for value in values])
+
+
+def pairwise_ms_ssim(images: Images, pairs: int, seed: int) -> float:
+    """Mean multi-scale SSIM of random pairs of different images; the more alike they are, the higher."""
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randint(len(images), (pairs,), generator=generator)
+    second = (first + torch.randint(1, len(images), (pairs,), generator=generator)) % len(images)
+    return float(ms_ssim(images[first], images[second]).mean())

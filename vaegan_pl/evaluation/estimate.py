@@ -1,0 +1,45 @@
+"""A figure and how far it can be trusted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy import ndarray
+from scipy.stats import binomtest
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with the ends of its 95 % interval; both ends are the value where nothing was drawn at random.
+
+    Attributes:
+        value: the figure.
+        low: lower end.
+        high: upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        digits = 0 if abs(self.value) >= 100 else 1 if abs(self.value) >= 10 else 3
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+
+def spread(draws: Sequence[float]) -> Estimate:
+    """The mean of a figure over several draws, and the middle 95 % of them."""
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return Estimate(float(np.mean(draws)), float(low), float(high))
+
+
+def around(value: float, resampled: Sequence[float] | ndarray) -> Estimate:
+    """A figure, and the middle 95 % of its bootstrap resamples."""
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return Estimate(value, float(low), float(high))
+
+
+def share(count: int, n: int) -> Estimate:
+    """A proportion with its 95 % Wilson interval."""
+    interval = binomtest(count, n).proportion_ci(method="wilson")
+    return Estimate(count / n, float(interval.low), float(interval.high))

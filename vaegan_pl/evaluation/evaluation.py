@@ -1,0 +1,379 @@
+"""Everything that is measured of a model, beside the same figures of real images and of a Gaussian."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vaegan_pl.data.collection import Collection
+from vaegan_pl.data.datamodule import Source, images_of, labels_of
+from vaegan_pl.data.images import to_grey_values, to_unit_range
+from vaegan_pl.errors import UserError
+from vaegan_pl.evaluation import privacy, reconstruction, usefulness
+from vaegan_pl.evaluation.classifier import Classifier, Images
+from vaegan_pl.evaluation.diversity import manifold, pairwise_ms_ssim, vendi_score
+from vaegan_pl.evaluation.estimate import Estimate, spread
+from vaegan_pl.evaluation.features import Features, FeatureSpace, held_out_images
+from vaegan_pl.evaluation.fidelity import frechet_distance, kernel_distance_interval
+from vaegan_pl.evaluation.floor import PrincipalComponents, principal_components
+from vaegan_pl.evaluation.privacy import Audit, CopyDetector
+from vaegan_pl.evaluation.reconstruction import quality
+from vaegan_pl.evaluation.usefulness import Labelled, Trial
+from vaegan_pl.inference import from_mixture, from_prior, in_batches
+from vaegan_pl.model.weights import SavedModel
+
+DRAWS = 10
+PAIRS = 300
+PLANTED = 200
+LINES, STEPS = 4, 8
+PRIOR, BY_CLASS = "prior", "by class"
+
+Levels = dict[str, Estimate]
+
+
+def levels(held_out: tuple[Images, Features], other: tuple[Images, Features], n: int, seed: int) -> Levels:
+    """Fidelity and diversity of a set of images against held-out ones, from `n` of each.
+
+    KID's interval is a bootstrap over both sets; the others' is the spread over `DRAWS` draws of `n` from `other`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    real = torch.randperm(len(held_out[1]), generator=generator)[:n]
+    draws = [torch.randperm(len(other[1]), generator=generator)[:n] for _ in range(DRAWS)]
+    found: dict[str, list[float]] = {}
+    for chosen in tqdm(draws, "comparing", unit="draw", leave=False):
+        features = other[1][chosen]
+        figures = {
+            "Fréchet distance": frechet_distance(held_out[1][real], features),
+            **vars(manifold(held_out[1][real], features)),
+            "Vendi score": vendi_score(features),
+            "MS-SSIM of pairs": pairwise_ms_ssim(other[0][chosen], PAIRS, seed),
+        }
+        for name, value in figures.items():
+            found.setdefault(name, []).append(value)
+    kid = kernel_distance_interval(held_out[1][real], other[1][draws[0]], seed)
+    return {"KID": kid, **{name: spread(values) for name, values in found.items()}}
+
+
+def copy_audit(collection: Collection, device: torch.device) -> tuple[CopyDetector, float]:
+    """The detector of copies of the training images, and the threshold that the held-out images give.
+
+    Raises:
+        UserError: if no held-out image is without a copy in training.
+    """
+    held_out = held_out_images(collection)
+    if not held_out:
+        raise UserError("the audit of copies needs held-out images without a copy in training; take data.split=group")
+    detector = CopyDetector(images_of(collection, collection.split.images("train")), device)
+    return detector, privacy.threshold(detector.nearest(images_of(collection, held_out), "calibrating the copy audit"))
+
+
+@dataclass
+class Reference:
+    """Real images, and what is the same for every model that is measured against them.
+
+    Args:
+        collection: the images and their split.
+        space: the features that images are compared by.
+        device: what computes.
+        n: samples to draw of each model.
+        seeds: classifiers to train for each figure of usefulness; 0 leaves usefulness out.
+        seed: seed of everything drawn at random.
+    """
+
+    collection: Collection
+    space: FeatureSpace
+    device: torch.device
+    n: int
+    seeds: int
+    seed: int
+    classes: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.classes = self.collection.listing.classes
+        least = 6  # five neighbours and the point itself
+        if len(self.held_out) < least or self.n < least:
+            raise UserError(
+                f"n={self.n}: {len(self.held_out)} held-out images without a copy in training, and {self.n} samples, "
+                f"are too few to compare; take at least {least}"
+            )
+
+    @cached_property
+    def train(self) -> Labelled:
+        """All training images."""
+        chosen = self.collection.split.images("train")
+        return Labelled(images_of(self.collection, chosen), labels_of(self.collection, chosen))
+
+    @cached_property
+    def held_out(self) -> Images:
+        """All images that never trained, nor a near-copy of them."""
+        return images_of(self.collection, held_out_images(self.collection))
+
+    @cached_property
+    def test(self) -> Labelled:
+        """The test images, which nothing was chosen by; the validation images where there are none."""
+        kept = set(held_out_images(self.collection))
+        split = "test" if self.collection.split.groups["test"] else "validation"
+        chosen = [image for image in self.collection.split.images(split) if image in kept]
+        return Labelled(images_of(self.collection, chosen), labels_of(self.collection, chosen))
+
+    @cached_property
+    def compared(self) -> int:
+        """How many images of each set are compared; the same for all, since most figures depend on it."""
+        return min(len(self.held_out), self.n, len(self.train.x))
+
+    @cached_property
+    def _held_out(self) -> tuple[Images, Features]:
+        return self.held_out, self.space(self.held_out)
+
+    def levels(self, images: Images) -> Levels:
+        """See `levels`."""
+        return levels(self._held_out, (images, self.space(images)), self.compared, self.seed)
+
+    @cached_property
+    def real(self) -> Levels:
+        """What training images themselves reach."""
+        return self.levels(self.train.x)
+
+    @cached_property
+    def components(self) -> PrincipalComponents:
+        """Principal components of the training images."""
+        return principal_components(self.train.x)
+
+    @cached_property
+    def floor(self) -> Levels:
+        """What a Gaussian in the principal components reaches."""
+        return self.levels(as_saved(self.components.sample(self.n, self.seed)))
+
+    @cached_property
+    def floor_reconstruction(self) -> dict[str, Estimate]:
+        """What the principal components reconstruct."""
+        return quality(self.held_out, self.components.reconstruct(self.held_out), self.seed)
+
+    @cached_property
+    def _copy_audit(self) -> tuple[CopyDetector, float]:
+        return copy_audit(self.collection, self.device)
+
+    @property
+    def detector(self) -> CopyDetector:
+        """Of copies of the training images."""
+        return self._copy_audit[0]
+
+    @property
+    def threshold(self) -> float:
+        """See `privacy.threshold`."""
+        return self._copy_audit[1]
+
+    @cached_property
+    def detection(self) -> dict[str, Estimate]:
+        """What the audit would find; see `privacy.detection`."""
+        generator = torch.Generator().manual_seed(self.seed)
+        some = torch.randperm(len(self.train.x), generator=generator)[:PLANTED]
+        return privacy.detection(self.detector, self.train.x[some], self.threshold, self.seed)
+
+    def classifiers(self, train: Labelled, name: str) -> list[Classifier]:
+        """One classifier a seed, trained on some images."""
+        seeds = range(self.seed, self.seed + self.seeds)
+        return usefulness.classifiers(train.to(self.device), len(self.classes), seeds, name)
+
+    @cached_property
+    def real_classifiers(self) -> list[Classifier]:
+        """Trained on the training images."""
+        return self.classifiers(self.train, "trained on real images")
+
+    def judge(self, classifiers: Sequence[Classifier], images: Labelled) -> Trial:
+        """See `usefulness.judge`."""
+        return usefulness.judge(classifiers, images.to(self.device))
+
+
+def refuse_strangers(path: Path, model: SavedModel, source: Source, image_size: int, aspect_ratio: str) -> None:
+    """Stop where images, or their shares, are not those that a model was trained on: its figures would mean nothing.
+
+    Args:
+        path: the model's file.
+        model: the model.
+        source: the images to measure it with.
+        image_size: their side.
+        aspect_ratio: how they became squares.
+
+    Raises:
+        UserError: names what differs.
+    """
+    if model.trained_on["fingerprint"] != source.fingerprint:
+        raise UserError(
+            f"weights={path}: was trained on other images ({model.trained_on['caption']}) than {source.folder} holds; "
+            "give data.root, data.classes and data.image_size of its training"
+        )
+    trained = {**model.trained_on["split"], "image_size": model.networks.image_size}
+    trained["aspect_ratio"] = model.preprocessing["aspect_ratio"]
+    given = {**source.split, "image_size": image_size, "aspect_ratio": aspect_ratio}
+    differing = [f"{name} {value} (here {given[name]})" for name, value in trained.items() if value != given[name]]
+    if differing:
+        raise UserError(
+            f"weights={path}: was trained with {', '.join(differing)}; give the data options of its training, "
+            "so that no "
+            "image it has seen is taken for a new one"
+        )
+
+
+def as_saved(images: Tensor) -> Tensor:
+    """Images as their files would hold them: 256 grey values in [-1, 1]."""
+    return to_unit_range(to_grey_values(images))
+
+
+@dataclass(frozen=True)
+class Usefulness:
+    """Balanced accuracies of classifiers.
+
+    Attributes:
+        real_real: trained on real images, tested on real ones (TRTR), with classical augmentation.
+        synthetic_real: trained on as many synthetic images, tested on real ones (TSTR).
+        real_synthetic: trained on real images, tested on synthetic ones (TRTS).
+        both_real: trained on both, one to one, for as many steps, tested on real ones.
+    """
+
+    real_real: Trial
+    synthetic_real: Trial
+    real_synthetic: Trial
+    both_real: Trial
+
+    @cached_property
+    def accuracies(self) -> dict[str, Estimate]:
+        """Balanced accuracies, the share of the bar that samples reach, and what they add, with intervals."""
+        return {
+            "TRTR": self.real_real.accuracy,
+            "TSTR": self.synthetic_real.accuracy,
+            "TRTS": self.real_synthetic.accuracy,
+            "TSTR / TRTR": usefulness.ratio(self.synthetic_real, self.real_real),
+            "real + synthetic": self.both_real.accuracy,
+            "augmentation gain": usefulness.gain(self.both_real, self.real_real),
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of a model.
+
+    Attributes:
+        path: its file.
+        model: the model.
+        samples: images it drew: `PRIOR`, and `BY_CLASS` if the file knows classes.
+        levels: fidelity and diversity of each of `samples`.
+        reconstructions: the held-out images' reconstructions.
+        interpolations: decoded from straight lines between the posterior means of held-out images, `STEPS` a line.
+        reconstruction: their quality.
+        audits: copies among each of `samples`.
+        membership: see `privacy.membership`, by score.
+        usefulness: of samples by class; None if it was not measured.
+    """
+
+    path: Path
+    model: SavedModel
+    samples: dict[str, Images]
+    levels: dict[str, Levels]
+    reconstructions: Images
+    interpolations: Images
+    reconstruction: dict[str, Estimate]
+    audits: dict[str, Audit]
+    membership: dict[str, Estimate]
+    usefulness: Usefulness | None
+
+
+def evaluate(path: Path, model: SavedModel, reference: Reference, say: Callable[[str], None]) -> Evaluation:
+    """Measure a model.
+
+    Args:
+        path: its file.
+        model: the model.
+        reference: what it is held against.
+        say: is told what is done next.
+    """
+    device, seed = reference.device, reference.seed
+    networks = model.networks.to(device)
+    say("sampling")
+    samples = {PRIOR: as_saved(from_prior(networks, reference.n, torch.Generator().manual_seed(seed), device))}
+    synthetic = None
+    if model.mixtures is not None:
+        synthetic = by_class(model, reference, seed)
+        order = torch.randperm(len(synthetic.x), generator=torch.Generator().manual_seed(seed))
+        samples[BY_CLASS] = synthetic.x[order[: reference.n]]
+    say("fidelity and diversity")
+    found = {name: reference.levels(images) for name, images in samples.items()}
+    say("reconstruction")
+    held_out = reference.held_out
+    reconstructions = _reconstruct(model, held_out, device)
+    say("privacy")
+    audits = {
+        name: privacy.audit(reference.detector.nearest(images), reference.threshold) for name, images in samples.items()
+    }
+    trial = None
+    if synthetic is not None and reference.seeds:
+        say("usefulness")
+        trial = _usefulness(synthetic, reference)
+    return Evaluation(
+        path,
+        model,
+        samples,
+        found,
+        reconstructions,
+        _interpolate(model, reference),
+        quality(held_out, reconstructions, seed),
+        audits,
+        _membership(model, reference, reconstructions),
+        trial,
+    )
+
+
+def by_class(model: SavedModel, reference: Reference, seed: int) -> Labelled:
+    """As many samples of each class as there are training images of it."""
+    counts = torch.bincount(reference.train.labels, minlength=len(reference.classes)).tolist()
+    generator = torch.Generator().manual_seed(seed)
+    images = [
+        as_saved(from_mixture(model, name, n, generator, reference.device))
+        for name, n in zip(reference.classes, counts, strict=True)
+    ]
+    return Labelled(torch.cat(images), torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
+
+
+def _reconstruct(model: SavedModel, x: Images, device: torch.device) -> Images:
+    networks = model.networks
+    return as_saved(in_batches(lambda b: networks.decoder(networks.encoder(b)[0]), x, device, "reconstructing"))
+
+
+def _interpolate(model: SavedModel, reference: Reference) -> Images:
+    networks, device = model.networks, reference.device
+    ends = torch.linspace(0, len(reference.held_out) - 1, 2 * LINES).long()
+    means = in_batches(lambda batch: networks.encoder(batch)[0], reference.held_out[ends], device, "interpolating")
+    along = torch.linspace(0, 1, STEPS)[:, None]
+    lines = [start + along * (end - start) for start, end in zip(means[:LINES], means[LINES:], strict=True)]
+    return as_saved(in_batches(networks.decoder, torch.cat(lines), device, "interpolating"))
+
+
+def _membership(model: SavedModel, reference: Reference, reconstructions: Images) -> dict[str, Estimate]:
+    device, held_out = reference.device, reference.held_out
+    generator = torch.Generator().manual_seed(reference.seed)
+    members = reference.train.x[torch.randperm(len(reference.train.x), generator=generator)[: len(held_out)]]
+    discriminator = model.networks.discriminator
+    logits = [in_batches(lambda b: discriminator(b)[0], x, device, "judging") for x in (members, held_out)]
+    errors = [
+        -reconstruction.squared_error(x, x_tilde)
+        for x, x_tilde in ((members, _reconstruct(model, members, device)), (held_out, reconstructions))
+    ]
+    return {
+        "reconstruction error": privacy.membership(errors[0], errors[1], reference.seed),
+        "discriminator's score": privacy.membership(logits[0], logits[1], reference.seed),
+    }
+
+
+def _usefulness(synthetic: Labelled, reference: Reference) -> Usefulness:
+    real, test = reference.train, reference.test
+    both = Labelled(torch.cat([real.x, synthetic.x]), torch.cat([real.labels, synthetic.labels]))
+    return Usefulness(
+        real_real=reference.judge(reference.real_classifiers, test),
+        synthetic_real=reference.judge(reference.classifiers(synthetic, "trained on synthetic images"), test),
+        real_synthetic=reference.judge(reference.real_classifiers, synthetic),
+        both_real=reference.judge(reference.classifiers(both, "trained on both"), test),
+    )

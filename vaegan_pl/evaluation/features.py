@@ -1,0 +1,175 @@
+"""The space in which sets of images are compared: a local classifier's features, or Inception's for who is online."""
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vaegan_pl.data.collection import Collection
+from vaegan_pl.data.datamodule import images_of, labels_of
+from vaegan_pl.data.images import to_grey_values
+from vaegan_pl.errors import UserError
+from vaegan_pl.evaluation.classifier import AT_ONCE, Classifier, Images, balanced_accuracy, fit, predict
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+SEED = 0
+
+Features = Float[Tensor, "image feature"]
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """Features of images.
+
+    Attributes:
+        name: what makes them; figures in spaces of different names cannot be compared.
+        accuracy: balanced accuracy of the classifier behind them on held-out images; None for Inception.
+        extract: features of a batch of images in [-1, 1].
+        device: where they are computed.
+    """
+
+    name: str
+    accuracy: float | None
+    extract: Callable[[Images], Features]
+    device: torch.device
+
+    @torch.no_grad()
+    def __call__(self, x: Images) -> Features:
+        """Features of images in [-1, 1], on the CPU; every image's are its own, whatever else is in the batch."""
+        return torch.cat([self.extract(batch.to(self.device)).float().cpu() for batch in x.split(AT_ONCE)])
+
+
+def classifier_features(collection: Collection, cache: Path, device: torch.device) -> FeatureSpace:
+    """Features of a classifier trained on the training images alone; trained once for each data and split.
+
+    Each feature is standardised by its mean and standard deviation over the training images.
+
+    Args:
+        collection: the images; needs two classes.
+        cache: folder of trained classifiers.
+        device: where features are computed.
+
+    Raises:
+        UserError: if there is one class alone.
+    """
+    if len(collection.listing.classes) < 2:
+        raise UserError("features=classifier: needs two classes to tell apart; take features=inception")
+    path = cache / f"features-{_key(collection)}.pth"
+    content = _read(path) or _train(collection, path, device)
+    model = Classifier(len(collection.listing.classes))
+    model.load_state_dict(content["state_dict"])
+    model.eval().to(device)
+    mean, deviation = content["mean"].to(device), content["deviation"].to(device)
+    return FeatureSpace(
+        name=f"classifier {_fingerprint(content)}",
+        accuracy=content["accuracy"],
+        extract=lambda x: (model.features(x) - mean) / deviation,
+        device=device,
+    )
+
+
+def _key(collection: Collection) -> str:
+    """What a classifier's training depends on, in short."""
+    chosen = {
+        split: [[collection.prepared.keys[image], int(collection.labels[image])] for image in images]
+        for split in ("train", "validation", "test")
+        for images in [collection.split.images(split)]
+    }
+    how = [VERSION, SEED, collection.listing.classes, vars(collection.decoding), chosen]
+    return hashlib.sha256(json.dumps(how).encode()).hexdigest()[:32]
+
+
+def _fingerprint(content: dict[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for tensor in (*content["state_dict"].values(), content["mean"], content["deviation"]):
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        Classifier(len(content["state_dict"]["head.bias"])).load_state_dict(content["state_dict"])
+        return {name: content[name] for name in ("state_dict", "mean", "deviation", "accuracy")}
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        log.warning("%s is damaged (%s) and is made anew", path, str(error).partition("\n")[0])
+        return None
+
+
+def _train(collection: Collection, path: Path, device: torch.device) -> dict[str, Any]:
+    train, held_out = collection.split.images("train"), held_out_images(collection)
+    x, labels = images_of(collection, train).to(device), labels_of(collection, train).to(device)
+    model = fit(x, labels, len(collection.listing.classes), SEED, "training the feature classifier, once")
+    with torch.no_grad():
+        features = torch.cat([model.features(batch) for batch in x.split(AT_ONCE)])
+    truth = labels_of(collection, held_out)
+    right = predict(model, images_of(collection, held_out).to(device)).cpu() == truth
+    content = {
+        "state_dict": {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()},
+        "mean": features.mean(0).cpu(),
+        "deviation": features.std(0).clamp_min(1e-6).cpu(),
+        "accuracy": balanced_accuracy(right.numpy(), truth.numpy()),
+    }
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, unfinished)
+        unfinished.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        log.warning("data.cache=%s cannot be used (%s): the feature classifier is trained in every run", path, error)
+        unfinished.unlink(missing_ok=True)
+    return content
+
+
+def held_out_images(collection: Collection) -> list[int]:
+    """Validation and test images without a near-copy among the training images."""
+    leaking = {image for images in collection.leaking.values() for image in images}
+    held_out = collection.split.images("validation") + collection.split.images("test")
+    return sorted(set(held_out) - leaking)
+
+
+def inception_features(device: torch.device, weights: Path | None) -> FeatureSpace:
+    """The 2,048 pooled features of Inception v3, as the published Fréchet and kernel distances take them.
+
+    Args:
+        device: where features are computed.
+        weights: the file of its weights; None downloads them, once.
+
+    Raises:
+        UserError: if torch-fidelity is missing, or the weights cannot be had.
+    """
+    try:
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+        path = None if weights is None else str(weights)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=path)
+    except ModuleNotFoundError as error:
+        raise UserError("features=inception: needs torch-fidelity; pip install 'vaegan_pl[inception]'") from error
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"features=inception: the weights cannot be had ({str(error).partition(chr(10))[0]}); go online, set "
+            "inception_weights=PATH to the file, or take features=classifier"
+        ) from error
+    network.to(device)
+
+    def extract(x: Images) -> Features:
+        features: Tensor = network(to_grey_values(x).to(device).expand(-1, 3, -1, -1))
+        return features
+
+    return FeatureSpace("inception-v3-compat 2048", None, extract, device)

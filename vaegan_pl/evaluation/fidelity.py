@@ -1,0 +1,68 @@
+"""How near a set of images is to real ones, as distributions of features."""
+
+import warnings
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance, poly_kernel
+
+from vaegan_pl.evaluation.estimate import Estimate, around
+from vaegan_pl.evaluation.features import Features
+
+RESAMPLES = 1000
+
+
+class _AsTheyAre(nn.Identity):
+    """What torchmetrics takes for a feature extractor, for features that exist already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+
+def kernel_distance(real: Features, other: Features) -> float:
+    """KID, the unbiased squared maximum mean discrepancy of all features (arXiv 1801.01401, eq. 4); may be negative.
+
+    The kernel is (x.y / d + 1)^3. Takes equally many of both.
+    """
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # it warns of the memory that features take
+        metric = KernelInceptionDistance(_AsTheyAre(real.shape[1]), subsets=1, subset_size=len(real))
+        metric.update(real, real=True)
+        metric.update(other, real=False)
+        return float(metric.compute()[0])
+
+
+def kernel_distance_interval(real: Features, other: Features, seed: int) -> Estimate:
+    """`kernel_distance` with its 95 % bootstrap interval over images of both sets.
+
+    Pairs of one image drawn twice are left out, which keeps the resamples unbiased.
+    """
+    random = np.random.default_rng(seed)
+    kernels = [poly_kernel(a.double(), b.double()) for a, b in ((real, real), (other, other), (real, other))]
+    n, m = len(real), len(other)
+    draws = []
+    for _ in range(RESAMPLES):
+        w, v = (torch.from_numpy(random.multinomial(k, [1 / k] * k)).double() for k in (n, m))
+        draws.append(float(_within(kernels[0], w) + _within(kernels[1], v) - 2 * (w @ kernels[2] @ v) / (n * m)))
+    return around(kernel_distance(real, other), draws)
+
+
+def _within(kernel: Float[Tensor, "n n"], weights: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """The weighted mean kernel of pairs of two different images."""
+    own = weights.square()
+    return (weights @ kernel @ weights - own @ kernel.diagonal()) / (weights.sum().square() - own.sum())
+
+
+def frechet_distance(real: Features, other: Features) -> float:
+    """The squared 2-Wasserstein distance of Gaussians fitted to both sets (arXiv 1706.08500, eq. 6).
+
+    Biased by the number of images: compare at one N alone.
+    """
+    metric = FrechetInceptionDistance(_AsTheyAre(real.shape[1])).set_dtype(torch.float64)
+    metric.update(real.double(), real=True)
+    metric.update(other.double(), real=False)
+    return float(metric.compute())

@@ -1,0 +1,216 @@
+"""An empirical audit of what a model gives away of its training images: copies among samples, and membership.
+
+A copy is found by the highest normalised cross-correlation of a sample with any training image, blurred, mirrored or
+not, at shifts of up to `SHIFT` pixels each way. How high is too high is calibrated: held-out images, which cannot be
+copies, exceed the threshold in 1 % of cases.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, normalize
+from torchvision.transforms.functional import affine, gaussian_blur
+from tqdm import tqdm
+
+from vaegan_pl.errors import UserError
+from vaegan_pl.evaluation.classifier import Images
+from vaegan_pl.evaluation.estimate import Estimate, around, share
+
+SHIFT = 4
+BLUR = 3
+FALSE_POSITIVES = 0.01
+TOO_MANY = 0.01
+TELLING_AUC = 0.6
+RESAMPLES = 1000
+MOST_REDRAWS = 10
+
+Verdict = str
+PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The training image most like each query.
+
+    Attributes:
+        correlation: normalised cross-correlation at the best shift, in [-1, 1].
+        image: index of the training image.
+        mirrored: whether it fits mirrored.
+    """
+
+    correlation: Float[Tensor, " query"]
+    image: Int64[Tensor, " query"]
+    mirrored: Bool[Tensor, " query"]
+
+
+class CopyDetector:
+    """Finds for every query the training image it resembles most.
+
+    Args:
+        train: all training images, in [-1, 1].
+        device: where they are compared.
+    """
+
+    def __init__(self, train: Images, device: torch.device) -> None:
+        self.train = _blurred(train.to(device))
+        self.device = device
+
+    def nearest(self, x: Images, description: str = "looking for copies") -> Nearest:
+        """Compare images in [-1, 1] with all training images, both ways round, at all shifts."""
+        side = x.shape[-1]
+        middle = _unit(_blurred(x.to(self.device))[..., SHIFT : side - SHIFT, SHIFT : side - SHIFT])
+        best = middle.new_full((len(x),), -2)
+        image = torch.zeros(len(x), dtype=torch.long, device=self.device)
+        mirrored = torch.zeros(len(x), dtype=torch.bool, device=self.device)
+        width = side - 2 * SHIFT
+        places = [
+            (flip, row, column)
+            for flip in (False, True)
+            for row in range(2 * SHIFT + 1)
+            for column in range(2 * SHIFT + 1)
+        ]
+        for flip, row, column in tqdm(places, description, unit="shift", leave=False):
+            train = self.train.flip(-1) if flip else self.train
+            window = _unit(train[..., row : row + width, column : column + width])
+            value, index = (middle @ window.T).max(1)
+            better = value > best
+            best, image = torch.where(better, value, best), torch.where(better, index, image)
+            mirrored = torch.where(better, torch.full_like(mirrored, flip), mirrored)
+        return Nearest(best.cpu(), image.cpu(), mirrored.cpu())
+
+
+def _blurred(x: Images) -> Images:
+    return avg_pool2d(x, BLUR, stride=1, padding=BLUR // 2, count_include_pad=False)
+
+
+def _unit(x: Images) -> Float[Tensor, "image pixel"]:
+    """Averages of 2 x 2 pixels, with mean 0 and norm 1, so that inner products are correlations."""
+    flat = avg_pool2d(x, 2).flatten(1)
+    return normalize(flat - flat.mean(1, keepdim=True))
+
+
+def threshold(held_out: Nearest) -> float:
+    """The correlation that `FALSE_POSITIVES` of the held-out images exceed."""
+    return float(np.quantile(held_out.correlation.numpy(), 1 - FALSE_POSITIVES, method="higher"))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found among some samples.
+
+    Attributes:
+        threshold: correlation above which a sample counts as a copy.
+        copies: how many do.
+        rate: their share, with its interval.
+        verdict: `FAIL` if the rate's interval lies above `TOO_MANY`, `WARN` if the rate alone does, else `PASS`.
+        nearest: the training image most like each sample.
+    """
+
+    threshold: float
+    copies: int
+    rate: Estimate
+    verdict: Verdict
+    nearest: Nearest
+
+
+def audit(nearest: Nearest, limit: float) -> Audit:
+    """Count the copies among samples.
+
+    Args:
+        nearest: what the samples resemble.
+        limit: see `threshold`.
+    """
+    copies = int((nearest.correlation > limit).sum())
+    rate = share(copies, len(nearest.correlation))
+    verdict = FAIL if rate.low > TOO_MANY else WARN if rate.value > TOO_MANY else PASS
+    return Audit(limit, copies, rate, verdict, nearest)
+
+
+def without_copies(draw: Callable[[int], Images], n: int, detector: CopyDetector, limit: float) -> tuple[Images, int]:
+    """Draw `n` images, and again whatever the audit flags as a copy; returns them and how many were rejected.
+
+    Args:
+        draw: gives so many images in [-1, 1], others at every call.
+        n: how many are wanted.
+        detector: of the training images.
+        limit: see `threshold`.
+
+    Raises:
+        UserError: if more than `MOST_REDRAWS` times as many as wanted are copies.
+    """
+    kept: list[Tensor] = []
+    drawn = have = 0
+    while have < n:
+        if drawn >= MOST_REDRAWS * n:
+            raise UserError(
+                f"audit: {drawn - have} of {drawn} samples are copies of training images; share none of them"
+            )
+        x = draw(n - have)
+        kept.append(x[detector.nearest(x).correlation <= limit])
+        drawn, have = drawn + len(x), have + len(kept[-1])
+    return torch.cat(kept), drawn - have
+
+
+def membership(members: Float[Tensor, " member"], others: Float[Tensor, " other"], seed: int) -> Estimate:
+    """How well a score tells training images from held-out ones: area under the ROC curve, 0.5 for not at all.
+
+    Args:
+        members: score of training images; the higher, the likelier a member.
+        others: score of held-out images.
+        seed: seed of the bootstrap over images.
+    """
+    random = np.random.default_rng(seed)
+    a, b = members.double().numpy(), others.double().numpy()
+    truth = np.r_[np.ones(len(a)), np.zeros(len(b))]
+
+    def area(first: np.ndarray, second: np.ndarray) -> float:
+        return float(roc_auc_score(truth, np.r_[first, second]))
+
+    draws = [area(random.choice(a, len(a)), random.choice(b, len(b))) for _ in range(RESAMPLES)]
+    return around(area(a, b), draws)
+
+
+def _noisy(x: Images, generator: torch.Generator) -> Images:
+    return (x + 0.1 * torch.randn(x.shape, generator=generator)).clamp(-1, 1)
+
+
+def _shifted(pixels: int) -> Callable[[Images, torch.Generator], Images]:
+    return lambda x, _: affine(x, 0.0, [pixels, -pixels], 1.0, [0.0], fill=[-1.0])
+
+
+PLANTED: dict[str, Callable[[Images, torch.Generator], Images]] = {
+    "exact": lambda x, _: x,
+    "mirrored": lambda x, _: x.flip(-1),
+    "shifted by 3 pixels": _shifted(3),
+    "mirrored and shifted": lambda x, generator: _shifted(3)(x.flip(-1), generator),
+    "with noise of 5 %": _noisy,
+    "blurred, 3 x 3": lambda x, _: avg_pool2d(x, 3, 1, 1, count_include_pad=False),
+    "blurred, Gaussian of 1.5 pixels": lambda x, _: gaussian_blur(x, [9, 9], [1.5, 1.5]),
+    "shifted by 6 pixels": _shifted(6),
+    "turned by 5 degrees": lambda x, _: affine(x, 5.0, [0, 0], 1.0, [0.0], fill=[-1.0]),
+    "larger by 10 %": lambda x, _: affine(x, 0.0, [0, 0], 1.1, [0.0], fill=[-1.0]),
+}
+"""Ways to plant a copy, from the plainest to those that hide it."""
+
+
+def detection(detector: CopyDetector, planted: Images, limit: float, seed: int) -> dict[str, Estimate]:
+    """Share of planted copies of training images that the audit finds, by how they were changed.
+
+    Args:
+        detector: of the training images.
+        planted: some training images, in [-1, 1].
+        limit: see `threshold`.
+        seed: seed of the noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    changed = {name: change(planted, generator) for name, change in PLANTED.items()}
+    found = detector.nearest(torch.cat(list(changed.values())), "planting copies").correlation > limit
+    return {
+        name: share(int(some.sum()), len(planted))
+        for name, some in zip(changed, found.split(len(planted)), strict=True)
+    }

@@ -1,0 +1,100 @@
+"""What labelled synthetic images are good for: classifiers trained on them, judged on real images.
+
+Train on synthetic, test on real (TSTR) and its kin: arXiv 1706.02633, 1905.10887.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from numpy import ndarray
+from torch import Tensor
+
+from vaegan_pl.evaluation.classifier import STEPS, Classifier, Images, balanced_accuracy, fit, predict
+from vaegan_pl.evaluation.estimate import Estimate, around
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images and their classes.
+
+    Attributes:
+        x: images in [-1, 1].
+        labels: class indices.
+    """
+
+    x: Images
+    labels: Int64[Tensor, " image"]
+
+    def to(self, device: torch.device) -> "Labelled":
+        """The same on a device."""
+        return Labelled(self.x.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Which images a kind of classifier got right, one row a seed.
+
+    Attributes:
+        right: whether each image was classified right.
+        labels: the images' classes.
+    """
+
+    right: Bool[ndarray, "seed image"]
+    labels: Int64[ndarray, " image"]
+
+    @property
+    def value(self) -> float:
+        """Balanced accuracy, mean over seeds."""
+        return float(np.mean([balanced_accuracy(row, self.labels) for row in self.right]))
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Balanced accuracy with its bootstrap interval over seeds and over images of each class."""
+        return around(self.value, _resampled([self])[:, 0])
+
+    @property
+    def per_class(self) -> list[float]:
+        """Share of each class classified right, mean over seeds."""
+        return [float(self.right[:, self.labels == label].mean()) for label in np.unique(self.labels)]
+
+
+def classifiers(train: Labelled, classes: int, seeds: Sequence[int], name: str, steps: int = STEPS) -> list[Classifier]:
+    """Train one classifier a seed, all for the same number of steps."""
+    return [fit(train.x, train.labels, classes, seed, f"{name}, seed {seed}", steps) for seed in seeds]
+
+
+def judge(models: Sequence[Classifier], images: Labelled) -> Trial:
+    """Let classifiers classify images."""
+    right = [(predict(model, images.x) == images.labels).cpu().numpy() for model in models]
+    return Trial(np.array(right), images.labels.cpu().numpy())
+
+
+def ratio(numerator: Trial, denominator: Trial) -> Estimate:
+    """Ratio of two balanced accuracies on the same images, with its interval."""
+    draws = _resampled([numerator, denominator])
+    return around(numerator.value / denominator.value, draws[:, 0] / draws[:, 1])
+
+
+def gain(new: Trial, old: Trial) -> Estimate:
+    """Difference of two balanced accuracies on the same images, with its interval."""
+    draws = _resampled([new, old])
+    return around(new.value - old.value, draws[:, 0] - draws[:, 1])
+
+
+def _resampled(trials: Sequence[Trial]) -> ndarray:
+    """Balanced accuracies of bootstrap resamples of seeds, and of images within each class, alike for all trials."""
+    random = np.random.default_rng(0)
+    labels = trials[0].labels
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    draws = np.empty((RESAMPLES, len(trials)))
+    for row in draws:
+        chosen = [random.choice(of_class, len(of_class)) for of_class in members]
+        for i, one in enumerate(trials):
+            some = one.right[random.integers(len(one.right), size=len(one.right))]
+            row[i] = np.mean([some[:, images].mean() for images in chosen])
+    return draws

@@ -1,0 +1,103 @@
+"""Where each class lies in the latent space: Gaussian mixtures on the encoder's posteriors of its training images.
+
+Algorithm 1 knows no classes. Decoding draws from the mixture of a class gives images of that class.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+DRAWS = 4
+"""Draws from each image's posterior, to which the mixtures are fitted and on which they are compared."""
+
+COMPONENTS = (1, 2, 4)
+REGULARISATION = 1e-3
+"""Added to the variances, against a prior variance of 1."""
+
+Latents = Float[Tensor, "image latent"]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of Gaussians.
+
+    Attributes:
+        weights: share of each component.
+        means: their means.
+        factors: lower triangular L of their covariances L L^T.
+    """
+
+    weights: Float[Tensor, " component"]
+    means: Float[Tensor, "component latent"]
+    factors: Float[Tensor, "component latent latent"]
+
+    def sample(self, n: int, generator: torch.Generator) -> Latents:
+        """Draw `n` latents."""
+        chosen = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        noise = torch.randn(n, self.means.shape[1], generator=generator)
+        z = self.means[chosen]
+        for component in chosen.unique().tolist():
+            own = chosen == component
+            z[own] += noise[own] @ self.factors[component].T
+        return z
+
+
+ClassMixtures = Mapping[str, Mixture]
+
+
+def to_plain(mixtures: ClassMixtures) -> dict[str, dict[str, Tensor]]:
+    """Plain containers, for a file."""
+    return {name: dict(vars(mixture)) for name, mixture in mixtures.items()}
+
+
+def from_plain(content: Mapping[str, Mapping[str, Any]], latent_dim: int) -> ClassMixtures:
+    """The inverse of `to_plain`.
+
+    Raises:
+        ValueError: if shapes do not fit together, or a name would lead out of the folder that samples are written to.
+    """
+    mixtures = {name: Mixture(**values) for name, values in content.items()}
+    for name, mixture in mixtures.items():
+        k = len(mixture.weights)
+        if Path(name).name != name:
+            raise ValueError(f"{name} cannot name a folder")
+        if mixture.means.shape != (k, latent_dim) or mixture.factors.shape != (k, latent_dim, latent_dim):
+            raise ValueError(f"the mixture of {name} does not fit a latent space of {latent_dim} dimensions")
+    return mixtures
+
+
+def draw_posteriors(mean: Latents, log_variance: Latents, generator: torch.Generator) -> Latents:
+    """`DRAWS` draws from the posterior of each image, one image after the other."""
+    mean, log_variance = (values.repeat_interleave(DRAWS, 0) for values in (mean, log_variance))
+    return mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
+
+
+def fit(train: Latents, held_out: Latents) -> Mixture:
+    """Fit a mixture with full covariances by expectation maximisation (scikit-learn).
+
+    Of 1, 2 and 4 components it takes what makes `held_out` likeliest; more of them come to stand on single images.
+
+    Args:
+        train: draws from the posteriors of a class's training images.
+        held_out: draws from the posteriors of other images of the class.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the held-out images judge what came of it
+        models = [
+            GaussianMixture(components, reg_covar=REGULARISATION, random_state=0).fit(train.double().numpy())
+            for components in COMPONENTS
+        ]
+    best = max(models, key=lambda model: model.score(held_out.double().numpy()))
+    weights, means, covariances = (
+        torch.from_numpy(values).float() for values in (best.weights_, best.means_, best.covariances_)
+    )
+    return Mixture(weights, means, torch.linalg.cholesky(covariances))

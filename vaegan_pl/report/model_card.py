@@ -1,0 +1,66 @@
+"""The card that goes with a model file: what it was trained on and how, its figures, its limits, its intended use."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+FILE = "model_card.md"
+
+NOT_A_GUARANTEE = (
+    "This is an empirical audit, not a guarantee of privacy: it finds what resembles a training image pixel by "
+    "pixel, and "
+    "nothing else."
+)
+
+_CARD = """# Model card: VAE/GAN of head slices
+
+Larsen et al.'s VAE/GAN (arXiv 1512.09300) for grey images, trained by vaegan_pl.
+
+## Intended use
+
+Research and teaching: to study generative models, and for synthetic images where the figures below carry it. Not for
+diagnosis, not for decisions about patients, not as evidence of anatomy.
+
+## Data
+
+- {caption}
+- images: {counts}
+- split: {split}
+- fingerprint (SHA-256 of pixels and classes): {fingerprint}
+
+## Training
+
+{training}
+
+## Figures
+
+{figures}
+
+## Limits
+
+- One data set of single slices of unknown patients; slices of one patient may lie on both sides of the split.
+- Lesions in samples are of no known kind; a sample's label names the part of the latent space that it was drawn from.
+- {not_a_guarantee}
+"""
+
+
+def text(trained_on: Mapping[str, Any], training: Mapping[str, Any], figures: Sequence[str]) -> str:
+    """The card, in Markdown.
+
+    Args:
+        trained_on: see `SavedModel`.
+        training: see `SavedModel`.
+        figures: what was measured, in lines.
+    """
+    counts = (
+        f"{name} {sum(classes.values())} ({', '.join(f'{n} {label}' for label, n in classes.items())})"
+        for name, classes in trained_on["counts"].items()
+    )
+    return _CARD.format(
+        caption=trained_on["caption"],
+        counts="; ".join(counts),
+        split=", ".join(f"{name} {value}" for name, value in (trained_on["split"] or {}).items()),
+        fingerprint=trained_on["fingerprint"],
+        training="\n".join(f"- {name}: {value}" for name, value in training.items()),
+        figures="\n".join(figures),
+        not_a_guarantee=NOT_A_GUARANTEE,
+    )
