@@ -15,7 +15,7 @@ from PIL import Image
 
 from vaegan_pl.data.images import to_unit_range
 from vaegan_pl.evaluate import evaluate
-from vaegan_pl.evaluation import classifier, features
+from vaegan_pl.evaluation import classifier, features, privacy
 from vaegan_pl.model import weights
 from vaegan_pl.sample import sample
 from vaegan_pl.train import train
@@ -76,7 +76,9 @@ def test_training_measures_samples_and_keeps_the_best(folder: Path) -> None:
     best = min(rows, key=lambda row: float(row["validation/kid"]))
     assert weights.load(Path("run/vae_gan_model_best.pth")).training["batches"] == 1 + int(best["step"])
     card = Path("run/model_card.md").read_text()
-    assert "Not measured yet" in card or "TSTR" in card
+    assert "File: vae_gan_model.pth, SHA-256 " in card
+    assert "RMSprop, lr 0.0003" in card
+    assert Path("run/model_card_best.md").is_file()
     assert "PHANTOMS (drawings, not MRI)" in card
 
 
@@ -98,21 +100,21 @@ def test_everything_is_measured_and_written(run_command: Run, capfd: pytest.Capt
     assert figures["real"]["coverage"]["value"] > model["samples"]["prior"]["coverage"]["value"]
     assert set(model["reconstruction"]) == {"PSNR", "SSIM", "MS-SSIM"}
     assert figures["copy_audit"]["detects"]["exact"]["value"] == 1
+    assert model["verdict"] in ("PASS", "WARN")
     useful = model["usefulness"]
     assert useful["seeds"] == 2
     assert useful["TSTR / TRTR"]["value"] == pytest.approx(useful["TSTR"]["value"] / useful["TRTR"]["value"])
     gained = useful["real + synthetic"]["value"] - useful["TRTR"]["value"]
     assert useful["augmentation gain"]["value"] == pytest.approx(gained)
-    assert model["verdict"] in ("PASS", "WARN", "FAIL")
 
     page = Path("found/report.html").read_text()
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    assert len(pictures) == page.count("<img") == 6  # plot, two grids of samples, reconstructions, lines, nearest pairs
+    assert len(pictures) == page.count("<img") == 7  # plot, samples twice, reconstructions, lines, nearest pairs twice
     for picture in pictures:
         with Image.open(BytesIO(base64.b64decode(picture))) as image:
             assert min(image.size) > 50
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
-    for words in ("These are PHANTOMS", "not a guarantee of privacy", figures["features"]["name"], "TSTR / TRTR"):
+    for words in ("These are PHANTOMS", "not a guarantee of privacy", figures["features"]["name"], "TRTR"):
         assert words in page
     card = Path("run/model_card.md").read_text()
     for words in (figures["data"]["fingerprint"], "TSTR / TRTR", model["verdict"], "Intended use", "not a guarantee"):
@@ -145,6 +147,7 @@ def test_several_models_share_one_table(run_command: Run) -> None:
         "vae_gan_model_best.pth",
     ]
     page = Path("two/report.html").read_text()
+    assert {path.name for path in Path("run").glob("model_card*.md")} == {"model_card.md", "model_card_best.md"}
     for column in ("run, prior", "run, by class", "run/vae_gan_model_best.pth, prior"):
         assert f">{column}</th>" in page
 
@@ -157,6 +160,7 @@ def test_several_models_share_one_table(run_command: Run) -> None:
         (["weights=run/vae_gan_model.pth", "data.phantom_seed=7", "data.root=others"], "was trained on other images"),
         (["weights=run/vae_gan_model.pth", "features=pixels"], "features=pixels: must be classifier or inception"),
         (["weights=run/vae_gan_model.pth", "n=3"], "n=3: must be at least 6"),
+        (["weights=[]"], "weights=[]: give at least one model file"),
         (
             ["weights=run/vae_gan_model.pth", "features=inception", "inception_weights=no.pth"],
             "take features=classifier",
@@ -212,6 +216,55 @@ def test_a_set_to_share_is_audited_tells_its_origin_and_is_read_again(run_comman
 def test_mistakes_in_sampling_end_with_one_clear_message(run_command: Run, options: list[str], message: str) -> None:
     output = run_command(sample, "sample", "weights=run/vae_gan_model.pth", "output=mistaken", *options)
     assert output == f"error: {message}" or (output is not None and message in output)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [("0" * 64, "was trained with other images of the folder"), (None, "does not say which images trained it")],
+)
+def test_a_model_of_other_training_images_is_refused(run_command: Run, images: str | None, message: str) -> None:
+    """Of the same folder, options and split, as when files were moved from Testing to Training."""
+    content = torch.load("run/vae_gan_model.pth", weights_only=True)
+    content["trained_on"]["training_images"] = images
+    torch.save(content, "other.pth")
+    output = run_command(evaluate, "evaluate", *DATA, "weights=other.pth", "accelerator=cpu", "output=mistaken")
+    assert output is not None
+    assert output.startswith(f"error: weights=other.pth: {message}")
+
+
+def test_a_failed_audit_withholds_usefulness(run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every sample counts as a copy where the threshold lies below every correlation."""
+    monkeypatch.setattr(privacy, "calibrate", lambda held_out: privacy.Calibration(-1.0, len(held_out.image), 1))
+    options = [*DATA, "n=40", "seeds=1", "accelerator=cpu", "weights=run/vae_gan_model.pth", "output=failed"]
+    assert run_command(evaluate, "evaluate", *options) is None
+    (model,) = json.loads(Path("failed/metrics.json").read_text())["models"]
+    assert model["verdict"] == "FAIL"
+    assert model["usefulness"].startswith("Not shown: the audit of copies failed")
+    page = Path("failed/report.html").read_text()
+    assert "withheld" in page
+    assert "trained on as many samples, tested on real images" not in page
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_samples_are_measured_in_every_precision(run_command: Run, precision: str) -> None:
+    small = [option for option in SMALL if not option.startswith(("data.image_size", "callbacks"))]
+    options = [f"trainer.precision={precision}", "trainer.max_epochs=1", *LOGGED, f"hydra.run.dir={precision}"]
+    assert run_command(train, "train", *small, *DATA, *options, "callbacks.quality.n=16") is None
+    assert ",validation/kid" in Path(precision, "metrics.csv").read_text()
+
+
+def test_a_run_that_diverges_ends_with_its_message(run_command: Run) -> None:
+    small = [option for option in SMALL if not option.startswith(("data.image_size", "callbacks"))]
+    options = ["optimizer.decoder.lr=1e30", "trainer.max_epochs=3", *LOGGED, "callbacks.quality.n=16"]
+    output = run_command(train, "train", *small, *DATA, *options, "hydra.run.dir=diverged")
+    assert output is not None
+    assert "is not finite in epoch" in output
+
+
+def test_a_set_to_share_needs_a_folder_of_its_own(run_command: Run) -> None:
+    assert run_command(sample, "sample", "weights=run/vae_gan_model.pth", "n=1", "output=mixed") is None
+    output = run_command(sample, "sample", "weights=run/vae_gan_model.pth", "n_per_class=1", "output=mixed")
+    assert output == "error: output=mixed: holds pictures already; a set to share needs a folder of its own"
 
 
 def test_collapse_is_warned_of_in_words(run_command: Run, capfd: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,8 @@ from vaegan_pl.evaluation.fidelity import kernel_distance
 from vaegan_pl.hardware import native_bfloat16
 from vaegan_pl.inference import class_mixtures, from_prior, in_batches
 from vaegan_pl.model import weights
-from vaegan_pl.model.lightning_module import VAEGANModule
+from vaegan_pl.model.lightning_module import NETWORKS, VAEGANModule
+from vaegan_pl.model.mixtures import ClassMixtures
 from vaegan_pl.report import data_report, model_card
 from vaegan_pl.report.curves import draw_curves
 from vaegan_pl.report.pictures import captioned, grid, pairs, save_png, side_by_side
@@ -152,7 +153,9 @@ class Quality(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Get the features ready, and what is compared with."""
         data = _data(trainer)
-        if self.n and len(data.collection.listing.classes) > 1:
+        if self.n and (len(data.collection.listing.classes) < 2 or len(data.validation_images(self.n)) <= NEIGHBOURS):
+            log.warning("samples are not measured: that takes two classes and %d validation images", NEIGHBOURS + 1)
+        elif self.n:
             self.x = data.validation_images(self.n)
             self.space = classifier_features(data.collection, data.cache, pl_module.device)
             self.real = self.space(self.x)
@@ -160,13 +163,19 @@ class Quality(L.Callback):
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure and log; the other callbacks find the figures in `trainer.callback_metrics`."""
+        """Measure and log; the other callbacks find the figures in `trainer.callback_metrics`.
+
+        Raises:
+            UserError: if a parameter or running statistic is not finite.
+        """
         assert isinstance(pl_module, VAEGANModule)
-        if self.space is not None and len(self.real) > NEIGHBOURS:
+        pl_module.refuse_non_finite(pl_module.model.state_dict())
+        if self.space is not None:
             networks, device = pl_module.model.networks.eval(), pl_module.device
+            x = self.x.to(next(networks.parameters()).dtype)
             with torch.autocast(device.type, torch.bfloat16, enabled="bf16" in str(trainer.precision)):
                 samples = from_prior(networks, len(self.x), torch.Generator().manual_seed(self.seed), device).float()
-                means = in_batches(lambda batch: networks.encoder(batch)[0], self.x, device, "encoding").float()
+                means = in_batches(lambda batch: networks.encoder(batch)[0], x, device, "encoding").float()
             networks.train()
             features = self.space(samples)
             figures = {
@@ -176,7 +185,7 @@ class Quality(L.Callback):
                 "active_dimensions": float((means.var(0) > self.ACTIVE).sum()),
             }
             for name, value in figures.items():
-                pl_module.log(f"validation/{name}", value, rank_zero_only=True)
+                pl_module.log(f"validation/{name}", value, rank_zero_only=True, sync_dist=True)
             if figures["variety"] < self.COLLAPSED:
                 self._warn(
                     trainer,
@@ -184,7 +193,7 @@ class Quality(L.Callback):
                     "so, lower "
                     "optimizer.discriminator.lr or raise model.gamma",
                 )
-        for name in ("real", "prior"):
+        for name in ("real", "reconstruction" if pl_module.model.fakes == "reconstruction" else "prior"):
             cost = trainer.callback_metrics.get(f"discriminator/cost_{name}")
             if cost is not None and float(cost) < self.WON:
                 self._warn(
@@ -202,18 +211,16 @@ class Quality(L.Callback):
 class ModelFile(L.Callback):
     """Keeps the portable model files up to date: of the last epoch, and of the epoch with the lowest validation KID.
 
-    When training ends, the files are told where each class lies in the latent space, and a model card is written.
+    When training ends, the files are told where each class lies in the latent space, and model cards are written.
 
     Args:
         path: the last epoch's file, `vae_gan_model.pth`.
         best: the best epoch's file.
-        card: the model card.
     """
 
-    def __init__(self, path: str | Path, best: str | Path, card: str | Path) -> None:
+    def __init__(self, path: str | Path, best: str | Path) -> None:
         self.path = Path(path)
         self.best = Path(best)
-        self.card = Path(card)
         self.lowest = float("inf")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -229,16 +236,20 @@ class ModelFile(L.Callback):
     @rank_zero_only
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the classes to the files, and write the card."""
-        for path in (self.best, self.path):
-            if path.exists():
-                model = weights.load(path)
-                networks = model.networks.to(pl_module.device)
-                mixtures = class_mixtures(networks, _data(trainer).collection, pl_module.device)
-                weights.save(path, networks, model.preprocessing, model.trained_on, model.training, mixtures)
-        if self.path.exists():
-            evaluate = f"python -m vaegan_pl.evaluate weights={self.path}"
-            figures = [f"Not measured yet: `{evaluate}`, with the data options of this run, does it."]
-            self.card.write_text(model_card.text(model.trained_on, model.training, figures), encoding="utf-8")
+        found: dict[int, ClassMixtures] = {}
+        for path in filter(Path.exists, (self.best, self.path)):
+            model = weights.load(path)
+            batches, networks = model.training["batches"], model.networks.to(pl_module.device)
+            try:
+                if batches not in found:
+                    found[batches] = class_mixtures(networks, _data(trainer).collection, pl_module.device)
+            except ValueError as error:
+                log.warning("%s: classes cannot be sampled: %s", path.name, error)
+            else:
+                weights.save(path, networks, model.preprocessing, model.trained_on, model.training, found[batches])
+            evaluate = f"python -m vaegan_pl.evaluate weights={path}"
+            text = model_card.text(path, model, [f"Not measured yet: `{evaluate}`, with the data options of this run."])
+            model_card.beside(path).write_text(text, encoding="utf-8")
 
     @rank_zero_only
     def _save(self, trainer: L.Trainer, pl_module: VAEGANModule) -> None:
@@ -266,6 +277,13 @@ class ModelFile(L.Callback):
                 "fakes": model.fakes,
                 "batch_norm": model.batch_norm,
                 "gate": model.gate is not None,
+                "seed": pl_module.seed,
+                "optimizers": {
+                    name: f"{type(optimizer).__name__}, lr {optimizer.param_groups[0]['lr']:g}"
+                    for name, optimizer in zip(NETWORKS, trainer.optimizers, strict=True)
+                },
+                "batch_size": _data(trainer).batch_size,
+                "devices": trainer.world_size,
             },
         )
 

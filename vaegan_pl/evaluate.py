@@ -37,6 +37,8 @@ def evaluate(config: DictConfig) -> None:
     if device.type == "cpu":
         prepare_cpu()
     named = config.weights if isinstance(config.weights, ListConfig) else [config.weights]
+    if not named:
+        raise UserError("weights=[]: give at least one model file")
     models = {Path(str(name)): weights.load(Path(str(name))) for name in named}
     data: ImageFolders = instantiate(config.data, _convert_="all")
     data.prepare_data()
@@ -47,7 +49,7 @@ def evaluate(config: DictConfig) -> None:
         space = inception_features(device, file)
     else:
         space = classifier_features(data.collection, data.cache, device)
-    log.info("%s; features: %s", data.source.caption, space.name)
+    log.info("%s; features: %s", data.source.caption, space)
     reference = evaluation.Reference(data.collection, space, device, config.n, config.seeds, config.seed)
     found = [evaluation.evaluate(path, model, reference, log.info) for path, model in models.items()]
     for path in report.write(found, reference, Path(str(config.output))):
@@ -55,7 +57,10 @@ def evaluate(config: DictConfig) -> None:
     for one in found:
         for claim, words in report.sentences(one, reference).items():
             log.info("%s: %s", claim, words)
-        one.path.with_name(model_card.FILE).write_text(report.card(one, reference), encoding="utf-8")
+        try:
+            model_card.beside(one.path).write_text(report.card(one, reference), encoding="utf-8")
+        except OSError as error:
+            log.warning("no model card was written beside the model: %s", error)
     log.info("measured in %.1f minutes", (monotonic() - started) / 60)
 
 

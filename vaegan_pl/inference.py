@@ -25,7 +25,7 @@ def in_batches(network: Callable[[Tensor], Tensor], inputs: Tensor, device: torc
 
 def from_prior(networks: Networks, n: int, generator: torch.Generator, device: torch.device) -> Tensor:
     """Decode `n` draws from the prior N(0, I)."""
-    z = torch.randn(n, networks.latent_dim, generator=generator)
+    z = torch.randn(n, networks.latent_dim, generator=generator).to(next(networks.parameters()).dtype)
     return in_batches(networks.decoder, z, device, "sampling")
 
 

@@ -46,6 +46,8 @@ def sample(config: DictConfig) -> None:
     model = weights.load(path)
     device, generator = pick_device(config.accelerator), torch.Generator().manual_seed(config.seed)
     model.networks.to(device)
+    if (by_class or config.audit) and any(output.rglob("*.png")):
+        raise UserError(f"output={output}: holds pictures already; a set to share needs a folder of its own")
     labels = model.labels if by_class else [None if config.label is None else str(config.label)]
     made_from, facts = (
         f"synthetic; trained on {model.trained_on['caption']}",
@@ -55,8 +57,8 @@ def sample(config: DictConfig) -> None:
         data: ImageFolders = instantiate(config.data, _convert_="all")
         data.prepare_data()
         evaluation.refuse_strangers(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
-        detector, threshold = evaluation.copy_audit(data.collection, device)
-        facts["audit"] = {"threshold": threshold, "false_positives": privacy.FALSE_POSITIVES, "rejected": {}}
+        detector, calibration = evaluation.copy_audit(data.collection, device)
+        facts["audit"] = {**vars(calibration), "rejected": {}}
 
     shown = []
     for label in labels:
@@ -64,7 +66,7 @@ def sample(config: DictConfig) -> None:
         name, folder = label or "sample", output / label if by_class and label else output
         if config.audit:
             drawn = partial(draw, generator=generator, device=device)
-            images, rejected = privacy.without_copies(drawn, n, detector, threshold)
+            images, rejected = privacy.without_copies(drawn, n, detector, calibration.threshold)
             facts["audit"]["rejected"][name] = rejected
             log.info("%s: %d of %d draws were rejected as copies of training images", name, rejected, n + rejected)
         else:
@@ -80,6 +82,8 @@ def sample(config: DictConfig) -> None:
     (output / PROVENANCE).write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
     if model.trained_on["kind"] == "phantom":
         (output / PHANTOM_MARKER).write_text(json.dumps({"sampled_from": str(path)}))
+    elif (output / PHANTOM_MARKER).exists() and "sampled_from" in (output / PHANTOM_MARKER).read_text():
+        (output / PHANTOM_MARKER).unlink()
     total = n * len(labels)
     log.info("%d images, trained on %s: %s", total, model.trained_on["caption"], output / "grid.png")
 

@@ -115,11 +115,11 @@ def test_the_fingerprint_is_of_pixels_and_classes(tmp_path: Path, write_classes:
     for path in same.rglob("*.png"):
         Image.open(path).save(path.with_suffix(".bmp"))
         path.unlink()
-    assert collected(same).fingerprint == collected(root).fingerprint
+    assert collected(same).fingerprint() == collected(root).fingerprint()
     moved = tmp_path / "moved" / "f"
     shutil.copytree(root, moved)
     (moved / "glioma" / "0.png").rename(moved / "notumor" / "9.png")
-    assert collected(moved).fingerprint != collected(root).fingerprint
+    assert collected(moved).fingerprint() != collected(root).fingerprint()
 
 
 def test_what_has_no_meaning_for_the_official_split_is_refused(leaky: Path) -> None:
@@ -138,7 +138,7 @@ def test_classes_and_their_order_do_not_matter_to_the_cache(
     before = collected(root)
     monkeypatch.setattr("vaegan_pl.data.prepared.read_grey", None)
     after = collected(root, classes=CLASSES[::-1])
-    assert after.fingerprint == before.fingerprint
+    assert after.fingerprint() == before.fingerprint()
     assert [after.listing.classes[label] for label in after.labels] == [
         before.listing.classes[label] for label in before.labels
     ]

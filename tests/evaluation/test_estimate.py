@@ -14,12 +14,13 @@ def test_a_share_has_its_wilson_interval(count: int, n: int, low: float, high: f
     assert (found.low, found.high) == pytest.approx((low, high), abs=2e-5)
 
 
-def test_the_middle_95_percent() -> None:
+def test_the_range_and_the_middle_95_percent() -> None:
     draws = np.random.default_rng(0).permutation(1001).tolist()
-    assert spread(draws) == Estimate(500.0, 25.0, 975.0)
+    assert spread(draws) == Estimate(500.0, 0, 1000)  # the range
     assert around(3.0, draws) == Estimate(3.0, 25.0, 975.0)
 
 
 def test_how_it_reads() -> None:
     assert str(Estimate(0.12345, 0.1, 0.2)) == "0.123 [0.100, 0.200]"
+    assert str(Estimate(0.5, 0.5, 0.5)) == "0.500"
     assert str(Estimate(123.4, 100, 150)) == "123 [100, 150]"

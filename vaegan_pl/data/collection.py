@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,13 +76,13 @@ class Collection:
         root = self.root.resolve()
         return any((folder / PHANTOM_MARKER).exists() for folder in (root, *root.parents))
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over the sorted classes and pixel hashes of all readable files: the same wherever they lie."""
+    def fingerprint(self, images: Iterable[int] | None = None) -> str:
+        """SHA-256 over the sorted classes and pixel hashes of images, or of all: the same wherever they lie."""
+        chosen = range(len(self.listing.files)) if images is None else images
         lines = (
-            f"{self.listing.classes[file.label]} {key}\n"
-            for file, key in zip(self.listing.files, self.prepared.keys, strict=True)
-            if key
+            f"{self.listing.classes[self.listing.files[i].label]} {self.prepared.keys[i]}\n"
+            for i in chosen
+            if self.prepared.keys[i]
         )
         return hashlib.sha256("".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
 

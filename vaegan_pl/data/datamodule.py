@@ -101,6 +101,7 @@ class Source:
         counts: images by split, then by class name.
         split: how they were split, `group` or `official`, and the seed of it.
         fingerprint: see `Collection.fingerprint`.
+        training_images: the same over the training images alone.
     """
 
     kind: str
@@ -109,6 +110,7 @@ class Source:
     counts: dict[str, dict[str, int]]
     split: dict[str, str | int | float | None]
     fingerprint: str
+    training_images: str
 
     @property
     def caption(self) -> str:
@@ -251,7 +253,8 @@ class ImageFolders(L.LightningDataModule):
             classes=collection.listing.classes,
             counts={split: collection.counts(split) for split in SPLITS},
             split=dict(vars(self.splitting)),
-            fingerprint=collection.fingerprint,
+            fingerprint=collection.fingerprint(),
+            training_images=collection.fingerprint(collection.split.images("train")),
         )
 
     @property

@@ -14,7 +14,7 @@ from vaegan_pl.data.augmentation import Augmentation
 CHANNELS = (16, 32, 64, 128)
 FEATURE_STAGE, FEATURE_SIDE = 3, 2
 HEAD_SIDE = 4
-STEPS, BATCH = 750, 64
+STEPS, BATCH = 1000, 64
 LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 3e-3, 1e-2, 0.3
 AUGMENTATION = Augmentation(horizontal_flip=0.5, shift=0.06, brightness=0.1, contrast=0.1)
 AT_ONCE = 256

@@ -64,10 +64,11 @@ def _reach(features: Features, neighbours: int) -> Tensor:
 def vendi_score(features: Features) -> float:
     """The effective number of different images: exp of the entropy of the similarities' spectrum (arXiv 2210.02410).
 
-    Similarity is the cosine of features. Between 1, all alike, and the number of images.
+    Similarity is the cosine of features. Between 1, all alike, and the number of images, or of features if it is less.
     """
     unit = torch.nn.functional.normalize(features.double())
-    spectrum = torch.linalg.eigvalsh(unit @ unit.T / len(unit)).clamp_min(0)
+    gram = unit @ unit.T if len(unit) < unit.shape[1] else unit.T @ unit  # their spectra differ by zeros
+    spectrum = torch.linalg.eigvalsh(gram / len(unit)).clamp_min(0)
     return float(torch.special.entr(spectrum).sum().exp())
 
 
@@ -76,9 +77,7 @@ def ms_ssim(x: Images, y: Images) -> Float[Tensor, " pair"]:
 
     On as many of the five scales as leave room for the window, three at 64 pixels, with their exponents summing to 1.
     """
-    exponents = [
-        exponent for scale, exponent in enumerate(SCALES) if scale == 0 or (_WINDOW - 1) * 2**scale < x.shape[-1]
-    ]
+    exponents = [exponent for scale, exponent in enumerate(SCALES) if x.shape[-1] // max(1, scale) ** 2 >= _WINDOW]
     scales = tuple(exponent / sum(exponents) for exponent in exponents)
     values = [
         multiscale_structural_similarity_index_measure(

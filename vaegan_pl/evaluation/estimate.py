@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with the ends of its 95 % interval; both ends are the value where nothing was drawn at random.
+    """A value with the ends of its interval; both ends are the value where there is none.
 
     Attributes:
         value: the figure.
@@ -24,13 +24,14 @@ class Estimate:
 
     def __str__(self) -> str:
         digits = 0 if abs(self.value) >= 100 else 1 if abs(self.value) >= 10 else 3
+        if self.low == self.value == self.high:
+            return f"{self.value:.{digits}f}"
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
 def spread(draws: Sequence[float]) -> Estimate:
-    """The mean of a figure over several draws, and the middle 95 % of them."""
-    low, high = np.quantile(draws, (0.025, 0.975))
-    return Estimate(float(np.mean(draws)), float(low), float(high))
+    """The mean of a figure over several draws, and their range."""
+    return Estimate(float(np.mean(draws)), min(draws), max(draws))
 
 
 def around(value: float, resampled: Sequence[float] | ndarray) -> Estimate:

@@ -15,12 +15,12 @@ from vaegan_pl.data.images import to_grey_values, to_unit_range
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation import privacy, reconstruction, usefulness
 from vaegan_pl.evaluation.classifier import Classifier, Images
-from vaegan_pl.evaluation.diversity import manifold, pairwise_ms_ssim, vendi_score
-from vaegan_pl.evaluation.estimate import Estimate, spread
+from vaegan_pl.evaluation.diversity import NEIGHBOURS, manifold, pairwise_ms_ssim, vendi_score
+from vaegan_pl.evaluation.estimate import Estimate, share, spread
 from vaegan_pl.evaluation.features import Features, FeatureSpace, held_out_images
 from vaegan_pl.evaluation.fidelity import frechet_distance, kernel_distance_interval
 from vaegan_pl.evaluation.floor import PrincipalComponents, principal_components
-from vaegan_pl.evaluation.privacy import Audit, CopyDetector
+from vaegan_pl.evaluation.privacy import Audit, Calibration, CopyDetector
 from vaegan_pl.evaluation.reconstruction import quality
 from vaegan_pl.evaluation.usefulness import Labelled, Trial
 from vaegan_pl.inference import from_mixture, from_prior, in_batches
@@ -30,6 +30,7 @@ DRAWS = 10
 PAIRS = 300
 PLANTED = 200
 LINES, STEPS = 4, 8
+LEAST_SIDE = 16
 PRIOR, BY_CLASS = "prior", "by class"
 
 Levels = dict[str, Estimate]
@@ -38,11 +39,13 @@ Levels = dict[str, Estimate]
 def levels(held_out: tuple[Images, Features], other: tuple[Images, Features], n: int, seed: int) -> Levels:
     """Fidelity and diversity of a set of images against held-out ones, from `n` of each.
 
-    KID's interval is a bootstrap over both sets; the others' is the spread over `DRAWS` draws of `n` from `other`.
+    KID has a bootstrap interval over both sets; the others have the range of `DRAWS` draws of `n` from `other`, and
+    none where it has no more than `n`.
     """
     generator = torch.Generator().manual_seed(seed)
     real = torch.randperm(len(held_out[1]), generator=generator)[:n]
-    draws = [torch.randperm(len(other[1]), generator=generator)[:n] for _ in range(DRAWS)]
+    several = DRAWS if len(other[1]) > n else 1
+    draws = [torch.randperm(len(other[1]), generator=generator)[:n] for _ in range(several)]
     found: dict[str, list[float]] = {}
     for chosen in tqdm(draws, "comparing", unit="draw", leave=False):
         features = other[1][chosen]
@@ -58,8 +61,8 @@ def levels(held_out: tuple[Images, Features], other: tuple[Images, Features], n:
     return {"KID": kid, **{name: spread(values) for name, values in found.items()}}
 
 
-def copy_audit(collection: Collection, device: torch.device) -> tuple[CopyDetector, float]:
-    """The detector of copies of the training images, and the threshold that the held-out images give.
+def copy_audit(collection: Collection, device: torch.device) -> tuple[CopyDetector, Calibration]:
+    """The detector of copies of the training images, and what the held-out images say of it.
 
     Raises:
         UserError: if no held-out image is without a copy in training.
@@ -68,7 +71,8 @@ def copy_audit(collection: Collection, device: torch.device) -> tuple[CopyDetect
     if not held_out:
         raise UserError("the audit of copies needs held-out images without a copy in training; take data.split=group")
     detector = CopyDetector(images_of(collection, collection.split.images("train")), device)
-    return detector, privacy.threshold(detector.nearest(images_of(collection, held_out), "calibrating the copy audit"))
+    images = images_of(collection, held_out)
+    return detector, privacy.calibrate(detector.nearest(images, "calibrating the copy audit"))
 
 
 @dataclass
@@ -94,11 +98,16 @@ class Reference:
 
     def __post_init__(self) -> None:
         self.classes = self.collection.listing.classes
-        least = 6  # five neighbours and the point itself
-        if len(self.held_out) < least or self.n < least:
+        for what, n in (("held-out", len(self.held_out)), ("training", len(self.train.x)), ("drawn", self.n)):
+            if n <= NEIGHBOURS:
+                raise UserError(f"{n} {what} images are too few to compare; {NEIGHBOURS + 1} are the least")
+        if self.train.x.shape[-1] < LEAST_SIDE:
+            raise UserError(f"data.image_size={self.train.x.shape[-1]}: must be at least {LEAST_SIDE} to be measured")
+        untested = set(range(len(self.classes))) - set(self.test.labels.tolist())
+        if self.seeds and untested:
             raise UserError(
-                f"n={self.n}: {len(self.held_out)} held-out images without a copy in training, and {self.n} samples, "
-                f"are too few to compare; take at least {least}"
+                f"no test image of {', '.join(self.classes[label] for label in sorted(untested))} is without a copy in "
+                "training; take seeds=0 to leave usefulness out, or data.split=group"
             )
 
     @cached_property
@@ -154,7 +163,7 @@ class Reference:
         return quality(self.held_out, self.components.reconstruct(self.held_out), self.seed)
 
     @cached_property
-    def _copy_audit(self) -> tuple[CopyDetector, float]:
+    def _copy_audit(self) -> tuple[CopyDetector, Calibration]:
         return copy_audit(self.collection, self.device)
 
     @property
@@ -163,16 +172,20 @@ class Reference:
         return self._copy_audit[0]
 
     @property
-    def threshold(self) -> float:
-        """See `privacy.threshold`."""
+    def calibration(self) -> Calibration:
+        """Of the audit of copies."""
         return self._copy_audit[1]
+
+    @cached_property
+    def some_trained(self) -> Images:
+        """Training images to plant copies of."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return self.train.x[torch.randperm(len(self.train.x), generator=generator)[:PLANTED]]
 
     @cached_property
     def detection(self) -> dict[str, Estimate]:
         """What the audit would find; see `privacy.detection`."""
-        generator = torch.Generator().manual_seed(self.seed)
-        some = torch.randperm(len(self.train.x), generator=generator)[:PLANTED]
-        return privacy.detection(self.detector, self.train.x[some], self.threshold, self.seed)
+        return privacy.detection(self.detector, self.some_trained, self.calibration.threshold, self.seed)
 
     def classifiers(self, train: Labelled, name: str) -> list[Classifier]:
         """One classifier a seed, trained on some images."""
@@ -202,15 +215,23 @@ def refuse_strangers(path: Path, model: SavedModel, source: Source, image_size: 
     Raises:
         UserError: names what differs.
     """
+    if model.trained_on["training_images"] is None:
+        raise UserError(
+            f"weights={path}: does not say which images trained it; only files of this version can be measured"
+        )
     if model.trained_on["fingerprint"] != source.fingerprint:
         raise UserError(
             f"weights={path}: was trained on other images ({model.trained_on['caption']}) than {source.folder} holds; "
             "give data.root, data.classes and data.image_size of its training"
         )
-    trained = {**model.trained_on["split"], "image_size": model.networks.image_size}
+    trained = {**(model.trained_on["split"] or {}), "image_size": model.networks.image_size}
     trained["aspect_ratio"] = model.preprocessing["aspect_ratio"]
     given = {**source.split, "image_size": image_size, "aspect_ratio": aspect_ratio}
-    differing = [f"{name} {value} (here {given[name]})" for name, value in trained.items() if value != given[name]]
+    differing = [
+        f"{name} {value} (here {given.get(name)})" for name, value in trained.items() if value != given.get(name)
+    ]
+    if not differing and model.trained_on["training_images"] != source.training_images:
+        differing = ["other images of the folder (by data.near_copy_correlation, or files that were moved)"]
     if differing:
         raise UserError(
             f"weights={path}: was trained with {', '.join(differing)}; give the data options of its training, "
@@ -266,6 +287,8 @@ class Evaluation:
         interpolations: decoded from straight lines between the posterior means of held-out images, `STEPS` a line.
         reconstruction: their quality.
         audits: copies among each of `samples`.
+        memorised: share of training images whose reconstructions the audit takes for copies: how much it would see of
+            what this model can draw.
         membership: see `privacy.membership`, by score.
         usefulness: of samples by class; None if it was not measured.
     """
@@ -278,6 +301,7 @@ class Evaluation:
     interpolations: Images
     reconstruction: dict[str, Estimate]
     audits: dict[str, Audit]
+    memorised: Estimate
     membership: dict[str, Estimate]
     usefulness: Usefulness | None
 
@@ -307,7 +331,8 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, say: Callable[
     reconstructions = _reconstruct(model, held_out, device)
     say("privacy")
     audits = {
-        name: privacy.audit(reference.detector.nearest(images), reference.threshold) for name, images in samples.items()
+        name: privacy.audit(reference.detector.nearest(images), reference.calibration)
+        for name, images in samples.items()
     }
     trial = None
     if synthetic is not None and reference.seeds:
@@ -322,6 +347,7 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, say: Callable[
         _interpolate(model, reference),
         quality(held_out, reconstructions, seed),
         audits,
+        _memorised(model, reference),
         _membership(model, reference, reconstructions),
         trial,
     )
@@ -350,6 +376,11 @@ def _interpolate(model: SavedModel, reference: Reference) -> Images:
     along = torch.linspace(0, 1, STEPS)[:, None]
     lines = [start + along * (end - start) for start, end in zip(means[:LINES], means[LINES:], strict=True)]
     return as_saved(in_batches(networks.decoder, torch.cat(lines), device, "interpolating"))
+
+
+def _memorised(model: SavedModel, reference: Reference) -> Estimate:
+    found = reference.detector.nearest(_reconstruct(model, reference.some_trained, reference.device))
+    return share(int((found.correlation > reference.calibration.threshold).sum()), len(found.correlation))
 
 
 def _membership(model: SavedModel, reference: Reference, reconstructions: Images) -> dict[str, Estimate]:

@@ -23,7 +23,7 @@ from vaegan_pl.evaluation.classifier import AT_ONCE, Classifier, Images, balance
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 SEED = 0
 
 Features = Float[Tensor, "image feature"]
@@ -44,6 +44,10 @@ class FeatureSpace:
     accuracy: float | None
     extract: Callable[[Images], Features]
     device: torch.device
+
+    def __str__(self) -> str:
+        known = "" if self.accuracy is None else f" (balanced accuracy {self.accuracy:.1%} on held-out images)"
+        return f"{self.name}{known}"
 
     @torch.no_grad()
     def __call__(self, x: Images) -> Features:
@@ -121,7 +125,7 @@ def _train(collection: Collection, path: Path, device: torch.device) -> dict[str
     content = {
         "state_dict": {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()},
         "mean": features.mean(0).cpu(),
-        "deviation": features.std(0).clamp_min(1e-6).cpu(),
+        "deviation": _deviation(features).cpu(),
         "accuracy": balanced_accuracy(right.numpy(), truth.numpy()),
     }
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
@@ -133,6 +137,12 @@ def _train(collection: Collection, path: Path, device: torch.device) -> dict[str
         log.warning("data.cache=%s cannot be used (%s): the feature classifier is trained in every run", path, error)
         unfinished.unlink(missing_ok=True)
     return content
+
+
+def _deviation(features: Features) -> Float[Tensor, " feature"]:
+    """Of each feature; at least a tenth of the usual, lest one that hardly ever stirs outweigh the others."""
+    deviation = features.std(0)
+    return deviation.clamp_min(max(0.1 * float(deviation.median()), 1e-6))
 
 
 def held_out_images(collection: Collection) -> list[int]:
@@ -160,8 +170,10 @@ def inception_features(device: torch.device, weights: Path | None) -> FeatureSpa
             warnings.simplefilter("ignore")
             network = NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=path)
     except ModuleNotFoundError as error:
-        raise UserError("features=inception: needs torch-fidelity; pip install 'vaegan_pl[inception]'") from error
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(
+            "features=inception: needs torch-fidelity; pip install 'vaegan_pl[inception]', or take features=classifier"
+        ) from error
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
         raise UserError(
             f"features=inception: the weights cannot be had ({str(error).partition(chr(10))[0]}); go online, set "
             "inception_weights=PATH to the file, or take features=classifier"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
+from scipy.stats import betabinom
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
@@ -25,7 +26,12 @@ SHIFT = 4
 BLUR = 3
 FALSE_POSITIVES = 0.01
 TOO_MANY = 0.01
+HARDLY, UNLIKELY = 0.01, 0.05
 TELLING_AUC = 0.6
+LEAST_HELD_OUT = 100
+PLAIN, SEEN = ("exact", "mirrored", "shifted by 3 pixels"), 0.8
+"""Planted copies of which at least `SEEN` must be found for an audit to say anything."""
+
 RESAMPLES = 1000
 MOST_REDRAWS = 10
 
@@ -94,9 +100,33 @@ def _unit(x: Images) -> Float[Tensor, "image pixel"]:
     return normalize(flat - flat.mean(1, keepdim=True))
 
 
-def threshold(held_out: Nearest) -> float:
-    """The correlation that `FALSE_POSITIVES` of the held-out images exceed."""
-    return float(np.quantile(held_out.correlation.numpy(), 1 - FALSE_POSITIVES, method="higher"))
+@dataclass(frozen=True)
+class Calibration:
+    """What held-out images, none of them a copy, say of a chance resemblance.
+
+    Attributes:
+        threshold: the correlation above which an image counts as a copy.
+        images: how many held-out images there are.
+        above: how many of them lie above the threshold: `FALSE_POSITIVES` of them.
+    """
+
+    threshold: float
+    images: int
+    above: int
+
+    def chance(self, copies: int, n: int) -> float:
+        """Probability that `n` images which copy no more than the held-out ones give so many `copies`, or more.
+
+        The beta-binomial distribution: of the share that is unknown but for the held-out images, and of the draw.
+        """
+        return float(betabinom(n, self.above + 1, self.images - self.above).sf(copies - 1))
+
+
+def calibrate(held_out: Nearest) -> Calibration:
+    """Set the threshold that `FALSE_POSITIVES` of the held-out images exceed."""
+    values = held_out.correlation.numpy()
+    limit = float(np.quantile(values, 1 - FALSE_POSITIVES, method="higher"))
+    return Calibration(limit, len(values), int((values > limit).sum()))
 
 
 @dataclass(frozen=True)
@@ -104,31 +134,33 @@ class Audit:
     """What was found among some samples.
 
     Attributes:
-        threshold: correlation above which a sample counts as a copy.
-        copies: how many do.
+        copies: how many count as copies.
         rate: their share, with its interval.
-        verdict: `FAIL` if the rate's interval lies above `TOO_MANY`, `WARN` if the rate alone does, else `PASS`.
+        chance: see `Calibration.chance`.
+        verdict: `FAIL` if the share lies above `TOO_MANY` with its whole interval and can hardly be chance, `WARN` if
+            it is unlikely to be chance, else `PASS`.
         nearest: the training image most like each sample.
     """
 
-    threshold: float
     copies: int
     rate: Estimate
+    chance: float
     verdict: Verdict
     nearest: Nearest
 
 
-def audit(nearest: Nearest, limit: float) -> Audit:
+def audit(nearest: Nearest, calibration: Calibration) -> Audit:
     """Count the copies among samples.
 
     Args:
         nearest: what the samples resemble.
-        limit: see `threshold`.
+        calibration: what held-out images resemble.
     """
-    copies = int((nearest.correlation > limit).sum())
-    rate = share(copies, len(nearest.correlation))
-    verdict = FAIL if rate.low > TOO_MANY else WARN if rate.value > TOO_MANY else PASS
-    return Audit(limit, copies, rate, verdict, nearest)
+    n = len(nearest.correlation)
+    copies = int((nearest.correlation > calibration.threshold).sum())
+    rate, chance = share(copies, n), calibration.chance(copies, n)
+    fails = rate.low > TOO_MANY and chance < HARDLY
+    return Audit(copies, rate, chance, FAIL if fails else WARN if chance < UNLIKELY else PASS, nearest)
 
 
 def without_copies(draw: Callable[[int], Images], n: int, detector: CopyDetector, limit: float) -> tuple[Images, int]:
@@ -138,7 +170,7 @@ def without_copies(draw: Callable[[int], Images], n: int, detector: CopyDetector
         draw: gives so many images in [-1, 1], others at every call.
         n: how many are wanted.
         detector: of the training images.
-        limit: see `threshold`.
+        limit: correlation above which an image counts as a copy.
 
     Raises:
         UserError: if more than `MOST_REDRAWS` times as many as wanted are copies.
@@ -204,7 +236,7 @@ def detection(detector: CopyDetector, planted: Images, limit: float, seed: int) 
     Args:
         detector: of the training images.
         planted: some training images, in [-1, 1].
-        limit: see `threshold`.
+        limit: correlation above which an image counts as a copy.
         seed: seed of the noise.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -14,13 +14,15 @@ from lightning.pytorch.profilers import SimpleProfiler
 
 from vaegan_pl.errors import UserError
 
-STEPS = "training steps"
+STEPS, ONCE = "training steps", "classes, once at the end"
 PARTS = {
     STEPS: r"run_training_batch",
     "data": r".*\.train_dataloader_next|\[Strategy\].*\.batch_to_device",
     "validation": r"\[Strategy\].*\.validation_step|.*\.val_next",
     "pictures and curves": r"\[Callback\](Pictures|Curves)\..*",
-    "checkpoint and model file": r"\[Callback\](ModelCheckpoint|ModelFile)\b.*",
+    "samples measured": r"\[Callback\]Quality\..*",
+    "checkpoint and model file": r"\[Callback\](ModelCheckpoint\b.*|ModelFile\.on_train_epoch_end)",
+    ONCE: r"\[Callback\]ModelFile\.on_train_end",
 }
 """What Lightning times inside an epoch, by part."""
 REST = "logging, bars, loop"
@@ -78,9 +80,9 @@ class Epoch:
 
     @property
     def overhead(self) -> float:
-        """The share of everything but training steps and validation."""
-        rest = sum(seconds for part, seconds in self.parts.items() if part not in (STEPS, "validation"))
-        return rest / sum(self.parts.values())
+        """The share of everything but training steps and validation; of a run, what is done once is left out."""
+        rest = sum(seconds for part, seconds in self.parts.items() if part not in (STEPS, "validation", ONCE))
+        return rest / (sum(self.parts.values()) - self.parts[ONCE])
 
 
 def split(durations: Mapping[str, Sequence[float]], whole: float) -> dict[str, float]:

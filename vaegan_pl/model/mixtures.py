@@ -5,6 +5,7 @@ Algorithm 1 knows no classes. Decoding draws from the mixture of a class gives i
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def from_plain(content: Mapping[str, Mapping[str, Any]], latent_dim: int) -> Cla
     mixtures = {name: Mixture(**values) for name, values in content.items()}
     for name, mixture in mixtures.items():
         k = len(mixture.weights)
-        if Path(name).name != name:
+        if Path(name).name != name or name == "..":
             raise ValueError(f"{name} cannot name a folder")
         if mixture.means.shape != (k, latent_dim) or mixture.factors.shape != (k, latent_dim, latent_dim):
             raise ValueError(f"the mixture of {name} does not fit a latent space of {latent_dim} dimensions")
@@ -86,18 +87,21 @@ def fit(train: Latents, held_out: Latents) -> Mixture:
     Args:
         train: draws from the posteriors of a class's training images.
         held_out: draws from the posteriors of other images of the class.
+
+    Raises:
+        ValueError: if none can be fitted.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the held-out images judge what came of it
-        models = [
-            GaussianMixture(components, reg_covar=REGULARISATION, random_state=0).fit(train.double().numpy())
-            for components in COMPONENTS
-        ]
+    models = []
+    for components in COMPONENTS:
+        model = GaussianMixture(components, reg_covar=REGULARISATION, random_state=0)
+        with warnings.catch_warnings(), suppress(ValueError):  # of too few draws, or of draws too far apart
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the held-out images judge what came of it
+            models.append(model.fit(train.double().numpy()))
+    if not models:
+        raise ValueError("no mixture fits the posteriors: they hold too few images, or numbers that are not finite")
     best = max(models, key=lambda model: model.score(held_out.double().numpy()))
-    weights, means, covariances = (
-        torch.from_numpy(values).float() for values in (best.weights_, best.means_, best.covariances_)
-    )
-    return Mixture(weights, means, torch.linalg.cholesky(covariances))
+    weights, means, covariances = map(torch.from_numpy, (best.weights_, best.means_, best.covariances_))
+    return Mixture(weights.float(), means.float(), torch.linalg.cholesky(covariances).float())

@@ -27,7 +27,7 @@ class SavedModel:
         networks: encoder, decoder and discriminator, in evaluation mode on the CPU.
         preprocessing: how images become inputs: image_size, colour, resize, aspect_ratio, white, range.
         trained_on: what the training images were: kind (`phantom` or `images`), folder, classes in label order,
-            counts, caption, fingerprint and split; the last two None in files of earlier versions.
+            counts, caption, fingerprint, training_images and split; the last three may be None in earlier files.
         training: epochs, batches and hyperparameters, for the record.
         mixtures: where each class lies in the latent space; None in files of unfinished runs and of earlier versions.
     """
@@ -137,7 +137,7 @@ def load(path: Path) -> SavedModel:
         )
     try:
         trained_on = {key: content["trained_on"][key] for key in ("kind", "folder", "classes", "counts", "caption")}
-        trained_on |= {key: content["trained_on"].get(key) for key in ("fingerprint", "split")}
+        trained_on |= {key: content["trained_on"].get(key) for key in ("fingerprint", "training_images", "split")}
         networks = Networks(**content["networks"])
         for name, network in networks.named_children():
             network.load_state_dict(content["state_dict"][name])

@@ -17,6 +17,8 @@ PANELS = {
     "|γ∇L_llike| / |∇L_GAN| at the images": {"decoder/gradient_ratio": "decoder"},
     "held-out PSNR [dB]": {"validation/psnr": "reconstruction"},
     "held-out SSIM": {"validation/ssim": "reconstruction"},
+    "KID of samples": {"validation/kid": "prior sample"},
+    "samples, as shares of real images": {"validation/coverage": "coverage", "validation/variety": "variety"},
 }
 
 
@@ -34,9 +36,9 @@ def draw_curves(metrics: Path, picture: Path, caption: str) -> None:
             for name, value in row.items():
                 if value:
                     series[name].append((int(row["step"]), float(value)))
-    figure = Figure(figsize=(13, 7), layout="constrained")
+    figure = Figure(figsize=(17, 7), layout="constrained")
     figure.suptitle(caption, parse_math=False)
-    for axes, (title, curves) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
+    for axes, (title, curves) in zip(figure.subplots(2, 4).flat, PANELS.items(), strict=True):
         for name, label in curves.items():
             axes.plot(
                 *zip(*series[name], strict=True) if series[name] else ([], []),

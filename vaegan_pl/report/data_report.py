@@ -56,7 +56,7 @@ def gather(collection: Collection) -> dict[str, Any]:
     return {
         "what": "phantoms drawn by vaegan_pl; not MRI" if collection.is_phantom else "images",
         "folder": str(collection.root.resolve()),
-        "fingerprint": collection.fingerprint,
+        "fingerprint": collection.fingerprint(),
         "decoding": vars(collection.decoding),
         "splitting": vars(collection.splitting),
         "classes": {**per_class, "all": {**total, **everywhere}},

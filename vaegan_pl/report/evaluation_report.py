@@ -13,7 +13,7 @@ from vaegan_pl.data.splits import SPLITS
 from vaegan_pl.evaluation import privacy
 from vaegan_pl.evaluation.estimate import Estimate
 from vaegan_pl.evaluation.evaluation import BY_CLASS, PRIOR, STEPS, Evaluation, Reference
-from vaegan_pl.evaluation.privacy import FAIL, PASS
+from vaegan_pl.evaluation.privacy import FAIL, PASS, WARN
 from vaegan_pl.report import model_card
 from vaegan_pl.report.model_card import NOT_A_GUARANTEE
 from vaegan_pl.report.page import Picture, Section, Table, picture, render
@@ -25,6 +25,7 @@ SHOWN_PAIRS = 16
 GOOD, EXCELLENT = 0.85, 0.95
 """Shares of the accuracy of real images (TSTR / TRTR) that are called so."""
 
+WITHHELD = "Not shown: the audit of copies failed, and copies of training images are useful"
 BETTER = {
     "KID": "lower",
     "Fréchet distance": "lower",
@@ -37,10 +38,14 @@ BETTER = {
 }
 
 
-def name_of(evaluation: Evaluation) -> str:
-    """What a model is called in tables: the folder of its file, and the file's name unless it is the usual one."""
-    path = evaluation.path.resolve()
-    return path.parent.name if path.name == "vae_gan_model.pth" else f"{path.parent.name}/{path.name}"
+def names(evaluations: Sequence[Evaluation]) -> list[str]:
+    """What models are called in tables: by the fewest last parts of their paths that tell them apart."""
+    parts = [one.path.resolve().parts for one in evaluations]
+    for depth in range(2, max(map(len, parts)) + 1):
+        found = ["/".join(path[-depth:]) for path in parts]
+        if len(set(found)) == len(found):
+            return [name.removesuffix("/vae_gan_model.pth") for name in found]
+    return [str(one.path) for one in evaluations]
 
 
 def gather(evaluations: Sequence[Evaluation], reference: Reference) -> dict[str, Any]:
@@ -50,7 +55,7 @@ def gather(evaluations: Sequence[Evaluation], reference: Reference) -> dict[str,
         "data": {
             "what": "phantoms drawn by vaegan_pl; not MRI" if collection.is_phantom else "images",
             "folder": str(collection.root.resolve()),
-            "fingerprint": collection.fingerprint,
+            "fingerprint": collection.fingerprint(),
             "splitting": vars(collection.splitting),
             "images": {split: sum(collection.counts(split).values()) for split in SPLITS},
             "held_out": len(reference.held_out),
@@ -62,12 +67,12 @@ def gather(evaluations: Sequence[Evaluation], reference: Reference) -> dict[str,
         "real": _plain(reference.real),
         "gaussian": {**_plain(reference.floor), "reconstruction": _plain(reference.floor_reconstruction)},
         "copy_audit": {
-            "threshold": reference.threshold,
+            **asdict(reference.calibration),
             "false_positives": privacy.FALSE_POSITIVES,
             "fails_above": privacy.TOO_MANY,
             "detects": _plain(reference.detection),
         },
-        "models": [_model(evaluation) for evaluation in evaluations],
+        "models": [_model(evaluation, reference) for evaluation in evaluations],
     }
 
 
@@ -75,7 +80,7 @@ def _plain(estimates: dict[str, Estimate]) -> dict[str, dict[str, float]]:
     return {name: asdict(estimate) for name, estimate in estimates.items()}
 
 
-def _model(evaluation: Evaluation) -> dict[str, Any]:
+def _model(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "weights": str(evaluation.path),
         "trained_on": dict(evaluation.model.trained_on),
@@ -83,14 +88,22 @@ def _model(evaluation: Evaluation) -> dict[str, Any]:
         "samples": {name: _plain(levels) for name, levels in evaluation.levels.items()},
         "reconstruction": _plain(evaluation.reconstruction),
         "copies": {
-            name: {"copies": audit.copies, "rate": asdict(audit.rate), "verdict": audit.verdict}
+            name: {
+                "copies": audit.copies,
+                "rate": asdict(audit.rate),
+                "chance": audit.chance,
+                "verdict": audit.verdict,
+            }
             for name, audit in evaluation.audits.items()
         },
+        "own_reconstructions_of_training_images_found": asdict(evaluation.memorised),
         "membership": _plain(evaluation.membership),
-        "verdict": verdict(evaluation),
+        "verdict": verdict(evaluation, reference),
     }
     useful = evaluation.usefulness
-    if useful is not None:
+    if useful is not None and facts["verdict"] == FAIL:
+        facts["usefulness"] = WITHHELD
+    elif useful is not None:
         facts["usefulness"] = {
             "seeds": len(useful.real_real.right),
             "test_images": len(useful.real_real.labels),
@@ -101,60 +114,78 @@ def _model(evaluation: Evaluation) -> dict[str, Any]:
     return facts
 
 
-def verdict(evaluation: Evaluation) -> str:
-    """The worst of the audits of copies, and a warning at least where membership shows."""
+def verdict(evaluation: Evaluation, reference: Reference) -> str:
+    """The worst of the audits of copies; a warning at least where membership shows, or where the audit sees little."""
     found = [audit.verdict for audit in evaluation.audits.values()]
-    if any(score.low > privacy.TELLING_AUC for score in evaluation.membership.values()):
-        found.append(privacy.WARN)
-    return next((worst for worst in (FAIL, privacy.WARN) if worst in found), PASS)
+    if any(max(score.low, 1 - score.high) > privacy.TELLING_AUC for score in evaluation.membership.values()):
+        found.append(WARN)
+    if _blind(reference):
+        found.append(WARN)
+    return next((worst for worst in (FAIL, WARN) if worst in found), PASS)
+
+
+def _blind(reference: Reference) -> str:
+    """Why an audit can say little here, if it can."""
+    missed = [name for name in privacy.PLAIN if reference.detection[name].value < privacy.SEEN]
+    if missed:
+        return f"It misses plain copies ({', '.join(missed)}), so finding none says little. "
+    if reference.calibration.images < privacy.LEAST_HELD_OUT:
+        return f"{reference.calibration.images} held-out images are too few to tell 1 % by. "
+    return ""
 
 
 def sentences(evaluation: Evaluation, reference: Reference) -> dict[str, str]:
     """What the figures say about each of the four claims that are made for such models, in plain words."""
     levels = evaluation.levels[PRIOR]
-    kid, floor = levels["KID"].value, reference.floor["KID"].value
-    below = "nearer to real images than" if kid < floor else "no nearer to real images than"
+    kid, floor = levels["KID"], reference.floor["KID"]
+    nearer = "nearer to real images than" if kid.high < floor.low else "farther from real images than"
+    if kid.low <= floor.high and floor.low <= kid.high:
+        nearer = "as far from real images as"
     coverage, real = levels["coverage"].value, reference.real["coverage"].value
     alike, alike_real = levels["MS-SSIM of pairs"].value, reference.real["MS-SSIM of pairs"].value
-    words = {
-        "structure": f"Samples are {below} draws from a Gaussian of {len(reference.components.axes)} principal "
-        "components "
-        f"(KID {kid:.3g} against {floor:.3g}; training images reach {reference.real['KID'].value:.2g}). "
-        f"{levels['precision'].value:.0%} of them lie where held-out images lie.",
+    return {
+        "structure": f"Samples are {nearer} draws from a Gaussian of {len(reference.components.axes)} principal "
+        f"components (KID {kid.value:.3g} against {floor.value:.3g}; training images reach "
+        f"{reference.real['KID'].value:.2g}). {levels['precision'].value:.0%} of them lie where held-out images lie.",
         "variety": f"Samples reach {coverage:.0%} of the held-out images' surroundings; other real images reach "
-        f"{real:.0%}. "
-        f"Random pairs of samples are {'more' if alike > alike_real else 'less'} alike than pairs of real images "
-        f"(MS-SSIM {alike:.2f} against {alike_real:.2f}).",
+        f"{real:.0%}. Two samples at random have an MS-SSIM of {alike:.2f}, two real images {alike_real:.2f}: the "
+        "higher, the more alike.",
+        "usefulness": _useful_words(evaluation, reference),
+        "privacy": _private_words(evaluation, reference),
     }
+
+
+def _useful_words(evaluation: Evaluation, reference: Reference) -> str:
     if evaluation.usefulness is None:
-        words["usefulness"] = "Not measured: the file holds no classes to sample from, or seeds=0."
-    elif verdict(evaluation) == FAIL:
-        words["usefulness"] = "Not claimed: the audit of copies failed, and copies of training images are useful."
-    else:
-        found = evaluation.usefulness.accuracies
-        share = found["TSTR / TRTR"]
-        degree = "excellent" if share.value >= EXCELLENT else "good" if share.value >= GOOD else "poor"
-        change = found["augmentation gain"]
-        effect = "helps" if change.low > 0 else "harms" if change.high < 0 else "makes no difference that can be told"
-        words["usefulness"] = (
-            f"Classifiers trained on samples alone reach {share.value:.0%} of the balanced accuracy of those "
-            "trained on "
-            f"real images ({found['TSTR'].value:.1%} against {found['TRTR'].value:.1%}), which is {degree}. "
-            "Adding samples to real "
-            f"images {effect} ({change.value:+.1%}, from {change.low:+.1%} to {change.high:+.1%})."
-        )
+        return "Not measured: the file holds no classes to sample from, or seeds=0."
+    if verdict(evaluation, reference) == FAIL:
+        return f"{WITHHELD}."
+    found = evaluation.usefulness.accuracies
+    reached, change = found["TSTR / TRTR"], found["augmentation gain"]
+    degree = "excellent" if reached.value >= EXCELLENT else "good" if reached.value >= GOOD else "poor"
+    effect = "helps" if change.low > 0 else "harms" if change.high < 0 else "makes no difference that can be told"
+    return (
+        f"Classifiers trained on samples alone reach {reached.value:.0%} of the balanced accuracy of those "
+        "trained on real "
+        f"images ({found['TSTR'].value:.1%} against {found['TRTR'].value:.1%}), which is {degree}. Adding "
+        "samples to real "
+        f"images {effect} ({change.value:+.1%}, from {change.low:+.1%} to {change.high:+.1%})."
+    )
+
+
+def _private_words(evaluation: Evaluation, reference: Reference) -> str:
     copies = "; ".join(
         f"{audit.copies} of {len(audit.nearest.correlation)} samples {_how(name)} ({audit.rate.value:.1%})"
         for name, audit in evaluation.audits.items()
     )
-    telling = max(evaluation.membership.items(), key=lambda item: item[1].value)
-    words["privacy"] = (
-        f"{verdict(evaluation)}: {copies} resemble a training image more than 99 % of held-out images do; of held-out "
-        f"images 1 % do. Training images are told from others by their {telling[0]} with an AUC of "
-        f"{telling[1].value:.2f} "
-        f"(0.5 is not at all). {NOT_A_GUARANTEE}"
+    told_by, area = max(evaluation.membership.items(), key=lambda item: abs(item[1].value - 0.5))
+    return (
+        f"{verdict(evaluation, reference)}: {copies} resemble a training image more than 99 % of held-out "
+        "images do; of "
+        f"held-out images 1 % do. {_blind(reference)}Of this model's own reconstructions of training images the audit "
+        f"sees {evaluation.memorised.value:.0%}. Training images are told from others by their {told_by} with an AUC "
+        f"of {area.value:.2f} (0.5 is not at all). {NOT_A_GUARANTEE}"
     )
-    return words
 
 
 def _how(samples: str) -> str:
@@ -165,7 +196,7 @@ def write(evaluations: Sequence[Evaluation], reference: Reference, output: Path)
     """Write `metrics.json` and `report.html` into a folder; returns their paths."""
     output.mkdir(parents=True, exist_ok=True)
     (output / JSON).write_text(
-        json.dumps(gather(evaluations, reference), indent=2, ensure_ascii=False), encoding="utf-8"
+        json.dumps(gather(evaluations, reference), indent=2, ensure_ascii=False, allow_nan=False), encoding="utf-8"
     )
     (output / PAGE).write_text(_page(evaluations, reference), encoding="utf-8")
     return [output / JSON, output / PAGE]
@@ -173,48 +204,59 @@ def write(evaluations: Sequence[Evaluation], reference: Reference, output: Path)
 
 def table(evaluations: Sequence[Evaluation], reference: Reference) -> Table:
     """Every figure of every model beside those of real images and of a Gaussian."""
-    columns = ["", "better", "real images", "Gaussian"]
     sets = [(one, samples) for one in evaluations for samples in one.levels]
-    several = len(evaluations) > 1
-    columns += [f"{name_of(one)}, {samples}" if several else f"samples, {samples}" for one, samples in sets]
-    rows = [
-        [name, better, str(reference.real[name]), str(reference.floor[name])]
-        + [str(one.levels[samples][name]) for one, samples in sets]
-        for name, better in BETTER.items()
-    ]
-    for name, bar in reference.floor_reconstruction.items():
+    rows: list[list[str]] = []
+    for name, better in BETTER.items():
+        cells = [str(one.levels[samples][name]) for one, samples in sets]
+        rows.append([name, better, str(reference.real[name]), str(reference.floor[name]), *cells])
+    name = "Fréchet distance"
+    bar = reference.real[name].value
+    cells = [f"{one.levels[samples][name].value / bar:.1f}" for one, samples in sets]
+    rows.append([f"{name} / that of real images", "near 1", "1", f"{reference.floor[name].value / bar:.1f}", *cells])
+    for name, floor in reference.floor_reconstruction.items():
         unit = " (dB)" if name == "PSNR" else ""
-        rows.append(
-            [f"reconstruction {name}{unit}", "higher", "", str(bar)]
-            + [str(one.reconstruction[name]) if samples == PRIOR else "" for one, samples in sets]
-        )
-    rows.append(
-        ["copies of training images", "lower", "1 %", ""]
-        + [f"{one.audits[samples].rate.value:.1%} {one.audits[samples].verdict}" for one, samples in sets]
-    )
+        cells = [str(one.reconstruction[name]) if samples == PRIOR else "" for one, samples in sets]
+        rows.append([f"reconstruction {name}{unit}", "higher", "", str(floor), *cells])
+    cells = [f"{one.audits[samples].rate.value:.1%} {one.audits[samples].verdict}" for one, samples in sets]
+    rows.append(["copies of training images", "lower", "1 %", "", *cells])
     measured = [one.usefulness for one in evaluations if one.usefulness is not None]
-    for name in measured[0].accuracies if measured else ():
-        cells = [
-            str(one.usefulness.accuracies[name]) if samples == BY_CLASS and one.usefulness is not None else ""
-            for one, samples in sets
-        ]
-        rows.append([name, "higher", "", "", *cells])
-    return Table(columns, rows)
+    rows += [
+        [name, "higher", "", "", *(_useful_cell(one, samples, name, reference) for one, samples in sets)]
+        for name in (measured[0].accuracies if measured else ())
+    ]
+    return Table(["", "better", "real images", "Gaussian", *_columns(evaluations)], rows)
+
+
+def _useful_cell(one: Evaluation, samples: str, name: str, reference: Reference) -> str:
+    if samples != BY_CLASS or one.usefulness is None:
+        return ""
+    return "withheld" if verdict(one, reference) == FAIL else str(one.usefulness.accuracies[name])
+
+
+def _columns(evaluations: Sequence[Evaluation]) -> list[str]:
+    """A heading for each set of samples of each model."""
+    if len(evaluations) == 1:
+        return [f"samples {_how(samples)}" for samples in evaluations[0].levels]
+    return [
+        f"{name}, {samples}"
+        for name, one in zip(names(evaluations), evaluations, strict=True)
+        for samples in one.levels
+    ]
 
 
 def _page(evaluations: Sequence[Evaluation], reference: Reference) -> str:
     collection = reference.collection
     lead = [
         f"{len(reference.held_out):,} held-out images of {collection.root.resolve().name}, "
-        f"{reference.n:,} samples, {reference.compared:,} of each compared at a time."
+        f"{reference.n:,} samples, {reference.compared:,} of each compared at a time. Features: {reference.space}."
     ]
     if collection.is_phantom:
         lead.insert(0, "These are PHANTOMS, drawn by this project. They are not MRI.")
     sections = [_summary(evaluations, reference)]
-    for one in evaluations:
-        prefix = f"{name_of(one)}: " if len(evaluations) > 1 else ""
+    for name, one in zip(names(evaluations), evaluations, strict=True):
+        prefix = f"{name}: " if len(evaluations) > 1 else ""
         sections += [_looks(one, reference, prefix), _privacy(one, reference, prefix)]
-        if one.usefulness is not None:
+        if one.usefulness is not None and verdict(one, reference) != FAIL:
             sections.append(_usefulness(one, reference, prefix))
     sections += [_audit_limits(reference), _settings(evaluations, reference)]
     return render("Evaluation", lead, sections)
@@ -222,14 +264,15 @@ def _page(evaluations: Sequence[Evaluation], reference: Reference) -> str:
 
 def _summary(evaluations: Sequence[Evaluation], reference: Reference) -> Section:
     text = [
-        f"{name_of(one) + ', ' if len(evaluations) > 1 else ''}{claim}: {words}"
-        for one in evaluations
+        f"{name + ', ' if len(evaluations) > 1 else ''}{claim}: {words}"
+        for name, one in zip(names(evaluations), evaluations, strict=True)
         for claim, words in sentences(one, reference).items()
     ]
     text.append(
-        "In brackets 95 % intervals. Real images are training images against held-out ones: what can be "
-        "reached. The Gaussian "
-        "draws from the largest principal components of pixels: what any generator should beat."
+        "In brackets 95 % intervals for KID, reconstruction and usefulness, and the range of ten draws for the "
+        "others. Real "
+        "images are training images against held-out ones: what can be reached. The Gaussian draws from the largest "
+        "principal components of pixels: what any generator should beat."
     )
     return Section("What was found", text, [table(evaluations, reference)], [_plot(evaluations, reference)])
 
@@ -237,9 +280,8 @@ def _summary(evaluations: Sequence[Evaluation], reference: Reference) -> Section
 def _plot(evaluations: Sequence[Evaluation], reference: Reference) -> Picture:
     figure = Figure(figsize=(10, 1.6 + 0.35 * (2 + sum(len(one.levels) for one in evaluations))), layout="constrained")
     named = {"real images": reference.real, "Gaussian": reference.floor}
-    for one in evaluations:
-        for samples, levels in one.levels.items():
-            named[f"{name_of(one)}, {samples}" if len(evaluations) > 1 else samples] = levels
+    sets = [levels for one in evaluations for levels in one.levels.values()]
+    named |= dict(zip(_columns(evaluations), sets, strict=True))
     for axes, name in zip(figure.subplots(1, 3, sharey=True), ("KID", "precision", "coverage"), strict=True):
         for i, levels in enumerate(named.values()):
             level = levels[name]
@@ -267,18 +309,19 @@ def _looks(one: Evaluation, reference: Reference, prefix: str) -> Section:
 
 
 def _privacy(one: Evaluation, reference: Reference, prefix: str) -> Section:
-    audit = one.audits[PRIOR]
-    order = audit.nearest.correlation.argsort(descending=True)[:SHOWN_PAIRS]
-    found = reference.train.x[audit.nearest.image[order]]
-    found = torch.where(audit.nearest.mirrored[order][:, None, None, None], found.flip(-1), found)
-    caption = (
-        f"The {len(order)} samples most like a training image, above that image (mirrored where it fits so); "
-        "correlations "
-        f"{float(audit.nearest.correlation[order[0]]):.3f} to "
-        f"{float(audit.nearest.correlation[order[-1]]):.3f}, threshold "
-        f"{audit.threshold:.3f}."
-    )
-    nearest = picture(pairs(one.samples[PRIOR][order], found, caption), "nearest pairs of samples and training images")
+    nearest = []
+    for samples, audit in one.audits.items():
+        order = audit.nearest.correlation.argsort(descending=True)[:SHOWN_PAIRS]
+        found = reference.train.x[audit.nearest.image[order]]
+        found = torch.where(audit.nearest.mirrored[order][:, None, None, None], found.flip(-1), found)
+        highest, least = audit.nearest.correlation[order[[0, -1]]].tolist()
+        caption = (
+            f"The {len(order)} samples {_how(samples)} most like a training image, above that image (mirrored "
+            "where it fits "
+            f"so); correlations {highest:.3f} to {least:.3f}, threshold {reference.calibration.threshold:.3f}."
+        )
+        alt = f"samples {_how(samples)} and the training images nearest to them"
+        nearest.append(picture(pairs(one.samples[samples][order], found, caption), alt))
     rows = [
         [_how(name), f"{a.copies} of {len(a.nearest.correlation)}", str(a.rate), a.verdict]
         for name, a in one.audits.items()
@@ -287,7 +330,7 @@ def _privacy(one: Evaluation, reference: Reference, prefix: str) -> Section:
         Table(["samples", "copies", "rate", "verdict"], rows),
         Table(["membership by", "AUC"], [[name, str(value)] for name, value in one.membership.items()]),
     ]
-    return Section(f"{prefix}privacy", [sentences(one, reference)["privacy"]], tables, [nearest])
+    return Section(f"{prefix}privacy", [sentences(one, reference)["privacy"]], tables, nearest)
 
 
 def _usefulness(one: Evaluation, reference: Reference, prefix: str) -> Section:
@@ -326,14 +369,20 @@ def _usefulness(one: Evaluation, reference: Reference, prefix: str) -> Section:
 def _audit_limits(reference: Reference) -> Section:
     rows = [[name, str(found)] for name, found in reference.detection.items()]
     text = [
-        f"A sample counts as a copy above a normalised cross-correlation of {reference.threshold:.3f} with any "
-        "training image, "
-        f"blurred {privacy.BLUR} x {privacy.BLUR}, mirrored or not, shifted by up to {privacy.SHIFT} pixels: 1 "
-        "% of the held-out "
-        f"images lie above. FAIL if the share of copies lies above {privacy.TOO_MANY:.0%} with its whole "
-        "interval, WARN if the share "
-        f"alone does, or membership shows with an AUC above {privacy.TELLING_AUC}. Copies that were planted for a test "
-        "were found as follows; what is found rarely is a blind spot.",
+        "A sample counts as a copy above a normalised cross-correlation of "
+        f"{reference.calibration.threshold:.3f} with any "
+        f"training image, averaged over {privacy.BLUR} x {privacy.BLUR} and then 2 x 2 pixels, mirrored or not, "
+        "shifted by "
+        f"up to {privacy.SHIFT} pixels: {reference.calibration.above} of {reference.calibration.images} "
+        "held-out images lie "
+        f"above. FAIL if the share of copies lies above {privacy.TOO_MANY:.0%} with its whole interval and a "
+        "model that "
+        f"copies no more than held-out images do would show it with a probability below {privacy.HARDLY:.0%}; "
+        "WARN if that "
+        f"probability is below {privacy.UNLIKELY:.0%}, if membership shows (an AUC beyond {privacy.TELLING_AUC} "
+        "with its "
+        "whole interval, either way), or if plain copies are missed.",
+        "Copies that were planted for a test were found as follows; what is found rarely is a blind spot.",
         NOT_A_GUARANTEE,
     ]
     return Section("What the audit of copies sees", text, [Table(["planted copies", "share found"], rows)])
@@ -341,12 +390,8 @@ def _audit_limits(reference: Reference) -> Section:
 
 def _settings(evaluations: Sequence[Evaluation], reference: Reference) -> Section:
     facts = gather(evaluations, reference)
-    space = facts["features"]
-    accuracy = (
-        "" if space["balanced_accuracy"] is None else f", balanced accuracy {space['balanced_accuracy']:.1%} held out"
-    )
     rows = [
-        ["features", f"{space['name']}{accuracy}; figures in other features cannot be compared"],
+        ["features", f"{reference.space}; figures in other features cannot be compared"],
         ["data", facts["data"]["folder"]],
         ["fingerprint of the data", facts["data"]["fingerprint"]],
         *([name, str(value)] for name, value in facts["data"]["splitting"].items()),
@@ -363,14 +408,16 @@ def card(one: Evaluation, reference: Reference) -> str:
     rows = [content.columns, ["---"] * len(content.columns), *content.rows]
     claims = [f"- **{claim}**: {words}" for claim, words in sentences(one, reference).items()]
     return model_card.text(
-        one.model.trained_on,
-        one.model.training,
+        one.path,
+        one.model,
         [
             *claims,
             "",
             *("| " + " | ".join(map(str, row)) + " |" for row in rows),
             "",
-            f"Features: {reference.space.name}. In brackets 95 % intervals; {reference.compared} images of each set "
-            f"compared, {reference.n} samples audited.",
+            f"Features: {reference.space}. In brackets 95 % intervals for KID, reconstruction and usefulness, "
+            "the range of "
+            f"ten draws for the others; {reference.compared} images of each set compared, {reference.n} samples "
+            "audited.",
         ],
     )

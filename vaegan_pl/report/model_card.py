@@ -1,9 +1,10 @@
 """The card that goes with a model file: what it was trained on and how, its figures, its limits, its intended use."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 
-FILE = "model_card.md"
+from vaegan_pl.model.weights import SavedModel
 
 NOT_A_GUARANTEE = (
     "This is an empirical audit, not a guarantee of privacy: it finds what resembles a training image pixel by "
@@ -14,6 +15,8 @@ NOT_A_GUARANTEE = (
 _CARD = """# Model card: VAE/GAN of head slices
 
 Larsen et al.'s VAE/GAN (arXiv 1512.09300) for grey images, trained by vaegan_pl.
+
+File: {file}, SHA-256 {sha256}
 
 ## Intended use
 
@@ -43,24 +46,34 @@ diagnosis, not for decisions about patients, not as evidence of anatomy.
 """
 
 
-def text(trained_on: Mapping[str, Any], training: Mapping[str, Any], figures: Sequence[str]) -> str:
+def beside(weights: Path) -> Path:
+    """Where a model's card goes: `model_card.md`, and for a file of another name `model_card_NAME.md`."""
+    name = "" if weights.stem == "vae_gan_model" else f"_{weights.stem.removeprefix('vae_gan_model_')}"
+    return weights.with_name(f"model_card{name}.md")
+
+
+def text(path: Path, model: SavedModel, figures: Sequence[str]) -> str:
     """The card, in Markdown.
 
     Args:
-        trained_on: see `SavedModel`.
-        training: see `SavedModel`.
+        path: the model's file.
+        model: the model.
         figures: what was measured, in lines.
     """
+    trained_on = model.trained_on
     counts = (
         f"{name} {sum(classes.values())} ({', '.join(f'{n} {label}' for label, n in classes.items())})"
         for name, classes in trained_on["counts"].items()
     )
+    configuration = {**model.networks.arguments, **model.preprocessing, **model.training}
     return _CARD.format(
+        file=path.name,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         caption=trained_on["caption"],
         counts="; ".join(counts),
         split=", ".join(f"{name} {value}" for name, value in (trained_on["split"] or {}).items()),
         fingerprint=trained_on["fingerprint"],
-        training="\n".join(f"- {name}: {value}" for name, value in training.items()),
+        training="\n".join(f"- {name}: {value}" for name, value in configuration.items()),
         figures="\n".join(figures),
         not_a_guarantee=NOT_A_GUARANTEE,
     )
