@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vaegan_pl.callbacks import Quality
 from vaegan_pl.data.images import to_unit_range
 from vaegan_pl.evaluate import evaluate
 from vaegan_pl.evaluation import classifier, features, privacy
@@ -267,10 +268,27 @@ def test_a_set_to_share_needs_a_folder_of_its_own(run_command: Run) -> None:
     assert output == "error: output=mixed: holds pictures already; a set to share needs a folder of its own"
 
 
-def test_collapse_is_warned_of_in_words(run_command: Run, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("nats", "warned"), [(0.0, []), (100.0, ["real", "prior"])])
+def test_a_discriminator_that_wins_is_warned_of_in_words(
+    run_command: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, nats: float, warned: list[str]
+) -> None:
+    monkeypatch.setattr(Quality, "WON", nats)
+    small = [option for option in SMALL if not option.startswith("data.image_size")]
+    log = [*LOGGED, f"hydra.run.dir=won{nats}", "trainer.max_epochs=1"]
+    assert run_command(train, "train", *small, *DATA, *log) is None
+    found = re.findall(r"epoch 1: the discriminator has won \(its cost of (\w+) images is", capfd.readouterr().out)
+    assert found == warned
+
+
+def test_samples_that_become_alike_are_warned_of_in_words(
+    run_command: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([10.0, 4.0, 1.5, 3.0])  # real images, then samples: 40 %, 15 % and 30 % of them
+    monkeypatch.setattr("vaegan_pl.callbacks.vendi_score", lambda features: next(scores))
     small = [option for option in SMALL if not option.startswith(("data.image_size", "callbacks"))]
-    still = ["optimizer.decoder.lr=0", "optimizer.discriminator.lr=0.01", "model.fakes=prior", "trainer.max_epochs=6"]
-    log = [*LOGGED, "hydra.run.dir=collapsed", "callbacks.quality.n=16"]
-    assert run_command(train, "train", *small, *DATA, *still, *log) is None
-    output = capfd.readouterr().out
-    assert re.search(r"epoch \d: (samples are alike|the discriminator has won)", output)
+    log = [*LOGGED, "hydra.run.dir=alike", "callbacks.quality.n=16", "trainer.max_epochs=3"]
+    assert run_command(train, "train", *small, *DATA, *log) is None
+    found = re.findall(
+        r"epoch (\d): samples have become alike: their variety fell from (\d+)% .* (\d+)%", capfd.readouterr().out
+    )
+    assert found == [("2", "40", "15")]

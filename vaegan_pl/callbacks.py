@@ -139,7 +139,7 @@ class Quality(L.Callback):
     """
 
     ACTIVE = 0.01
-    COLLAPSED = 0.25
+    COLLAPSED = 0.5
     WON = 0.005
 
     def __init__(self, n: int, seed: int) -> None:
@@ -148,6 +148,7 @@ class Quality(L.Callback):
         self.n = n
         self.seed = seed
         self.space: FeatureSpace | None = None
+        self.most = 0.0
 
     @rank_zero_only
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -186,12 +187,13 @@ class Quality(L.Callback):
             }
             for name, value in figures.items():
                 pl_module.log(f"validation/{name}", value, rank_zero_only=True, sync_dist=True)
-            if figures["variety"] < self.COLLAPSED:
+            self.most = max(self.most, figures["variety"])
+            if figures["variety"] < self.COLLAPSED * self.most:
                 self._warn(
                     trainer,
-                    f"samples are alike: {figures['variety']:.0%} of the variety of real images; if that stays "
-                    "so, lower "
-                    "optimizer.discriminator.lr or raise model.gamma",
+                    f"samples have become alike: their variety fell from {self.most:.0%} of that of real images to "
+                    f"{figures['variety']:.0%}; if that stays so, lower optimizer.discriminator.lr or raise "
+                    "model.gamma",
                 )
         for name in ("real", "reconstruction" if pl_module.model.fakes == "reconstruction" else "prior"):
             cost = trainer.callback_metrics.get(f"discriminator/cost_{name}")
