@@ -99,6 +99,8 @@ def test_everything_is_measured_and_written(run_command: Run, capfd: pytest.Capt
         assert all(level["low"] <= level["value"] + 1e-9 for level in levels.values())
     assert set(model["samples"]) == set(model["copies"]) == {"prior", "by class"}
     assert figures["real"]["coverage"]["value"] > model["samples"]["prior"]["coverage"]["value"]
+    assert set(model["by_class"]) == set(CLASSES)
+    assert all(0 <= manifold["coverage"] <= 1 for manifold in model["by_class"].values())
     assert set(model["reconstruction"]) == {"PSNR", "SSIM", "MS-SSIM"}
     assert figures["copy_audit"]["detects"]["exact"]["value"] == 1
     assert model["verdict"] in ("PASS", "WARN")

@@ -15,7 +15,7 @@ from vaegan_pl.data.images import to_grey_values, to_unit_range
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation import privacy, reconstruction, usefulness
 from vaegan_pl.evaluation.classifier import Classifier, Images
-from vaegan_pl.evaluation.diversity import NEIGHBOURS, manifold, pairwise_ms_ssim, vendi_score
+from vaegan_pl.evaluation.diversity import NEIGHBOURS, Manifold, manifold, pairwise_ms_ssim, vendi_score
 from vaegan_pl.evaluation.estimate import Estimate, share, spread
 from vaegan_pl.evaluation.features import Features, FeatureSpace, held_out_images
 from vaegan_pl.evaluation.fidelity import frechet_distance, kernel_distance_interval
@@ -141,6 +141,23 @@ class Reference:
     def levels(self, images: Images) -> Levels:
         """See `levels`."""
         return levels(self._held_out, (images, self.space(images)), self.compared, self.seed)
+
+    def by_class(self, images: Labelled) -> dict[str, Manifold]:
+        """How images of each class lie among the held-out ones of it; classes of few images are left out."""
+        labels, features = labels_of(self.collection, held_out_images(self.collection)), self._held_out[1]
+        found = {}
+        for label, name in enumerate(self.classes):
+            real, other = features[labels == label], images.x[images.labels == label]
+            n = min(len(real), len(other))
+            if n > NEIGHBOURS:
+                order = torch.randperm(len(other), generator=torch.Generator().manual_seed(self.seed))
+                found[name] = manifold(real[:n], self.space(other[order[:n]]))
+        return found
+
+    @cached_property
+    def real_by_class(self) -> dict[str, Manifold]:
+        """What training images of each class reach."""
+        return self.by_class(self.train)
 
     @cached_property
     def real(self) -> Levels:
@@ -283,6 +300,7 @@ class Evaluation:
         model: the model.
         samples: images it drew: `PRIOR`, and `BY_CLASS` if the file knows classes.
         levels: fidelity and diversity of each of `samples`.
+        by_class: see `Reference.by_class`; empty if the file knows no classes.
         reconstructions: the held-out images' reconstructions.
         interpolations: decoded from straight lines between the posterior means of held-out images, `STEPS` a line.
         reconstruction: their quality.
@@ -297,6 +315,7 @@ class Evaluation:
     model: SavedModel
     samples: dict[str, Images]
     levels: dict[str, Levels]
+    by_class: dict[str, Manifold]
     reconstructions: Images
     interpolations: Images
     reconstruction: dict[str, Estimate]
@@ -321,7 +340,7 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, say: Callable[
     samples = {PRIOR: as_saved(from_prior(networks, reference.n, torch.Generator().manual_seed(seed), device))}
     synthetic = None
     if model.mixtures is not None:
-        synthetic = by_class(model, reference, seed)
+        synthetic = _labelled_samples(model, reference, seed)
         order = torch.randperm(len(synthetic.x), generator=torch.Generator().manual_seed(seed))
         samples[BY_CLASS] = synthetic.x[order[: reference.n]]
     say("fidelity and diversity")
@@ -343,6 +362,7 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, say: Callable[
         model,
         samples,
         found,
+        {} if synthetic is None else reference.by_class(synthetic),
         reconstructions,
         _interpolate(model, reference),
         quality(held_out, reconstructions, seed),
@@ -353,7 +373,7 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, say: Callable[
     )
 
 
-def by_class(model: SavedModel, reference: Reference, seed: int) -> Labelled:
+def _labelled_samples(model: SavedModel, reference: Reference, seed: int) -> Labelled:
     """As many samples of each class as there are training images of it."""
     counts = torch.bincount(reference.train.labels, minlength=len(reference.classes)).tolist()
     generator = torch.Generator().manual_seed(seed)

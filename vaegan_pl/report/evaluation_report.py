@@ -86,6 +86,7 @@ def _model(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
         "trained_on": dict(evaluation.model.trained_on),
         "training": dict(evaluation.model.training),
         "samples": {name: _plain(levels) for name, levels in evaluation.levels.items()},
+        "by_class": {name: asdict(manifold) for name, manifold in evaluation.by_class.items()},
         "reconstruction": _plain(evaluation.reconstruction),
         "copies": {
             name: {
@@ -255,7 +256,11 @@ def _page(evaluations: Sequence[Evaluation], reference: Reference) -> str:
     sections = [_summary(evaluations, reference)]
     for name, one in zip(names(evaluations), evaluations, strict=True):
         prefix = f"{name}: " if len(evaluations) > 1 else ""
-        sections += [_looks(one, reference, prefix), _privacy(one, reference, prefix)]
+        sections += [
+            _looks(one, reference, prefix),
+            *_classes(one, reference, prefix),
+            _privacy(one, reference, prefix),
+        ]
         if one.usefulness is not None and verdict(one, reference) != FAIL:
             sections.append(_usefulness(one, reference, prefix))
     sections += [_audit_limits(reference), _settings(evaluations, reference)]
@@ -306,6 +311,21 @@ def _looks(one: Evaluation, reference: Reference, prefix: str) -> Section:
     caption = f"On straight lines between the posterior means of two held-out images. {source}"
     shown.append(picture(grid(one.interpolations, STEPS, caption), "interpolations"))
     return Section(f"{prefix}pictures", [], [], shown)
+
+
+def _classes(one: Evaluation, reference: Reference, prefix: str) -> list[Section]:
+    if not one.by_class:
+        return []
+    rows = [
+        [name, *(f"{value:.2f} of {bar:.2f}" for value, bar in zip(vars(found).values(), real, strict=True))]
+        for name, found in one.by_class.items()
+        for real in [vars(reference.real_by_class[name]).values()]
+    ]
+    text = [
+        "Samples of each class among held-out images of that class, and what its training images reach. Classes have "
+        "different numbers of images, and these figures depend on them: compare along rows."
+    ]
+    return [Section(f"{prefix}classes", text, [Table(["class", "precision", "recall", "density", "coverage"], rows)])]
 
 
 def _privacy(one: Evaluation, reference: Reference, prefix: str) -> Section:
