@@ -150,13 +150,13 @@ class Quality(L.Callback):
         self.space: FeatureSpace | None = None
         self.most = 0.0
 
-    @rank_zero_only
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Get the features ready, and what is compared with."""
+        """Get the features ready, and what is compared with, on the first device."""
         data = _data(trainer)
         if self.n and (len(data.collection.listing.classes) < 2 or len(data.validation_images(self.n)) <= NEIGHBOURS):
             log.warning("samples are not measured: that takes two classes and %d validation images", NEIGHBOURS + 1)
-        elif self.n:
+            self.n = 0
+        elif self.n and trainer.is_global_zero:
             self.x = data.validation_images(self.n)
             self.space = classifier_features(data.collection, data.cache, pl_module.device)
             self.real = self.space(self.x)
@@ -171,22 +171,11 @@ class Quality(L.Callback):
         """
         assert isinstance(pl_module, VAEGANModule)
         pl_module.refuse_non_finite(pl_module.model.state_dict())
-        if self.space is not None:
-            networks, device = pl_module.model.networks.eval(), pl_module.device
-            x = self.x.to(next(networks.parameters()).dtype)
-            with torch.autocast(device.type, torch.bfloat16, enabled="bf16" in str(trainer.precision)):
-                samples = from_prior(networks, len(self.x), torch.Generator().manual_seed(self.seed), device).float()
-                means = in_batches(lambda batch: networks.encoder(batch)[0], x, device, "encoding").float()
-            networks.train()
-            features = self.space(samples)
-            figures = {
-                "kid": kernel_distance(self.real, features),
-                "coverage": manifold(self.real, features).coverage,
-                "variety": vendi_score(features) / self.variety,
-                "active_dimensions": float((means.var(0) > self.ACTIVE).sum()),
-            }
+        if self.n:
+            # The first device measures and tells the others, since all must log alike.
+            figures = trainer.strategy.broadcast(self._figures(trainer, pl_module) if self.space is not None else {})
             for name, value in figures.items():
-                pl_module.log(f"validation/{name}", value, rank_zero_only=True, sync_dist=True)
+                pl_module.log(f"validation/{name}", value, sync_dist=True)
             self.most = max(self.most, figures["variety"])
             if figures["variety"] < self.COLLAPSED * self.most:
                 self._warn(
@@ -204,6 +193,22 @@ class Quality(L.Callback):
                     "teaches nothing; "
                     "lower optimizer.discriminator.lr or take model/gate=equilibrium",
                 )
+
+    def _figures(self, trainer: L.Trainer, pl_module: VAEGANModule) -> dict[str, float]:
+        assert self.space is not None
+        networks, device = pl_module.model.networks.eval(), pl_module.device
+        x = self.x.to(next(networks.parameters()).dtype)
+        with torch.autocast(device.type, torch.bfloat16, enabled="bf16" in str(trainer.precision)):
+            samples = from_prior(networks, len(x), torch.Generator().manual_seed(self.seed), device).float()
+            means = in_batches(lambda batch: networks.encoder(batch)[0], x, device, "encoding").float()
+        networks.train()
+        features = self.space(samples)
+        return {
+            "kid": kernel_distance(self.real, features),
+            "coverage": manifold(self.real, features).coverage,
+            "variety": vendi_score(features) / self.variety,
+            "active_dimensions": float((means.var(0) > self.ACTIVE).sum()),
+        }
 
     @rank_zero_only
     def _warn(self, trainer: L.Trainer, message: str) -> None:

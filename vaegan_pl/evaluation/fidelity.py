@@ -30,7 +30,7 @@ def kernel_distance(real: Features, other: Features) -> float:
     """
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # it warns of the memory that features take
-        metric = KernelInceptionDistance(_AsTheyAre(real.shape[1]), subsets=1, subset_size=len(real))
+        metric = KernelInceptionDistance(_AsTheyAre(real.shape[1]), 1, len(real), sync_on_compute=False)
         metric.update(real, real=True)
         metric.update(other, real=False)
         return float(metric.compute()[0])
@@ -62,7 +62,7 @@ def frechet_distance(real: Features, other: Features) -> float:
 
     Biased by the number of images: compare at one N alone.
     """
-    metric = FrechetInceptionDistance(_AsTheyAre(real.shape[1])).set_dtype(torch.float64)
+    metric = FrechetInceptionDistance(_AsTheyAre(real.shape[1]), sync_on_compute=False).set_dtype(torch.float64)
     metric.update(real.double(), real=True)
     metric.update(other.double(), real=False)
     return float(metric.compute())
