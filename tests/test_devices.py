@@ -128,14 +128,15 @@ def test_two_processes_are_one_with_the_joint_batch() -> None:
 
 
 def test_under_torchrun_processes_agree_and_leave_one_directory() -> None:
-    """With W&B, which keeps one run as well."""
-    with_wandb = [option for option in FEW if option != "logger=csv"]
-    finish(train(*torchrun(), *with_wandb, *TWO, module="torch.distributed.run"))
+    """With W&B, which keeps one run as well, and with samples measured, which the first process does alone."""
+    all_on = [option for option in FEW if option not in ("logger=csv", "callbacks.quality.n=0")]
+    finish(train(*torchrun(), *all_on, *TWO, "callbacks.quality.n=10", module="torch.distributed.run"))
     assert_ranks_agree()
     (model,) = Path("outputs").glob("*/*/vae_gan_model.pth")
     assert model.parent == Path("outputs/latest").resolve().relative_to(Path.cwd())
     assert [path.name for path in model.parent.parent.iterdir()] == [model.parent.name]
     assert len(list(model.parent.glob("wandb/offline-run-*"))) == 1
+    assert model.with_name("vae_gan_model_best.pth").is_file()
     assert {path.name for path in Path().iterdir()} == {"outputs", "rank0.pt", "rank1.pt"}
 
 
