@@ -35,7 +35,6 @@ PLAIN, SEEN = ("exact", "mirrored", "shifted by 3 pixels"), 0.8
 RESAMPLES = 1000
 MOST_REDRAWS = 10
 
-Verdict = str
 PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
 
 
@@ -145,7 +144,7 @@ class Audit:
     copies: int
     rate: Estimate
     chance: float
-    verdict: Verdict
+    verdict: str
     nearest: Nearest
 
 

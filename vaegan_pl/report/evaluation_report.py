@@ -409,12 +409,12 @@ def _audit_limits(reference: Reference) -> Section:
 
 
 def _settings(evaluations: Sequence[Evaluation], reference: Reference) -> Section:
-    facts = gather(evaluations, reference)
+    collection = reference.collection
     rows = [
         ["features", f"{reference.space}; figures in other features cannot be compared"],
-        ["data", facts["data"]["folder"]],
-        ["fingerprint of the data", facts["data"]["fingerprint"]],
-        *([name, str(value)] for name, value in facts["data"]["splitting"].items()),
+        ["data", str(collection.root.resolve())],
+        ["fingerprint of the data", collection.fingerprint()],
+        *([name, str(value)] for name, value in vars(collection.splitting).items()),
         ["seed", str(reference.seed)],
     ]
     for one in evaluations:
