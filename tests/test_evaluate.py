@@ -130,8 +130,8 @@ def test_the_same_seed_gives_the_same_figures_whatever_the_batches(
 ) -> None:
     found = []
     for at_once, output in ((64, "a"), (7, "b")):
-        monkeypatch.setattr("vaegan_pl.inference.AT_ONCE", at_once)
-        monkeypatch.setattr("vaegan_pl.evaluation.features.AT_ONCE", at_once)
+        for module in ("inference", "evaluation.features", "evaluation.diversity", "evaluation.reconstruction"):
+            monkeypatch.setattr(f"vaegan_pl.{module}.AT_ONCE", at_once)
         options = [*DATA, "n=40", "seeds=0", "accelerator=cpu", "weights=run/vae_gan_model.pth", f"output={output}"]
         assert run_command(evaluate, "evaluate", *options) is None
         found.append(json.loads(Path(output, "metrics.json").read_text()))
@@ -139,6 +139,12 @@ def test_the_same_seed_gives_the_same_figures_whatever_the_batches(
     for name, level in a["models"][0]["samples"]["prior"].items():
         assert b["models"][0]["samples"]["prior"][name]["value"] == pytest.approx(level["value"], rel=1e-3, abs=1e-3)
     assert b["models"][0]["copies"] == a["models"][0]["copies"]
+
+
+def test_a_sweep_over_evaluations_is_refused_since_all_would_write_to_one_folder(run_command: Run) -> None:
+    message = run_command(evaluate, "evaluate", "--multirun", *DATA, "weights=run/vae_gan_model.pth", "n=40,50")
+    assert message == "error: evaluate has no sweeps; start it without --multirun, once for each output"
+    assert not Path("multirun").exists()
 
 
 def test_several_models_share_one_table(run_command: Run) -> None:

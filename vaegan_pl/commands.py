@@ -41,9 +41,11 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
     """Run `task` on the configuration that Hydra composes from `conf/CONFIG_NAME.yaml` and the command line.
 
     Exits with 1 and one message for users' mistakes: wrong options, and files that cannot be read or written. With
-    HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead. In a sweep the other jobs still run. Of
-    several processes that train one model only the first makes a directory.
+    HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead. Only training can be swept; in a sweep the
+    other jobs still run. Of several processes that train one model only the first makes a directory.
     """
+    if config_name != "train" and {"--multirun", "-m", "hydra.mode=MULTIRUN"} & set(sys.argv[1:]):
+        sys.exit(f"error: {config_name} has no sweeps; start it without --multirun, once for each output")
     asked = os.environ.get("HYDRA_FULL_ERROR", "0")
     if any(os.environ.get(name, "0") not in ("", "0") for name in RANKS):
         sys.argv += ["hydra.run.dir=.", "hydra/job_logging=stdout"]
