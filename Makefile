@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 QUICK := trainer.max_epochs=6 trainer.max_time=00:00:08:00
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint check format clean
+.PHONY: help install train test faults lint check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ train: $(READY) ## Train on phantoms for a few epochs; ARGS='...' adds or change
 
 test: $(READY) ## Run the tests; ARGS='...' goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
+
+faults: $(READY) ## Kill runs, break files, fill disks: some twenty minutes; ARGS='...' adds options
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(ARGS)
 
 lint: $(READY) ## Check format, lint, types and import rules
 	$(BIN)/ruff format --check .

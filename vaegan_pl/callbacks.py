@@ -1,6 +1,8 @@
 """What a training run shows and leaves behind, as Lightning callbacks."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -8,16 +10,17 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
+from vaegan_pl.checkpoints import trained
 from vaegan_pl.data.datamodule import ImageFolders
 from vaegan_pl.evaluation.diversity import NEIGHBOURS, manifold, vendi_score
 from vaegan_pl.evaluation.features import FeatureSpace, classifier_features
 from vaegan_pl.evaluation.fidelity import kernel_distance
 from vaegan_pl.hardware import native_bfloat16
 from vaegan_pl.inference import class_mixtures, from_prior, in_batches
+from vaegan_pl.loggers import WandB
 from vaegan_pl.model import weights
 from vaegan_pl.model.lightning_module import NETWORKS, VAEGANModule
 from vaegan_pl.model.mixtures import ClassMixtures
@@ -36,7 +39,16 @@ def _data(trainer: L.Trainer) -> ImageFolders:
 
 def _epochs(trainer: L.Trainer) -> float:
     """Epochs trained, with a fraction where a limit on time or batches ended the last one early."""
-    return round(trainer.global_step / trainer.num_training_batches, 2)
+    return round(trained(trainer) / trainer.num_training_batches, 2)
+
+
+@contextmanager
+def _outlived(what: str) -> Iterator[None]:
+    """Training goes on where a picture or a report cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("%s could not be written (%s); training goes on", what, error)
 
 
 class ProgressBar(TQDMProgressBar):
@@ -58,6 +70,12 @@ class ProgressBar(TQDMProgressBar):
         if monotonic() - self.drawn >= self.SECONDS or batch_idx + 1 == trainer.num_training_batches:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             self.drawn = monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, *_: object) -> None:
+        """Set the bar up where training continues in the middle of an epoch, whose start Lightning does not repeat."""
+        super().on_train_start(trainer, *_)
+        if trained(trainer):
+            self.on_train_epoch_start(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: object) -> None:
         """Name the epoch as the pictures do."""
@@ -110,18 +128,19 @@ class Pictures(L.Callback):
         networks.train()
 
         last = grid(samples, 8, f"Samples after {epochs}. {source}")
-        self._keep(trainer, "samples", f"samples_epoch_{number}.png", last)
         caption = f"Held out, above their reconstructions, after {epochs}. {source}"
         both = pairs(x, reconstructions, caption)
-        self._keep(trainer, "reconstructions", f"reconstructions_epoch_{number}.png", both)
-        with Image.open(self.directory / "samples_epoch_0001.png") as first:
-            caption = f"The same z after the first epoch (left) and after {epochs} (right). {source}"
-            self._keep(trainer, "progress", "progress.png", captioned(side_by_side([first, last]), caption))
+        with _outlived("pictures of this epoch"):
+            self._keep(trainer, "samples", f"samples_epoch_{number}.png", last)
+            self._keep(trainer, "reconstructions", f"reconstructions_epoch_{number}.png", both)
+            with Image.open(self.directory / "samples_epoch_0001.png") as first:
+                caption = f"The same z after the first epoch (left) and after {epochs} (right). {source}"
+                self._keep(trainer, "progress", "progress.png", captioned(side_by_side([first, last]), caption))
 
     def _keep(self, trainer: L.Trainer, name: str, file: str, picture: Image.Image) -> None:
         save_png(picture, self.directory / file, f"trained on {_data(trainer).source.caption}")
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
+            if isinstance(logger, WandB):
                 logger.log_image(f"images/{name}", [picture], step=trainer.global_step)
 
 
@@ -149,6 +168,14 @@ class Quality(L.Callback):
         self.seed = seed
         self.space: FeatureSpace | None = None
         self.most = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The most variety seen."""
+        return {"most": self.most}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.most = state_dict["most"]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Get the features ready, and what is compared with, on the first device."""
@@ -230,6 +257,14 @@ class ModelFile(L.Callback):
         self.best = Path(best)
         self.lowest = float("inf")
 
+    def state_dict(self) -> dict[str, Any]:
+        """The lowest KID seen."""
+        return {"lowest": self.lowest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.lowest = state_dict["lowest"]
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the model of this epoch in place of the last, unless its numbers are lost.
 
@@ -242,8 +277,14 @@ class ModelFile(L.Callback):
 
     @rank_zero_only
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Add the classes to the files, and write the card."""
+        """Add the classes to the files, and write the card.
+
+        Raises:
+            OSError: if the last model cannot be written.
+        """
+        assert isinstance(pl_module, VAEGANModule)
         found: dict[int, ClassMixtures] = {}
+        self._write(self.path, trainer, pl_module)  # a full disk may have kept the last epoch's from being written
         for path in filter(Path.exists, (self.best, self.path)):
             model = weights.load(path)
             batches, networks = model.training["batches"], model.networks.to(pl_module.device)
@@ -266,7 +307,8 @@ class ModelFile(L.Callback):
             self.lowest = kid
             paths.append(self.best)
         for path in paths:
-            self._write(path, trainer, pl_module)
+            with _outlived(path.name):
+                self._write(path, trainer, pl_module)
 
     def _write(self, path: Path, trainer: L.Trainer, pl_module: VAEGANModule) -> None:
         model, source = pl_module.model, _data(trainer).source
@@ -277,7 +319,7 @@ class ModelFile(L.Callback):
             trained_on={**vars(source), "caption": source.caption},
             training={
                 "epochs": _epochs(trainer),
-                "batches": trainer.global_step,
+                "batches": trained(trainer),
                 "precision": str(trainer.precision),
                 "gamma": model.gamma,
                 "similarity_layer": model.similarity_layer,
@@ -318,16 +360,17 @@ class Curves(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw everything, unless the last epoch's end did."""
-        if self.batches < trainer.global_step:
+        if self.batches < trained(trainer):
             self._draw(trainer)
 
     @rank_zero_only
     def _draw(self, trainer: L.Trainer) -> None:
-        self.drawn, self.batches = monotonic(), trainer.global_step
+        self.drawn, self.batches = monotonic(), trained(trainer)
         for logger in trainer.loggers:
             logger.save()
         if self.metrics.exists():
-            draw_curves(self.metrics, self.picture, f"Trained on {_data(trainer).source.caption}")
+            with _outlived(self.picture.name):
+                draw_curves(self.metrics, self.picture, f"Trained on {_data(trainer).source.caption}")
 
 
 class DataReport(L.Callback):
@@ -343,7 +386,8 @@ class DataReport(L.Callback):
     @rank_zero_only
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `data_report.json` and `data_report.html`."""
-        data_report.write(_data(trainer).collection, self.directory)
+        with _outlived("the data report"):
+            data_report.write(_data(trainer).collection, self.directory)
 
 
 class Console(L.Callback):
@@ -373,17 +417,18 @@ class Console(L.Callback):
         if data.source.kind == "phantom":
             log.warning("These are PHANTOMS, drawn by this project, not MRI. For MRI: data=mri data.root=PATH")
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
+            if isinstance(logger, WandB):
                 run = logger.experiment
-                upload = f"offline; to upload it: wandb sync {Path(run.dir).parent}"
-                log.info("W&B          %s", upload if run.offline else run.url)
+                if not logger.lost:
+                    upload = f"offline; to upload it: wandb sync {Path(run.dir).parent}"
+                    log.info("W&B          %s", upload if run.offline else run.url)
         log.info("directory    %s", self.directory)
 
     @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Where to look."""
         minutes = (monotonic() - self.started) / 60
-        epochs = f"{_epochs(trainer):g} of {trainer.max_epochs} epochs, {trainer.global_step} batches"
+        epochs = f"{_epochs(trainer):g} of {trainer.max_epochs} epochs, {trained(trainer)} batches"
         log.info("%s in %.1f minutes on %s", epochs, minutes, _data(trainer).source.caption)
         log.info("look at      %s", self.directory / "images" / "progress.png")
         log.info("curves       %s", self.directory / "curves.png")

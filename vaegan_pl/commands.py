@@ -4,6 +4,7 @@ Commands import what is heavy (torch, Lightning) inside their function, so that 
 """
 
 import difflib
+import logging
 import os
 import re
 import sys
@@ -27,6 +28,9 @@ _PACKAGE = Path(__file__).parent
 CONFIG_DIRECTORY = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 """Inside an installed package, or beside the package in a checkout."""
 
+CONFIG = "config.yaml"
+"""The configuration of a run, in its directory."""
+
 NULLABLE = frozenset({"data.classes", "data.near_copy_correlation"})
 """Options that have a default of some type and a meaning for null."""
 
@@ -47,6 +51,11 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
     if config_name != "train" and {"--multirun", "-m", "hydra.mode=MULTIRUN"} & set(sys.argv[1:]):
         sys.exit(f"error: {config_name} has no sweeps; start it without --multirun, once for each output")
     asked = os.environ.get("HYDRA_FULL_ERROR", "0")
+    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no reason for tracebacks
+    try:
+        sys.argv[1:] = _in_its_own_directory(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")
     if any(os.environ.get(name, "0") not in ("", "0") for name in RANKS):
         sys.argv += ["hydra.run.dir=.", "hydra/job_logging=stdout"]
     sys.argv[1:] = [re.sub("=~(?=/|$)", f"={Path.home()}", argument) for argument in sys.argv[1:]]  # no shell does it
@@ -78,6 +87,35 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
             hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(job)()
     finally:
         os.environ["HYDRA_FULL_ERROR"] = asked
+
+
+def _in_its_own_directory(arguments: list[str]) -> list[str]:
+    """Name the directory of the run that `resume` continues, which Hydra must know first.
+
+    Raises:
+        UserError: if there is no such run, or in a sweep.
+    """
+    options = {name: value.strip("'\"") for name, _, value in (argument.partition("=") for argument in arguments)}
+    wanted, directory = options.get("resume", "null"), options.get("hydra.run.dir")
+    if wanted == "null":
+        return arguments
+    if {"--multirun", "-m"} & options.keys():
+        raise UserError("resume: continues one run; leave --multirun out")
+    if wanted == "auto":
+        if directory is None:
+            raise UserError("resume=auto: continues the run in hydra.run.dir, or starts it; set hydra.run.dir=PATH")
+        found = Path(directory)
+    else:
+        found = Path(options.get("output_root", "outputs"), "latest") if wanted == "latest" else Path(wanted)
+        if directory is not None and Path(directory).resolve() != found.resolve():
+            raise UserError("hydra.run.dir: a run is continued in its own directory; leave it out")
+    kept = [argument for argument in arguments if not argument.startswith(("resume=", "hydra.run.dir="))]
+    if (found / CONFIG).is_file():
+        quoted = "'" + str(found.resolve()).replace("'", "\\'") + "'"
+        return [*kept, f"resume={quoted}", f"hydra.run.dir={quoted}"]
+    if wanted == "auto":
+        return [*kept, f"hydra.run.dir={directory}"]
+    raise UserError(f"resume={wanted}: there is no run in {found.resolve()}; give a directory that holds {CONFIG}")
 
 
 def check_options(config: DictConfig, config_name: str) -> None:

@@ -8,7 +8,7 @@ from vaegan_pl.errors import UserError
 
 log = logging.getLogger(__name__)
 
-TRACES = ("vae_gan_model.pth", "checkpoints", "metrics.csv")
+TRACES = ("vae_gan_model.pth", "checkpoints", "metrics.csv", "config.yaml")
 """What a run writes; a directory with any of them holds a run."""
 
 
@@ -25,6 +25,23 @@ def claim(directory: Path, output_root: Path) -> None:
     for trace in TRACES:
         if (directory / trace).exists():
             raise UserError(f"{directory}: holds a run already ({trace}); choose another hydra.run.dir")
+    point_latest(directory, output_root)
+
+
+def reclaim(directory: Path, output_root: Path) -> None:
+    """Take the directory of a run that is continued: what a killed process left half-written goes.
+
+    Args:
+        directory: the run's directory.
+        output_root: where `latest` stands.
+    """
+    for unfinished in directory.rglob(".*.[0-9]*"):
+        unfinished.unlink(missing_ok=True)
+    point_latest(directory, output_root)
+
+
+def point_latest(directory: Path, output_root: Path) -> None:
+    """Make `output_root/latest` point at a run."""
     output_root.mkdir(parents=True, exist_ok=True)
     latest, link = output_root / "latest", output_root / f".latest-{os.getpid()}"
     try:

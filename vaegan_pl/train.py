@@ -2,6 +2,8 @@
 
 import logging
 import os
+import secrets
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -10,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from vaegan_pl import commands, runs
+from vaegan_pl import commands, resume, runs
 from vaegan_pl.data.folders import list_images
 from vaegan_pl.errors import UserError
 
@@ -19,20 +21,28 @@ if TYPE_CHECKING:
 
     from vaegan_pl.data.datamodule import ImageFolders
 
+log = logging.getLogger(__name__)
+
 EXPECTED_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\). is deprecated",  # Lightning 2.6, inside itself
-    r"Experiment logs directory .* exists and is not empty",  # it holds Hydra's own files
+    r"You're resuming from a checkpoint that ended before the epoch ended",  # the data module goes on from there
     r"The '.*_dataloader' does not have many workers",  # the images are in memory
+    r"The `srun` command is available on your system but is not used",  # no hint, where Slurm is not asked for
 )
 
 
 def train(config: DictConfig) -> None:
     """Build everything that the configuration names and train; leave the results in the run's directory."""
+    directory, checkpoint = Path(config.directory), None
+    if config.resume is not None:
+        directory = Path(config.resume)
+        config, longer = resume.read(directory, config, HydraConfig.get().overrides.task)
+        checkpoint = directory / "checkpoints" / "last.ckpt"
     refuse_unsupported(config)
     import lightning as L
-    import wandb
     from hydra.utils import instantiate
 
+    from vaegan_pl.checkpoints import SealedCheckpointIO
     from vaegan_pl.hardware import choose_precision, pick_device, prepare_cpu
     from vaegan_pl.model.lightning_module import VAEGANModule
     from vaegan_pl.model.sync_batch_norm import SyncAllBatchNorms
@@ -45,15 +55,19 @@ def train(config: DictConfig) -> None:
     L.seed_everything(config.seed, verbose=False)
     data: ImageFolders = instantiate(config.data, _convert_="all")
     model, optimizers = (instantiate(part, _convert_="all") for part in (config.model, config.optimizer))
-    module = VAEGANModule(model, optimizers, config.seed)
+    module = VAEGANModule(model, optimizers, config.seed, config.on_nan)
+    if checkpoint is not None and not refuse_finished(checkpoint, directory, longer):
+        checkpoint = None
+    config.run_id = config.run_id or secrets.token_hex(4)
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     exit_code = 1
     try:
         loggers = list((instantiate(config.logger, _convert_="all") or {}).values())
         callbacks = list((instantiate(config.callbacks, _convert_="all") or {}).values())
-        parts: dict[str, Any] = {"logger": loggers, "callbacks": callbacks, "sync_batchnorm": False}
+        plugins = [*instantiate(config.trainer.get("plugins") or []), SealedCheckpointIO()]
         if config.trainer.sync_batchnorm:
-            parts["plugins"] = [*instantiate(config.trainer.get("plugins") or []), SyncAllBatchNorms()]
+            plugins.append(SyncAllBatchNorms())
+        parts = {"logger": loggers, "callbacks": callbacks, "sync_batchnorm": False, "plugins": plugins}
         trainer: L.Trainer = instantiate(config.trainer, **parts, _convert_="all")
         refuse_devices(trainer, config.trainer.strategy)
         if device.type == "cpu":
@@ -63,15 +77,46 @@ def train(config: DictConfig) -> None:
             data.prepare_data()
             data.setup("fit")
         if trainer.is_global_zero:
-            runs.claim(Path(config.directory), Path(config.output_root))
+            (runs.claim if config.resume is None else runs.reclaim)(directory, Path(config.output_root))
+            resume.write(config, directory)
         for logger in loggers:
             logger.log_hyperparams(plain)
-        trainer.fit(module, datamodule=data)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         exit_code = 0
-    except wandb.errors.Error as error:
-        raise UserError(f"W&B: {error}; keep logger.wandb.offline=true or take logger=csv") from error
     finally:
+        finish_wandb(exit_code)
+
+
+def refuse_finished(checkpoint: Path, directory: Path, longer: bool) -> bool:
+    """Whether there is a checkpoint to continue from; a run that was stopped before its first begins again.
+
+    Raises:
+        UserError: if the run is finished and its limits stand as they were, or the checkpoint cannot be used.
+    """
+    from vaegan_pl.checkpoints import Checkpoint, read
+
+    if not checkpoint.exists():
+        log.warning("%s was stopped before its first checkpoint, and starts again", directory)
+        return False
+    content = read(checkpoint)
+    if content["callbacks"][Checkpoint.__qualname__]["finished"] and not longer:
+        raise UserError(
+            f"resume={directory}: is finished, after {content['global_step']} batches; "
+            "raise trainer.max_epochs to go on"
+        )
+    return True
+
+
+def finish_wandb(exit_code: int) -> None:
+    """Close the W&B run, if there is one, whatever W&B does; the next job of a sweep must have its own."""
+    if "wandb" not in sys.modules:
+        return
+    import wandb
+
+    try:
         wandb.finish(exit_code)
+    except Exception as error:
+        log.warning("W&B could not finish (%s: %s)", type(error).__name__, error)
 
 
 def refuse_unsupported(config: DictConfig) -> None:

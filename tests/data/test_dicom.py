@@ -173,3 +173,16 @@ def test_without_pydicom_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(UserError, match=r"a.dcm: reading DICOM needs pydicom; pip install 'pydicom>=3'"):
         read(path)
+
+
+def test_a_slice_that_claims_gigabytes_is_refused_by_its_size(tmp_path: Path) -> None:
+    path = slice_file(tmp_path / "a.dcm")
+    whole = path.read_bytes()
+    rows = whole.index(b"\x28\x00\x10\x00US")  # (0028,0010), of two bytes
+    columns = whole.index(b"\x28\x00\x11\x00US")
+    changed = bytearray(whole)
+    for at in (rows, columns):
+        changed[at + 8 : at + 10] = (60_000).to_bytes(2, "little")
+    path.write_bytes(bytes(changed))
+    with pytest.raises(UNREADABLE, match="60000 x 60000 pixels, more than 67108864"):
+        read(path)

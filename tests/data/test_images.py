@@ -1,4 +1,5 @@
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +128,19 @@ def test_unit_range_by_hand_and_back() -> None:
     everything = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_grey_values(to_unit_range(everything)), everything)
     assert to_grey_values(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(("width", "height"), [(8193, 8193), (10**5, 10**5), (2**31 - 1, 1)])
+def test_a_few_bytes_that_claim_gigabytes_are_refused_by_their_size(
+    tmp_path: Path, width: int, height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    path = tmp_path / "bomb.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b""))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(UNREADABLE, match="pixels"):
+        read_grey(path, 65535)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from vaegan_pl import sealed
 from vaegan_pl.errors import UserError
 from vaegan_pl.model import weights
 from vaegan_pl.model.networks import Networks
@@ -19,7 +20,9 @@ def saved(path: Path, networks: Networks) -> Path:
 
 
 def altered(path: Path, **changes: Any) -> Path:
-    torch.save({**torch.load(path, weights_only=True), **changes}, path)
+    """Another file with a seal that fits."""
+    content = torch.load(path, weights_only=True)
+    sealed.write(path, {name: value for name, value in {**content, **changes}.items() if name != sealed.SEAL})
     return path
 
 
@@ -49,7 +52,7 @@ def test_the_file_is_plain(tmp_path: Path, small_networks: Networks) -> None:
     assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
     content = torch.load(path, weights_only=True)
     assert content["format"] == "vaegan_pl"
-    assert content["format_version"] == 1
+    assert content["format_version"] == 2
     assert set(content["state_dict"]) == {"encoder", "decoder", "discriminator"}
     assert all(tensor.is_contiguous() for state in content["state_dict"].values() for tensor in state.values())
 
@@ -78,9 +81,9 @@ def test_pickled_code_is_refused_and_not_executed(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     torch.save({"format": "vaegan_pl", "networks": Hostile()}, "torch.pth")
     Path("bare.pth").write_bytes(pickle.dumps(Hostile()))
-    with pytest.raises(UserError, match=r"weights=torch\.pth: refused, since it holds pickled code"):
+    with pytest.raises(UserError, match=r"weights=torch\.pth: is refused, since it holds pickled code"):
         weights.load(Path("torch.pth"))
-    with pytest.raises(UserError, match=r"weights=bare\.pth: is damaged, or no model file"):
+    with pytest.raises(UserError, match=r"weights=bare\.pth: is damaged, or another kind of file"):
         weights.load(Path("bare.pth"))
     assert not Path("executed").exists()
 
@@ -99,12 +102,12 @@ def test_foreign_newer_and_broken_files(tmp_path: Path, small_networks: Networks
     torch.save({"pytorch-lightning_version": "2.6.6", "state_dict": {}}, tmp_path / "last.ckpt")
     with pytest.raises(UserError, match=r"is a training checkpoint; give the vae_gan_model\.pth"):
         weights.load(tmp_path / "last.ckpt")
-    with pytest.raises(UserError, match="has format 2, this vaegan_pl reads up to 1; upgrade"):
-        weights.load(altered(path, format_version=2))
+    with pytest.raises(UserError, match="has format 3, this vaegan_pl reads up to 2; upgrade"):
+        weights.load(altered(path, format_version=3))
 
     for damage in (whole[: len(whole) // 2], b"", b"not a model"):
         path.write_bytes(damage)
-        with pytest.raises(UserError, match=r"m\.pth: is damaged, or no model file"):
+        with pytest.raises(UserError, match=r"m\.pth: is damaged"):
             weights.load(path)
 
 
@@ -115,6 +118,7 @@ def test_contents_that_do_not_fit_together(tmp_path: Path, small_networks: Netwo
     for wrong in (
         {"networks": {**arguments, "latent_dim": 6}},
         {"networks": {"depth": 3}},
+        {"networks": {**arguments, "encoder_features": 10**12}},  # refused before it takes memory
         {"state_dict": {}},
         {"trained_on": {}},
         {"trained_on": None},
@@ -122,3 +126,35 @@ def test_contents_that_do_not_fit_together(tmp_path: Path, small_networks: Netwo
         saved(path, small_networks)
         with pytest.raises(UserError, match="its contents do not fit together"):
             weights.load(altered(path, **wrong))
+
+
+def test_a_flipped_bit_a_swapped_tensor_and_a_missing_seal(tmp_path: Path, small_networks: Networks) -> None:
+    path = saved(tmp_path / "m.pth", small_networks)
+    whole = path.read_bytes()
+    values = small_networks.encoder.mean.weight.detach().numpy().tobytes()
+    at = whole.index(values) + len(values) // 2
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    torch.load(path, weights_only=True)  # PyTorch by itself sees nothing
+    with pytest.raises(UserError, match="its contents do not match their seal; give a whole"):
+        weights.load(path)
+
+    path.write_bytes(whole)
+    content = torch.load(path, weights_only=True)
+    encoder = content["state_dict"]["encoder"]
+    encoder["mean.weight"], encoder["log_variance.weight"] = encoder["log_variance.weight"], encoder["mean.weight"]
+    torch.save(content, path)
+    with pytest.raises(UserError, match="its contents do not match their seal"):
+        weights.load(path)
+
+    del content[sealed.SEAL]
+    torch.save(content, path)
+    with pytest.raises(UserError, match="its seal is missing"):
+        weights.load(path)
+
+
+def test_files_of_version_1_had_no_seal(tmp_path: Path, small_networks: Networks) -> None:
+    path = saved(tmp_path / "m.pth", small_networks)
+    content = torch.load(path, weights_only=True)
+    del content[sealed.SEAL]
+    torch.save({**content, "format_version": 1}, path)
+    assert weights.load(path).trained_on["folder"] == "p"

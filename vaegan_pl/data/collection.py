@@ -1,6 +1,7 @@
 """A folder of images as a whole: what is there, what is a copy of what, and what trains."""
 
 import hashlib
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,6 +86,16 @@ class Collection:
             if self.prepared.keys[i]
         )
         return hashlib.sha256("".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
+
+    def order(self) -> str:
+        """SHA-256 of what each split holds, image by image: the same where training goes the same way."""
+        held = {
+            split: [
+                [(self.prepared.keys[image], int(self.labels[image])) for image in group] for group in sorted(groups)
+            ]
+            for split, groups in self.split.groups.items()
+        }
+        return hashlib.sha256(json.dumps([self.listing.classes, held]).encode(errors="surrogateescape")).hexdigest()
 
     @cached_property
     def copies(self) -> list[list[int]]:

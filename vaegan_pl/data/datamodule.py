@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -56,12 +56,16 @@ class ImageDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitems__(self, numbers: Sequence[int]) -> Batch:
-        """The batch of numbers `epoch * len(self) + group`, as `EpochSampler` yields them; all of one epoch."""
+    def choose(self, numbers: Sequence[int]) -> tuple[list[int], Float32[np.ndarray, "image draw"]]:
+        """The images that stand for numbers `epoch * len(self) + group` of one epoch, and their draws."""
         epochs, groups = np.divmod(np.asarray(numbers), len(self))
         draws = draw(self.seed, int(epochs[0]), len(self))[groups]
         members = (self.groups[group] for group in groups)
-        chosen = [group[int(share * len(group))] for group, share in zip(members, draws[:, 0], strict=True)]
+        return [group[int(share * len(group))] for group, share in zip(members, draws[:, 0], strict=True)], draws
+
+    def __getitems__(self, numbers: Sequence[int]) -> Batch:
+        """The batch of numbers, as `EpochSampler` yields them."""
+        chosen, draws = self.choose(numbers)
         images = torch.tensor(chosen).to(self.images.device)
         x = to_unit_range(self.images[images])[:, None]
         if self.augmentation is not None:
@@ -212,6 +216,7 @@ class ImageFolders(L.LightningDataModule):
         self.cache = Path(str(cache))
         self.seed = seed
         self._copies: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._had = 0
 
     def setup(self, stage: str | None = None) -> None:
         """Read the folder.
@@ -271,8 +276,40 @@ class ImageFolders(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled full batches of augmented images, one image of each group in every epoch."""
         dataset = self._dataset("train", self.augmentation)
-        sampler = EpochSampler(len(dataset), self.seed, *self._place()[1:])
+        _, rank, devices = self._place()
+        epoch, batches = divmod(self._had, max(1, len(dataset) // devices // self.batch_size))
+        sampler = EpochSampler(len(dataset), self.seed, rank, devices, start=(epoch, batches * self.batch_size))
         return DataLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, collate_fn=_as_it_is)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs: how many batches were trained on, and of which images."""
+        assert self.trainer is not None
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
+        return {"batches": batches, "order": self.collection.order()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue after the batches of a checkpoint.
+
+        Raises:
+            UserError: if the images are others.
+        """
+        if state_dict["order"] != self.collection.order():
+            raise UserError(
+                f"{self.root}: holds other images, or splits them otherwise, than those this run was started on; "
+                "restore them, or start a new run"
+            )
+        self._had = state_dict["batches"]
+
+    def files_of_batch(self, batch: int) -> list[Path]:
+        """The files of a training batch, counted from 0 over all epochs and devices, for messages."""
+        dataset = self._dataset("train", self.augmentation)
+        devices = self._place()[2]
+        sampler = EpochSampler(len(dataset), self.seed)
+        epoch, batch = divmod(batch, len(dataset) // devices // self.batch_size)
+        sampler.set_epoch(epoch)
+        size = self.batch_size * devices
+        numbers = list(sampler)[batch * size : (batch + 1) * size]
+        return [self.collection.listing.files[image].path for image in dataset.choose(numbers)[0]]
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """All validation images in a fixed order, as they are."""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
+MOST_PIXELS = 2**26
+"""8192 x 8192; larger images are refused before a few bytes become gigabytes."""
 
 
 def read_slice(path: Path) -> UInt8[ndarray, "height width"]:
@@ -33,6 +35,8 @@ def read_slice(path: Path) -> UInt8[ndarray, "height width"]:
         raise UserError(f"{path}: reading DICOM needs pydicom; pip install 'pydicom>=3'") from error
     try:
         slice_ = pydicom.dcmread(path)
+        if int(slice_.Rows) * int(slice_.Columns) > MOST_PIXELS:
+            raise ValueError(f"{slice_.Columns} x {slice_.Rows} pixels, more than {MOST_PIXELS}")
         stored, kind = slice_.pixel_array, slice_.PhotometricInterpretation
         if stored.ndim != 2 or kind not in {"MONOCHROME1", "MONOCHROME2"}:
             raise ValueError(f"{stored.shape} pixels of kind {kind}; save single grey slices")

@@ -18,13 +18,15 @@ class EpochSampler(Sampler[int]):
         seed: seed of the order, at least 0.
         rank: which of the devices this is, from 0.
         devices: how many there are.
+        start: the epoch to continue in, and how many numbers of it this device has had.
     """
 
-    def __init__(self, n: int, seed: int, rank: int = 0, devices: int = 1) -> None:
+    def __init__(self, n: int, seed: int, rank: int = 0, devices: int = 1, start: tuple[int, int] = (0, 0)) -> None:
         self.n = n
         self.seed = seed
         self.rank = rank
         self.devices = devices
+        self.start = start
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -36,7 +38,8 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)[: len(self) * self.devices]
-        yield from (self.epoch * self.n + order[self.rank :: self.devices]).tolist()
+        had = self.start[1] if self.epoch == self.start[0] else 0
+        yield from (self.epoch * self.n + order[self.rank :: self.devices])[had:].tolist()
 
 
 def in_order(n: int, batch_size: int, rank: int = 0, devices: int = 1) -> list[list[int]]:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import pickle
 import warnings
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vaegan_pl import sealed
 from vaegan_pl.data.collection import Collection
 from vaegan_pl.data.datamodule import images_of, labels_of
 from vaegan_pl.data.images import to_grey_values
@@ -23,7 +23,7 @@ from vaegan_pl.evaluation.classifier import AT_ONCE, Classifier, Images, balance
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 SEED = 0
 
 Features = Float[Tensor, "image feature"]
@@ -86,12 +86,7 @@ def classifier_features(collection: Collection, cache: Path, device: torch.devic
 
 def _key(collection: Collection) -> str:
     """What a classifier's training depends on, in short."""
-    chosen = {
-        split: [[collection.prepared.keys[image], int(collection.labels[image])] for image in images]
-        for split in ("train", "validation", "test")
-        for images in [collection.split.images(split)]
-    }
-    how = [VERSION, SEED, collection.listing.classes, vars(collection.decoding), chosen]
+    how = [VERSION, SEED, vars(collection.decoding), collection.order()]
     return hashlib.sha256(json.dumps(how).encode()).hexdigest()[:32]
 
 
@@ -106,11 +101,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = sealed.read(path)
         Classifier(len(content["state_dict"]["head.bias"])).load_state_dict(content["state_dict"])
-        return {name: content[name] for name in ("state_dict", "mean", "deviation", "accuracy")}
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        log.warning("%s is damaged (%s) and is made anew", path, str(error).partition("\n")[0])
+        return {name: content[name] for name in ("state_dict", "mean", "deviation", "accuracy", sealed.SEAL)}
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, sealed.RefusedError) as error:
+        log.warning("%s cannot be used and is made anew: %s", path, str(error).partition("\n")[0])
         return None
 
 
@@ -128,14 +123,10 @@ def _train(collection: Collection, path: Path, device: torch.device) -> dict[str
         "deviation": _deviation(features).cpu(),
         "accuracy": balanced_accuracy(right.numpy(), truth.numpy()),
     }
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, unfinished)
-        unfinished.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        sealed.write(path, content)
+    except OSError as error:
         log.warning("data.cache=%s cannot be used (%s): the feature classifier is trained in every run", path, error)
-        unfinished.unlink(missing_ok=True)
     return content
 
 

@@ -1,24 +1,32 @@
 """The LightningModule around Algorithm 1: optimizers, stepping, several devices and logging, no mathematics."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, distributed, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from vaegan_pl.errors import UserError
-from vaegan_pl.model.algorithm import VAEGAN
+from vaegan_pl.model.algorithm import VAEGAN, Step
 from vaegan_pl.model.losses import feature_likelihood, kl_divergence
+
+log = logging.getLogger(__name__)
 
 OptimizerFactory = Callable[[Iterator[nn.Parameter]], Optimizer]
 NETWORKS = ("encoder", "decoder", "discriminator")
 FINITE_CHECK_INTERVAL = 10
+ON_NAN = ("stop", "skip")
+MOST_SKIPPED = 50
+WATCHED = ("loss/prior", "loss/llike", "loss/gan", *(f"the {name}'s gradient" for name in NETWORKS))
 ON_PROGRESS_BAR = ("loss/prior", "loss/llike", "discriminator/cost_real", "discriminator/cost_prior")
 
 
@@ -29,19 +37,27 @@ class VAEGANModule(L.LightningModule):
         model: the VAE/GAN.
         optimizers: for each of encoder, decoder and discriminator, what makes its optimizer from its parameters.
         seed: seed of epsilon and z_p, at least 0.
+        on_nan: what to do where a loss or gradient is not finite: `stop` the run, or `skip` the batch.
 
     Raises:
-        UserError: if `optimizers` has other keys than the three networks.
+        UserError: if `optimizers` has other keys than the three networks, or `on_nan` is something else.
     """
 
-    def __init__(self, model: VAEGAN, optimizers: Mapping[str, OptimizerFactory], seed: int) -> None:
+    def __init__(
+        self, model: VAEGAN, optimizers: Mapping[str, OptimizerFactory], seed: int, on_nan: str = "stop"
+    ) -> None:
         super().__init__()
+        if on_nan not in ON_NAN:
+            raise UserError(f"on_nan={on_nan}: must be one of {', '.join(ON_NAN)}")
         if set(optimizers) != set(NETWORKS):
             raise UserError(f"optimizer: has {', '.join(optimizers)}; must have exactly {', '.join(NETWORKS)}")
         self.automatic_optimization = False
         self.model = model.to(memory_format=torch.channels_last)
         self.factories = optimizers
         self.seed = seed
+        self.on_nan = on_nan
+        self.skipped = self.skipped_in_a_row = 0
+        self.first_lost = torch.full((len(WATCHED),), torch.inf)
         self.prior, self.llike = MeanMetric(), MeanMetric()
         self.psnr = PeakSignalNoiseRatio(data_range=2.0)
         self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
@@ -67,17 +83,21 @@ class VAEGANModule(L.LightningModule):
         batch norm, whose statistics stay each device's own unless `trainer.sync_batchnorm`).
         """
         x, _ = batch
-        epsilon, z_p = self._noise(len(x))
+        number = self.trainer.fit_loop.total_batch_idx  # batches before this one
+        epsilon, z_p = self._noise(len(x), number)
+        buffers = [buffer.clone() for buffer in self.model.buffers()] if self.on_nan == "skip" else []
         step = self.model.algorithm_1(x, epsilon, z_p)
         self._average([*step.encoder, *step.decoder, *step.discriminator])
+        self._watch(step, number)
+        if self.on_nan == "skip" and self._skips(buffers, number):
+            return
         update_decoder = update_discriminator = True
         if self.model.gate is not None:
             self._average([step.cost_real, step.cost_fake])
             update_decoder, update_discriminator = self.model.gate(step.cost_real.item(), step.cost_fake.item())
         encoder, decoder, discriminator = cast("list[LightningOptimizer]", self.optimizers())
         # Lightning counts every step of its wrappers in `global_step`. Only the encoder, which no gate rests, steps
-        # through one, so that `global_step`, `max_steps` and checkpoint intervals count batches.
-        number = self.global_step
+        # through one, so that `global_step` and `max_steps` count batches.
         self.descend(encoder, self.model.networks.encoder, step.encoder)
         if update_decoder:
             self.descend(decoder.optimizer, self.model.networks.decoder, step.decoder)
@@ -92,14 +112,16 @@ class VAEGANModule(L.LightningModule):
             if self.model.gate is not None:
                 self.log("gate/decoder", float(update_decoder))
                 self.log("gate/discriminator", float(update_discriminator))
-            self.refuse_non_finite({name: value for name, value in step.metrics.items() if name.startswith("loss/")})
+            if self.on_nan == "skip":
+                self.log("skipped_batches", float(self.skipped))
+            self.refuse_lost()
 
-    def _noise(self, batch: int) -> Tensor:
+    def _noise(self, batch: int, number: int) -> Tensor:
         """Epsilon and z_p, a function of the seed and the batch's number alone.
 
         Every device draws them for the joint batch and takes its own rows, as `EpochSampler` deals out the images.
         """
-        seed = np.random.SeedSequence([self.seed, self.global_step]).generate_state(1)[0]
+        seed = np.random.SeedSequence([self.seed, number]).generate_state(1)[0]
         generator = torch.Generator(self.device).manual_seed(int(seed))
         rank, devices = self.global_rank, self.trainer.world_size
         shape = (2, batch * devices, self.model.networks.latent_dim)
@@ -125,18 +147,92 @@ class VAEGANModule(L.LightningModule):
         optimizer.step()
         network.zero_grad()
 
+    def _watch(self, step: Step, number: int) -> None:
+        """Note the first batch in which each loss and gradient was not finite, without reading a number."""
+        norms = [get_total_norm(getattr(step, name)) for name in NETWORKS]
+        values = [*(step.metrics[name] for name in WATCHED[: -len(norms)]), *norms]
+        finite = torch.stack([value.isfinite() for value in values]).float()
+        self._average([finite])
+        first = self.first_lost.to(finite.device)
+        self.first_lost = torch.where(finite < 1, first.clamp_max(number), first)
+
+    def _lost(self) -> tuple[int, list[str]] | None:
+        """The first batch whose numbers were lost, and which."""
+        earliest = self.first_lost.min().item()
+        if earliest == np.inf:
+            return None
+        lost = (self.first_lost == earliest).tolist()
+        return int(earliest), [name for name, at_once in zip(WATCHED, lost, strict=True) if at_once]
+
+    def _skips(self, buffers: Sequence[Tensor], number: int) -> bool:
+        """Whether this batch changes nothing, running statistics included.
+
+        Raises:
+            UserError: if none of the last `MOST_SKIPPED` batches could be used.
+        """
+        lost = self._lost()
+        if lost is None:
+            self.skipped_in_a_row = 0
+            return False
+        if self.skipped_in_a_row >= MOST_SKIPPED:
+            self.refuse_lost()
+        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        self.first_lost.fill_(torch.inf)
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.global_rank == 0:
+            log.warning("batch %d is skipped, %d so far: %s not finite", number + 1, self.skipped, ", ".join(lost[1]))
+        return True
+
+    def refuse_lost(self) -> None:
+        """Stop a run in which a loss or gradient was not finite; its batch's files are named in the run's directory.
+
+        Raises:
+            UserError: if one was.
+        """
+        lost = self._lost()
+        if lost is None:
+            return
+        number, names = lost
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        listing = Path(self.trainer.default_root_dir) / f"lost_in_batch_{number + 1}.txt"
+        if self.trainer.is_global_zero and data is not None:
+            listing.write_text("".join(f"{path}\n" for path in data.files_of_batch(number)), errors="surrogateescape")
+        raise UserError(
+            f"{', '.join(names)} not finite in batch {number + 1} of the run, epoch "
+            f"{number // int(self.trainer.num_training_batches) + 1}; training stopped, models and checkpoints saved "
+            f"before are kept; the batch's files are listed in {listing}; lower the learning rates optimizer.*.lr, or "
+            "set on_nan=skip"
+        )
+
     def refuse_non_finite(self, tensors: Mapping[str, Tensor]) -> None:
         """Stop a run whose numbers are lost.
 
         Raises:
-            UserError: if a tensor holds NaN or infinity; names it.
+            UserError: if a loss or gradient was, or a tensor holds NaN or infinity; names it.
         """
+        self.refuse_lost()
         for name, value in tensors.items():
             if not value.isfinite().all():
                 raise UserError(
                     f"{name} is not finite in epoch {self.current_epoch + 1}, after {self.global_step} batches; "
-                    "training stopped, a model saved before is kept; lower the learning rates optimizer.*.lr"
+                    "training stopped, models and checkpoints saved before are kept; lower the learning rates "
+                    "optimizer.*.lr"
                 )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the count of skipped batches.
+
+        Raises:
+            UserError: if numbers were lost, so that an earlier checkpoint stays.
+        """
+        self.refuse_non_finite(self.model.state_dict())
+        checkpoint["skipped"] = self.skipped
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.skipped = checkpoint["skipped"]
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """L_prior, L_llike, PSNR and SSIM of held-out images and their reconstructions from the posterior mean."""

@@ -1,22 +1,21 @@
 """`vae_gan_model.pth`: one portable file of plain containers and tensors, written and read here and nowhere else."""
 
-import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
+from torch import Tensor, nn
 
+from vaegan_pl import sealed
 from vaegan_pl.errors import UserError
 from vaegan_pl.model.mixtures import ClassMixtures, Mixture, from_plain, to_plain
 from vaegan_pl.model.networks import Networks
 
 FORMAT = "vaegan_pl"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Files of version 1 carry no seal."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def save(
     training: Mapping[str, Any],
     mixtures: ClassMixtures | None = None,
 ) -> None:
-    """Write a model file, atomically: an earlier file at `path` stays whole until the new one is.
+    """Write a model file; an earlier one at `path` stays until the new one is whole.
 
     Args:
         path: the file to write.
@@ -77,6 +76,9 @@ def save(
         trained_on: plain values; see `SavedModel`.
         training: plain values; see `SavedModel`.
         mixtures: see `SavedModel`.
+
+    Raises:
+        OSError: if it cannot be written.
     """
     content = {
         "format": FORMAT,
@@ -91,16 +93,7 @@ def save(
         "training": dict(training),
         "mixtures": None if mixtures is None else to_plain(mixtures),
     }
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    buffer = BytesIO()  # torch reports a full disk as a RuntimeError without a name; writing bytes raises OSError
-    torch.save(content, buffer)
-    try:
-        unfinished.write_bytes(buffer.getbuffer())
-        unfinished.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    sealed.write(path, content)
 
 
 def load(path: Path) -> SavedModel:
@@ -114,33 +107,28 @@ def load(path: Path) -> SavedModel:
         raise UserError(f"weights={path}: is a folder; give the vae_gan_model.pth in it")
     if not path.exists():
         raise UserError(f"weights={path}: no such file; a training run writes vae_gan_model.pth in its directory")
-    with path.open("rb") as file:
-        is_archive = is_zipfile(file)
-    if not is_archive:
-        raise UserError(f"weights={path}: is damaged, or no model file; copy it again or give a vae_gan_model.pth")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"weights={path}: refused, since it holds pickled code; only plain tensors and containers are opened"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"weights={path}: is damaged, or no model file; copy it again") from error
-    if isinstance(content, dict) and "pytorch-lightning_version" in content:
+        content = sealed.read(path)
+    except sealed.RefusedError as error:
+        raise UserError(f"weights={path}: {error}; give a whole vae_gan_model.pth") from error
+    if "pytorch-lightning_version" in content:
         raise UserError(f"weights={path}: is a training checkpoint; give the vae_gan_model.pth of the same run")
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if content.get("format") != FORMAT:
         raise UserError(f"weights={path}: was not written by vaegan_pl; give a vae_gan_model.pth of this project")
     version = content.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(
             f"weights={path}: has format {version}, this vaegan_pl reads up to {FORMAT_VERSION}; upgrade vaegan_pl"
         )
+    if version != 1 and sealed.SEAL not in content:
+        raise UserError(f"weights={path}: is damaged: its seal is missing; copy it again")
     try:
         trained_on = {key: content["trained_on"][key] for key in ("kind", "folder", "classes", "counts", "caption")}
         trained_on |= {key: content["trained_on"].get(key) for key in ("fingerprint", "training_images", "split")}
-        networks = Networks(**content["networks"])
+        with torch.device("meta"):  # sizes cost no memory until the tensors of the file are found to have them
+            networks = Networks(**content["networks"])
         for name, network in networks.named_children():
-            network.load_state_dict(content["state_dict"][name])
+            _fill(network, content["state_dict"][name])
         # Files that do not say so come from squashed images and a white of 65535.
         preprocessing = {"aspect_ratio": "squash", "white": 65535, **content["preprocessing"]}
         mixtures = content.get("mixtures")
@@ -149,3 +137,9 @@ def load(path: Path) -> SavedModel:
         return SavedModel(networks.eval(), preprocessing, trained_on, content["training"], mixtures)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"weights={path}: its contents do not fit together ({error}); copy it again") from error
+
+
+def _fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a network on the meta device its tensors, in its own precision."""
+    own = network.state_dict()
+    network.load_state_dict({k: v.to(own[k].dtype) if k in own else v for k, v in state.items()}, assign=True)

@@ -1,0 +1,132 @@
+"""Exports and the README's snippets, run by programs that know nothing of this project."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from vaegan_pl.export import export
+from vaegan_pl.model import exports, weights
+from vaegan_pl.model.networks import Networks
+
+Run = Callable[..., str | None]
+TRAINED_ON = {"kind": "phantom", "folder": "p", "classes": ["a", "b"], "counts": {}, "caption": "PHANTOMS"}
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture
+def model(tmp_path: Path, small_networks: Networks, monkeypatch: pytest.MonkeyPatch) -> weights.SavedModel:
+    """In `vae_gan_model.pth`, with running statistics that matter."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(3):
+        small_networks.decoder(torch.randn(16, 5))
+        small_networks.encoder(torch.randn(16, 1, 16, 16))
+    weights.save(Path("vae_gan_model.pth"), small_networks, {"colour": "grey"}, TRAINED_ON, {"epochs": 1})
+    return weights.load(Path("vae_gan_model.pth"))
+
+
+@pytest.mark.parametrize("file_format", ["safetensors", "onnx", "pt2"])
+def test_each_format_gives_the_outputs_of_the_model(
+    model: weights.SavedModel, run_command: Run, capfd: pytest.CaptureFixture[str], file_format: str
+) -> None:
+    assert run_command(export, "export", "weights=vae_gan_model.pth", f"format={file_format}", "output=export") is None
+    lines = [line for line in capfd.readouterr().out.splitlines() if "outputs differ from PyTorch's by" in line]
+    assert len(lines) == 2
+    assert max(float(re.findall(r"by (\S+) at most", line)[0]) for line in lines) <= 1e-4
+    assert sorted(path.name for path in Path("export").iterdir()) == [
+        f"{n}.{file_format}" for n in ("decoder", "encoder")
+    ]
+
+
+def test_files_say_what_they_are(model: weights.SavedModel, run_command: Run) -> None:
+    for file_format in ("safetensors", "onnx"):
+        options = ["weights=vae_gan_model.pth", f"format={file_format}", "output=export"]
+        assert run_command(export, "export", *options) is None
+    with safe_open("export/decoder.safetensors", "pt") as file:
+        said = json.loads(file.metadata()["vaegan_pl"])
+        assert set(file.keys()) == set(model.networks.decoder.state_dict())
+    assert said["preprocessing"]["colour"] == "grey"
+    assert said["trained_on"]["caption"] == "PHANTOMS"
+    assert "not for diagnosis" in said["what"]
+    proto = onnx.load("export/decoder.onnx")
+    assert {entry.key: json.loads(entry.value) for entry in proto.metadata_props if entry.key == "vaegan_pl"} == {
+        "vaegan_pl": said
+    }
+    assert [output.name for output in onnx.load("export/encoder.onnx").graph.output] == ["mean", "log_variance"]
+
+
+def test_an_export_that_differs_is_removed(
+    model: weights.SavedModel, run_command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(path: Path, network: nn.Module) -> Callable[[Tensor], list[Tensor]]:
+        return lambda x: [network(x) + 2e-4]
+
+    monkeypatch.setitem(exports.FORMATS, "onnx", (exports.FORMATS["onnx"][0], wrong))
+    monkeypatch.setattr(exports, "INPUTS", {"decoder": "z"})
+    output = run_command(export, "export", "weights=vae_gan_model.pth", "output=export")
+    assert output is not None
+    assert "decoder.onnx: differs from the model by 2.0e-04, more than 0.0001; removed" in output
+    assert not list(Path("export").iterdir())
+
+
+def test_differences_are_found_in_shapes_and_in_nan(small_networks: Networks) -> None:
+    decoder = small_networks.eval().decoder
+    assert exports.difference(decoder, lambda x: [decoder(x)[:1]], (5,)) == float("inf")
+    assert exports.difference(decoder, lambda x: [decoder(x) * torch.nan], (5,)) == float("inf")
+    assert exports.difference(decoder, lambda x: [decoder(x)], (5,)) == 0
+
+
+def test_a_missing_package_and_a_wrong_format(
+    model: weights.SavedModel, run_command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    output = run_command(export, "export", "weights=vae_gan_model.pth", "output=export")
+    assert output == "error: format=onnx: needs onnx; pip install 'vaegan_pl[export]'"
+    output = run_command(export, "export", "weights=vae_gan_model.pth", "format=tflite")
+    assert output == "error: format=tflite: must be one of safetensors, onnx, pt2"
+
+
+def snippet(words: str) -> str:
+    """The README's Python block with these words in it."""
+    found: list[str] = [
+        block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if words in block
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def run_alone(code: str) -> None:
+    """Run code in a process in which this project cannot be imported, and keep what it calls z and images."""
+    alone = "import sys; sys.modules['vaegan_pl'] = None\n"
+    keep = "\nimport numpy as np; np.savez('made.npz', z=np.asarray(z), images=np.asarray(images))\n"
+    subprocess.run([sys.executable, "-c", alone + code + keep], check=True)
+
+
+def made() -> tuple[Tensor, Tensor]:
+    import numpy as np
+
+    with np.load("made.npz") as file:
+        return torch.from_numpy(file["z"]), torch.from_numpy(file["images"])
+
+
+def test_the_readme_opens_a_model_with_torch_alone(model: weights.SavedModel) -> None:
+    run_alone(snippet("torch.load"))
+    z, images = made()
+    torch.testing.assert_close(images, model.networks.decoder(z).detach(), atol=1e-5, rtol=0)
+
+
+def test_the_readme_runs_the_decoder_with_onnxruntime_alone(model: weights.SavedModel, run_command: Run) -> None:
+    assert run_command(export, "export", "weights=vae_gan_model.pth", "output=export") is None
+    code = snippet("onnxruntime")
+    assert "torch" not in code
+    run_alone(code)
+    z, images = made()
+    torch.testing.assert_close(images, model.networks.decoder(z).detach(), atol=1e-5, rtol=0)

@@ -1,0 +1,316 @@
+"""Runs that are stopped anywhere and continued: they end as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from shutil import copytree, rmtree
+from typing import Any
+
+import lightning as L
+import pytest
+
+from vaegan_pl import checkpoints, sealed
+from vaegan_pl.train import train
+
+from .conftest import SMALL
+
+Run = Callable[..., str | None]
+FEW = [
+    *SMALL,
+    "data.per_class.Training=16",
+    "data.per_class.Testing=4",
+    "trainer.log_every_n_steps=2",
+    "trainer.max_epochs=3",
+    "logger=csv",
+    "callbacks.quality.n=8",
+]
+BATCHES, EPOCHS = 4, 3
+KILL = "+callbacks.kill._target_=tests.test_resume.Kill"
+
+
+class Killed(BaseException):
+    """What a process that is killed does not handle."""
+
+
+class Kill(L.Callback):
+    """Ends training at the n-th call of a hook, once."""
+
+    armed = False
+
+    def __init__(self, hook: str, n: int) -> None:
+        self.calls = 0
+
+        def count(*_: object) -> None:
+            self.calls += 1
+            if Kill.armed and self.calls == n:
+                Kill.armed = False
+                raise Killed
+
+        setattr(self, hook, count)
+
+
+class Signal(L.Callback):
+    """Sends this process a signal in the sixth batch, once."""
+
+    armed = False
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        if Signal.armed and checkpoints.trained(trainer) == 5:
+            Signal.armed = False
+            signal.raise_signal(self.number)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("resume")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("sys.argv", ["train", *FEW, "hydra.run.dir=reference"])
+        from vaegan_pl import commands
+
+        commands.run(train, "train")
+    return folder / "reference"
+
+
+@pytest.fixture(autouse=True)
+def beside_the_reference(reference: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(reference.parent)
+    yield
+    rmtree("run", ignore_errors=True)
+
+
+def stop(monkeypatch: pytest.MonkeyPatch, hook: str, n: int, *options: str) -> None:
+    """Start a run in `run` and end it at the n-th call of a hook."""
+    Kill.armed = True
+    kill = [KILL, f"+callbacks.kill.hook={hook}", f"+callbacks.kill.n={n}"]
+    monkeypatch.setattr("sys.argv", ["train", *FEW, "hydra.run.dir=run", *kill, *options])
+    from vaegan_pl import commands
+
+    with pytest.raises(Killed):
+        commands.run(train, "train")
+
+
+def contents(path: Path) -> dict[str, Any]:
+    return sealed.read(path)
+
+
+def assert_as_the_reference(run: Path, reference: Path) -> None:
+    for name in ("vae_gan_model.pth", "vae_gan_model_best.pth", "checkpoints/last.ckpt"):
+        a, b = (contents(folder / name) for folder in (run, reference))
+        for part in {*a, *b} - {sealed.SEAL, "loops", "datamodule_hyper_parameters"}:
+            assert sealed.digest(a[part]) == sealed.digest(b[part]), (name, part)
+    assert (run / "metrics.csv").read_text() == (reference / "metrics.csv").read_text()
+    pictures = sorted(path.name for path in (reference / "images").iterdir())
+    assert sorted(path.name for path in (run / "images").iterdir()) == pictures
+    for name in pictures:
+        assert (run / "images" / name).read_bytes() == (reference / "images" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("hook", "n", "every"),
+    [
+        ("on_train_batch_end", 1, 1),  # before the first checkpoint
+        ("on_train_batch_end", 3, 1),
+        ("on_train_batch_end", BATCHES, 1),
+        ("on_train_batch_end", BATCHES + 1, 1),  # the checkpoint lies between two epochs
+        ("on_train_batch_start", 2 * BATCHES + 1, 3),
+        ("on_train_epoch_end", 2, 2),
+        ("on_train_epoch_end", EPOCHS, 1),
+        ("on_validation_epoch_end", 2, 3),
+    ],
+)
+def test_a_run_stopped_anywhere_ends_as_if_it_had_not_been(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run, hook: str, n: int, every: int
+) -> None:
+    stop(monkeypatch, hook, n, f"callbacks.checkpoint.batches={every}")
+    assert run_command(train, "train", "resume=run", KILL) is None
+    assert_as_the_reference(Path("run"), reference)
+
+
+def test_a_run_can_be_stopped_again_and_again(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run
+) -> None:
+    stop(monkeypatch, "on_train_batch_end", 3, "callbacks.checkpoint.batches=1")
+    for n in (4, 1, 2):
+        Kill.armed = True
+        with pytest.raises(Killed):
+            run_command(
+                train, "train", "resume=run", KILL, "+callbacks.kill.hook=on_train_batch_end", f"+callbacks.kill.n={n}"
+            )
+    assert run_command(train, "train", "resume=run", KILL) is None
+    assert_as_the_reference(Path("run"), reference)
+
+
+def test_a_longer_run_is_the_run_that_was_always_longer(reference: Path, run_command: Run) -> None:
+    assert run_command(train, "train", *FEW, "hydra.run.dir=run", "trainer.max_epochs=2") is None
+    message = run_command(train, "train", "resume=run")
+    assert (
+        message
+        == f"error: resume={Path('run').resolve()}: is finished, after 8 batches; raise trainer.max_epochs to go on"
+    )
+    assert run_command(train, "train", "resume=run", f"trainer.max_epochs={EPOCHS}") is None
+    assert_as_the_reference(Path("run"), reference)
+
+
+def test_auto_starts_continues_and_leaves_finished_runs_alone(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run
+) -> None:
+    stop(monkeypatch, "on_train_batch_end", 6, "callbacks.checkpoint.batches=2", "resume=auto")
+    again = [*FEW, "hydra.run.dir=run", "resume=auto", "callbacks.checkpoint.batches=2", KILL]
+    assert run_command(train, "train", *again) is None
+    assert_as_the_reference(Path("run"), reference)
+    message = run_command(train, "train", *again)
+    assert message is not None
+    assert "is finished, after 12 batches" in message
+    message = run_command(train, "train", *FEW, "resume=auto")
+    assert message == "error: resume=auto: continues the run in hydra.run.dir, or starts it; set hydra.run.dir=PATH"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["resume=nowhere"], "resume=nowhere: there is no run in"),
+        (["resume=run", "model.gamma=0.5"], "was started with model.gamma=0.01, not 0.5; leave the option out"),
+        (["resume=run", "seed=3"], "was started with seed=0, not 3"),
+        (["resume=run", "data.batch_size=8"], "was started with data.batch_size=16, not 8"),
+        (["resume=run", "optimizer.decoder.lr=1e-3"], "was started with optimizer.decoder.lr=0.0003, not 0.001"),
+        (["resume=run", "model/gate=equilibrium"], "was started with model.gate"),
+        (["resume=run", "hydra.run.dir=other"], "a run is continued in its own directory"),
+        (["--multirun", "resume=run"], "resume: continues one run; leave --multirun out"),
+    ],
+)
+def test_another_run_is_not_continued(reference: Path, run_command: Run, options: list[str], words: str) -> None:
+    copytree(reference, "run")
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file() and path.suffix != ".log"}
+    message = run_command(train, "train", *options)
+    assert message is not None
+    assert words in message
+    after = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file() and path.suffix != ".log"}
+    assert after == before
+    assert not Path("other").exists()
+
+
+def test_other_images_are_not_continued_on(reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run) -> None:
+    copytree("outputs/phantoms", "run-data")
+    Kill.armed = True
+    mine = [option for option in FEW if not option.startswith("data.per_class")]
+    kill = [KILL, "+callbacks.kill.hook=on_train_batch_end", "+callbacks.kill.n=3", "callbacks.checkpoint.batches=1"]
+    with pytest.raises(Killed):
+        run_command(train, "train", *mine, "data=mri", "data.root=run-data", "hydra.run.dir=run", *kill)
+    Path("run-data").rename("moved")
+    next(Path("moved").rglob("*.png")).unlink()
+    message = run_command(train, "train", "resume=run", KILL, "data.root=moved")
+    rmtree("moved")
+    assert message is not None
+    assert "moved: holds other images, or splits them otherwise, than those this run was started on" in message
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run, number: signal.Signals
+) -> None:
+    monkeypatch.setattr(Kill, "number", number, raising=False)
+    hook = ["+callbacks.kill._target_=tests.test_resume.Signal", f"+callbacks.kill.number={int(number)}"]
+    Signal.armed = True
+    before = signal.getsignal(number)
+    assert run_command(train, "train", *FEW, *hook, "hydra.run.dir=run") == str(128 + number)
+    assert signal.getsignal(number) == before
+    log = Path("run/train.log").read_text()
+    run = Path("run").resolve()
+    assert f"stopped by {number.name} after 6 batches; continue with python -m vaegan_pl.train resume={run}" in log
+    assert run_command(train, "train", "resume=latest", hook[0], hook[1]) is None
+    assert_as_the_reference(Path("run"), reference)
+
+
+def test_another_process_trains_the_same_bits(reference: Path) -> None:
+    """With another seed of Python's hashes, and so of the order of its sets."""
+    command = [sys.executable, "-m", "vaegan_pl.train", *FEW, "hydra.run.dir=run"]
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    assert_as_the_reference(Path("run"), reference)
+
+
+def test_the_wandb_run_is_continued_under_its_own_id(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run
+) -> None:
+    stop(monkeypatch, "on_train_batch_end", 6, "callbacks.checkpoint.batches=2", "logger=default")
+    assert run_command(train, "train", "resume=run", KILL) is None
+    parts = list(Path("run/wandb").glob("offline-run-*"))
+    assert len({part.name.rpartition("-")[2] for part in parts}) == 1
+    logged = []
+    for part in sorted(parts):
+        (file,) = part.glob("*.wandb")
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        history = [record["history"]["item"] for record in map(json.loads, lines) if record["type"] == "history"]
+        logged.append([item["trainer/global_step"] for item in history if "loss/llike" in item])
+    assert [step for part in logged for step in part] == [1, 3, 5, 7, 9, 11]
+
+
+def test_a_damaged_checkpoint_is_refused_in_words(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run
+) -> None:
+    stop(monkeypatch, "on_train_batch_end", 6, "callbacks.checkpoint.batches=2")
+    checkpoint = Path("run/checkpoints/last.ckpt")
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[: len(whole) // 2])
+    message = run_command(train, "train", "resume=run", KILL)
+    assert message is not None
+    assert message.startswith(f"error: {checkpoint.resolve()}: is damaged")
+    Path("run/config.yaml").write_text("model: [")
+    message = run_command(train, "train", "resume=run", KILL)
+    assert message is not None
+    assert "config.yaml: is damaged" in message
+
+
+def test_a_configuration_from_elsewhere_starts_nothing_of_its_own(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run
+) -> None:
+    stop(monkeypatch, "on_train_batch_end", 2)
+    path = Path("run/config.yaml")
+    whole = path.read_text()
+    for target in (
+        "os.system",
+        "vaegan_pl.runs.os.system",
+        "torch.optim.adam.torch.load",
+        "lightning.pytorch.callbacks.os",
+    ):
+        path.write_text(whole.replace("vaegan_pl.callbacks.Console", target))
+        message = run_command(train, "train", "resume=run", KILL)
+        assert message is not None
+        assert f"config.yaml: names {target}, which is not part of this project; nothing was started" in message
+    path.write_text(whole.replace("torch.optim.RMSprop", "torch.optim.Adam"))
+    assert run_command(train, "train", "resume=run", KILL) is None
+
+
+def test_intervals_must_be_positive(run_command: Run) -> None:
+    message = run_command(train, "train", *FEW, "callbacks.checkpoint.minutes=0.0")
+    assert message is not None
+    assert "callbacks.checkpoint: minutes and batches must be positive" in message
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(0, "job 7_3 is requeued"), (1, "job 7_3 could not be requeued: no such job")]
+)
+def test_slurm_is_asked_to_requeue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int, words: str
+) -> None:
+    command = tmp_path / "scontrol"
+    command.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\necho no such job >&2\nexit {code}\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with caplog.at_level("WARNING"):
+        checkpoints.requeue({"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"})
+    assert (tmp_path / "asked").read_text() == "requeue 7_3\n"
+    assert words in caplog.text
+    monkeypatch.setenv("PATH", "")
+    checkpoints.requeue({"SLURM_JOB_ID": "9"})
+    assert "job 9 could not be requeued" in caplog.text

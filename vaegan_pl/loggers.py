@@ -1,0 +1,146 @@
+"""Loggers that outlive their failures: no figure stops a run because it could not be written."""
+
+import csv
+import logging
+from collections.abc import Callable
+from functools import wraps
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_only
+
+from vaegan_pl import sealed
+
+log = logging.getLogger(__name__)
+
+
+class _Rows(ExperimentWriter):
+    """The rows of `metrics.csv`: those of an earlier process stay."""
+
+    def _check_log_dir_exists(self) -> None:
+        """Nothing is deleted."""
+
+    def keep(self, before: int) -> None:
+        """Drop the rows of steps that will be made again, and a last line that was not finished."""
+        path = Path(self.metrics_file_path)
+        if path.exists():
+            lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
+            whole = "".join(line for line in lines if line.endswith("\n"))
+            rows = [row for row in csv.DictReader(StringIO(whole, newline="")) if int(row["step"]) < before]
+            self.metrics_keys = sorted({key for row in rows for key, value in row.items() if value})
+            if rows:
+                self._publish(rows)
+            else:
+                path.unlink()
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        with Path(self.metrics_file_path).open(newline="") as file:
+            self._publish(list(csv.DictReader(file)))
+
+    def _publish(self, rows: list[dict[str, str]]) -> None:
+        text = StringIO(newline="")
+        writer = csv.DictWriter(text, self.metrics_keys, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        sealed.publish(Path(self.metrics_file_path), text.getvalue().encode(), verified=False)
+
+
+class MetricsFile(CSVLogger):
+    """`metrics.csv` and `hparams.yaml`; rows that cannot be written wait until they can.
+
+    Args:
+        directory: where they go.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        super().__init__(directory, name="", version="")
+        self.told = False
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> _Rows:
+        """What holds the rows."""
+        if self._experiment is None:
+            self._experiment = _Rows(self.log_dir)
+        assert isinstance(self._experiment, _Rows)
+        return self._experiment
+
+    @rank_zero_only
+    def keep(self, before: int) -> None:
+        """Continue at a step: the rows of that step and those after it will be made again."""
+        self.experiment.keep(before)
+
+    @rank_zero_only
+    def log_hyperparams(self, *arguments: Any, **options: Any) -> None:
+        """Write `hparams.yaml`."""
+        self._try(lambda: CSVLogger.log_hyperparams(self, *arguments, **options))
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the rows that were logged since the last time."""
+        self._try(super().save)
+
+    def _try(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+            self.told = False
+        except OSError as error:
+            if not self.told:
+                log.warning("%s cannot be written (%s); its rows are kept until it can", self.log_dir, error)
+            self.told = True
+
+
+def _attempt(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, but a failure is told once and W&B then left alone."""
+
+    @wraps(method)
+    def attempt(self: "WandB", *arguments: Any, **options: Any) -> Any:
+        if not self.lost:
+            try:
+                return method(self, *arguments, **options)
+            except Exception as error:  # whatever W&B, its service process or the network do
+                self.lost = True
+                log.warning("W&B failed (%s: %s); training goes on without it", type(error).__name__, error)
+        return None
+
+    return attempt
+
+
+class WandB(WandbLogger):
+    """A W&B run that is continued under its own id, and whose failures do not stop training.
+
+    Args:
+        **options: see `lightning.pytorch.loggers.WandbLogger`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.lost = False
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """W&B's run; what does nothing, where W&B cannot be started."""
+        if self._experiment is None:
+            try:
+                return super().experiment
+            except Exception as error:  # no key, no network, no service process, no space
+                if self.lost:
+                    return _DummyExperiment()
+                log.warning("W&B cannot be started (%s: %s)", type(error).__name__, error)
+                if not self._offline:
+                    log.warning("W&B is kept offline in %s; wandb sync uploads it later", self.save_dir)
+                    self._offline = True
+                    return self.experiment
+                self.lost = True
+                return _DummyExperiment()
+        return self._experiment
+
+    log_hyperparams = rank_zero_only(_attempt(WandbLogger.log_hyperparams))
+    log_metrics = rank_zero_only(_attempt(WandbLogger.log_metrics))
+    log_image = rank_zero_only(_attempt(WandbLogger.log_image))
+    finalize = rank_zero_only(_attempt(WandbLogger.finalize))

@@ -1,0 +1,140 @@
+"""Encoder and decoder as files for other programs, each compared with the networks once it is written."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vaegan_pl import sealed
+from vaegan_pl.errors import UserError
+from vaegan_pl.model.networks import Networks
+
+TOLERANCE = 1e-4
+CHECKED = (1, 3, 16)
+"""Batches that an export is compared on; none is the one that it was traced with."""
+
+INPUTS = {"encoder": "images", "decoder": "z"}
+OUTPUTS = {"encoder": ["mean", "log_variance"], "decoder": ["images"]}
+
+Runner = Callable[[Tensor], list[Tensor]]
+
+
+def export(networks: Networks, file_format: str, directory: Path, metadata: Mapping[str, Any]) -> dict[Path, float]:
+    """Write the encoder and the decoder, with a batch of any size, and compare them with PyTorch's own outputs.
+
+    Args:
+        networks: in evaluation mode on the CPU, in float32.
+        file_format: one of `FORMATS`.
+        directory: where `encoder.SUFFIX` and `decoder.SUFFIX` go.
+        metadata: plain values, kept in each file as JSON under `vaegan_pl`.
+
+    Returns:
+        The files, each with the largest absolute difference of any output on random inputs.
+
+    Raises:
+        OSError: if a file cannot be written.
+        UserError: if a package is missing, or a file does not give PyTorch's outputs; it is removed then.
+    """
+    write, load = FORMATS[file_format]
+    written = {}
+    for name in INPUTS:
+        network, path = getattr(networks, name), directory / f"{name}.{file_format}"
+        shape = (networks.latent_dim,) if name == "decoder" else (networks.image_channels, *2 * [networks.image_size])
+        try:
+            write(network, name, shape, path, json.dumps(dict(metadata)))
+            runner = load(path, network)
+        except ModuleNotFoundError as error:
+            raise UserError(f"format={file_format}: needs {error.name}; pip install 'vaegan_pl[export]'") from error
+        written[path] = difference(network, runner, shape)
+        if not written[path] <= TOLERANCE:
+            path.unlink()
+            raise UserError(f"{path}: differs from the model by {written[path]:.1e}, more than {TOLERANCE}; removed")
+    return written
+
+
+@torch.inference_mode()
+def difference(network: nn.Module, runner: Runner, shape: tuple[int, ...]) -> float:
+    """The largest absolute difference of a network's and a runner's outputs, over random batches of several sizes."""
+    generator, largest = torch.Generator().manual_seed(0), 0.0
+    for n in CHECKED:
+        x = torch.randn(n, *shape, generator=generator)
+        expected, found = _listed(network(x)), runner(x)
+        if [tuple(each.shape) for each in found] != [tuple(each.shape) for each in expected]:
+            return float("inf")
+        differences = [(a - b).abs().max().item() for a, b in zip(expected, found, strict=True)]
+        largest = max(largest, *differences) if not np.isnan(differences).any() else float("inf")
+    return largest
+
+
+def _listed(outputs: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
+def _write_safetensors(network: nn.Module, name: str, shape: tuple[int, ...], path: Path, metadata: str) -> None:
+    from safetensors.torch import save
+
+    tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
+    sealed.publish(path, save(tensors, metadata={"vaegan_pl": metadata}))
+
+
+def _load_safetensors(path: Path, network: nn.Module) -> Runner:
+    from safetensors.torch import load_file
+
+    tensors = load_file(path)
+    return lambda x: _listed(torch.func.functional_call(network, tensors, (x,), strict=True))
+
+
+def _trace(network: nn.Module, name: str, shape: tuple[int, ...]) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=1)
+    return torch.export.export(network, (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},))
+
+
+def _write_onnx(network: nn.Module, name: str, shape: tuple[int, ...], path: Path, metadata: str) -> None:
+    import onnx
+
+    for library in ("onnxscript", "onnx_ir"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    program = torch.onnx.export(
+        _trace(network, name, shape),
+        input_names=[INPUTS[name]],
+        output_names=OUTPUTS[name],
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, {"vaegan_pl": metadata})
+    onnx.checker.check_model(proto)
+    sealed.publish(path, proto.SerializeToString())
+
+
+def _load_onnx(path: Path, network: nn.Module) -> Runner:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    return lambda x: [torch.from_numpy(each) for each in session.run(None, {given.name: x.numpy()})]
+
+
+def _write_pt2(network: nn.Module, name: str, shape: tuple[int, ...], path: Path, metadata: str) -> None:
+    buffer = BytesIO()
+    torch.export.save(_trace(network, name, shape), buffer, extra_files={"vaegan_pl": metadata})
+    sealed.publish(path, buffer.getbuffer())
+
+
+def _load_pt2(path: Path, network: nn.Module) -> Runner:
+    module = torch.export.load(path).module()
+    return lambda x: _listed(module(x))
+
+
+FORMATS: dict[str, tuple[Callable[..., None], Callable[[Path, nn.Module], Runner]]] = {
+    "safetensors": (_write_safetensors, _load_safetensors),
+    "onnx": (_write_onnx, _load_onnx),
+    "pt2": (_write_pt2, _load_pt2),
+}

@@ -1,0 +1,116 @@
+"""Continuing a run: with its own configuration, and with nothing changed that would make it another."""
+
+import re
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from vaegan_pl.commands import CONFIG, CONFIG_DIRECTORY
+from vaegan_pl.errors import UserError
+
+FIXED = ("model.", "optimizer.", "data.", "seed", "trainer.precision", "trainer.devices", "trainer.num_nodes")
+MOVABLE = frozenset({"data.root", "data.cache"})
+"""The same images may lie elsewhere; a checkpoint knows them by their pixels."""
+
+LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
+
+_LIBRARIES = re.compile(r"torch\.optim\.[A-Z]\w*|lightning\.pytorch\.(callbacks|loggers)\.[A-Z]\w*")
+
+
+def write(config: DictConfig, directory: Path) -> None:
+    """Keep a run's configuration in its directory, as it was composed."""
+    from vaegan_pl import sealed
+
+    text = OmegaConf.to_yaml(OmegaConf.merge(config, {"resume": None}))
+    sealed.publish(directory / CONFIG, text.encode())
+
+
+def read(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, bool]:
+    """The configuration that a run was started with, changed by what the command line says now.
+
+    Args:
+        directory: the run's directory.
+        composed: what Hydra composed from the command line.
+        overrides: the command line's options.
+
+    Returns:
+        The configuration, and whether its limits were changed.
+
+    Raises:
+        UserError: if it cannot be read, names what this project does not start, or would make another run of it.
+    """
+    path = directory / CONFIG
+    try:
+        stored = OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is damaged ({str(error).partition(chr(10))[0]}); start a new run") from error
+    before, now = OmegaConf.to_container(stored), OmegaConf.to_container(composed)
+    if not isinstance(before, dict) or not isinstance(now, dict) or not now.keys() <= before.keys():
+        raise UserError(f"{path}: is no configuration of a run of this version; start a new run")
+    config = deepcopy(before)
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        _take(override.key_or_group.replace("/", ".").split("."), now, config)
+    config |= {key: now[key] for key in ("directory", "output_root", "resume")}
+    known = {*_targets(now), *_shipped()}
+    for target in _targets(config):
+        if target not in known and not _LIBRARIES.fullmatch(target):
+            raise UserError(
+                f"{path}: names {target}, which is not part of this project; nothing was started; if you trust it, "
+                "give the option that names it again"
+            )
+    old, new = (_flat(OmegaConf.to_container(OmegaConf.create(each), resolve=True)) for each in (before, config))
+    fixed = (key for key in {*old, *new} if key.startswith(FIXED) and key not in MOVABLE)
+    for key in sorted(fixed, key=lambda key: (key.count("."), key)):
+        if old.get(key) != new.get(key) and (key, new.get(key)) != ("trainer.precision", "auto"):
+            raise UserError(
+                f"resume={directory}: was started with {key}={old.get(key)}, not {new.get(key)}; leave the option out, "
+                "or start a new run"
+            )
+    if config["trainer"]["precision"] == "auto":
+        config["trainer"]["precision"] = before["trainer"]["precision"]
+    return OmegaConf.create(config), any(old.get(key) != new.get(key) for key in LIMITS)
+
+
+def _take(key: list[str], source: Any, target: Any) -> None:
+    """Set what a key names to what it is in another configuration; missing values stay as they were."""
+    name = key[0]
+    if not isinstance(source, dict) or name not in source:
+        target.pop(name, None)  # an option that takes it away
+    elif key[1:]:
+        _take(key[1:], source[name], target.setdefault(name, {}))
+    elif isinstance(source[name], dict) and isinstance(target.get(name), dict):
+        earlier, target[name] = target[name], deepcopy(source[name])
+        target[name] |= {k: earlier[k] for k, value in target[name].items() if value == "???" and k in earlier}
+    elif source[name] != "???":
+        target[name] = deepcopy(source[name])
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict) or not node:
+        return {prefix: node}
+    return {
+        key: leaf for name, value in node.items() for key, leaf in _flat(value, f"{prefix}.{name}".strip(".")).items()
+    }
+
+
+def _targets(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for value in node.values():
+            yield from _targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
+
+
+def _shipped() -> set[str]:
+    """Everything that this project's own configuration names."""
+    texts = (path.read_text() for path in CONFIG_DIRECTORY.rglob("*.yaml"))
+    return {target for text in texts for target in re.findall(r"_target_: *(\S+)", text)}
