@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tests.conftest import SMALL
+from vaegan_pl import checkpoints
 from vaegan_pl.model.lightning_module import VAEGANModule
 
 FEW = [
@@ -35,6 +37,14 @@ class Witness(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, VAEGANModule)
         torch.save(dict(pl_module.model.named_parameters()), f"rank{trainer.global_rank}.pt")
+
+
+class Stop(L.Callback):
+    """Sends the first process SIGTERM in its eighth batch."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.is_global_zero and checkpoints.trained(trainer) == 7:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -170,3 +180,20 @@ def test_what_cannot_be_dealt_out_ends_with_one_message() -> None:
     output = refusal(train(*FEW, *TWO, "data.batch_size=30"))
     assert output.count("error: ") == 1
     assert "are fewer than one batch on each of 2 devices; lower data.batch_size=30" in output
+
+
+def test_two_processes_are_stopped_by_one_signal_and_end_as_if_they_had_not_been() -> None:
+    finish(train(*FEW, *TWO, "trainer.max_epochs=6", "hydra.run.dir=whole"))
+    whole = parameters("rank0.pt")
+    stopped = train(
+        *FEW, *TWO, "+callbacks.stop._target_=tests.test_devices.Stop", "trainer.max_epochs=5", "hydra.run.dir=run"
+    )
+    output = stopped.communicate(timeout=300)[0]
+    assert stopped.returncode == 143, output
+    assert "stopped by SIGTERM after 10 batches; continue with" in output
+    again = [FEW[-1], "+callbacks.stop._target_=tests.test_devices.Stop"]
+    finish(train("resume=run", *again))
+    finish(train("resume=run", *again, "trainer.max_epochs=6"))  # now it is finished, and made longer
+    assert_ranks_agree()
+    resumed = parameters("rank0.pt")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)

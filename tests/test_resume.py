@@ -314,3 +314,22 @@ def test_slurm_is_asked_to_requeue(
     monkeypatch.setenv("PATH", "")
     checkpoints.requeue({"SLURM_JOB_ID": "9"})
     assert "job 9 could not be requeued" in caplog.text
+
+
+class Vanish(L.Callback):
+    """Removes the run's directory in the sixth batch."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        if checkpoints.trained(trainer) == 5:
+            rmtree("run")
+
+
+def test_a_directory_that_vanishes_is_made_again(
+    reference: Path, run_command: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    vanish = ["+callbacks.vanish._target_=tests.test_resume.Vanish", "callbacks.checkpoint.batches=2"]
+    assert run_command(train, "train", *FEW, *vanish, "hydra.run.dir=run") is None
+    for name in ("vae_gan_model.pth", "checkpoints/last.ckpt"):
+        a, b = (contents(folder / name)["state_dict"] for folder in (Path("run"), reference))
+        assert sealed.digest(a) == sealed.digest(b)
+    assert "samples_epoch_0001.png" in caplog.text  # the picture of the first epoch is gone, and this is told

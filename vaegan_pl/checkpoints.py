@@ -27,11 +27,22 @@ EVERY = 10
 
 
 class SealedCheckpointIO(TorchCheckpointIO):
-    """Writes and reads Lightning's checkpoints as sealed files of plain containers."""
+    """Writes and reads Lightning's checkpoints as sealed files of plain containers.
+
+    Attributes:
+        failure: why the last one could not be written; None if it was. The first device alone writes, and must not
+            leave the others waiting for it.
+    """
+
+    failure: OSError | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint in one step, the earlier one standing until the new one was read back."""
-        sealed.write(Path(path), {"format": FORMAT, "format_version": FORMAT_VERSION, **checkpoint})
+        self.failure = None
+        try:
+            sealed.write(Path(path), {"format": FORMAT, "format_version": FORMAT_VERSION, **checkpoint})
+        except OSError as error:
+            self.failure = error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """See `read`."""
@@ -143,12 +154,12 @@ class Checkpoint(L.Callback):
     def _save(self, trainer: L.Trainer, must: bool) -> None:
         for logger in trainer.loggers:
             logger.save()
-        try:
-            trainer.save_checkpoint(self.path)
-        except OSError as error:
+        trainer.save_checkpoint(self.path)
+        files = trainer.strategy.checkpoint_io
+        if isinstance(files, SealedCheckpointIO) and files.failure is not None:
             if must:
-                raise
-            log.warning("no checkpoint could be written (%s); training goes on, and tries again", error)
+                raise files.failure
+            log.warning("no checkpoint could be written (%s); training goes on, and tries again", files.failure)
         self.saved, self.saved_at = monotonic(), trained(trainer)
 
     def _leave(self, trainer: L.Trainer, done: int) -> None:

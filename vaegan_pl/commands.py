@@ -64,6 +64,9 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
     def one_message() -> Iterator[None]:
         try:
             yield
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            sys.exit(130)
         except Exception as error:
             if asked == "1" or not _is_mistake(error):
                 raise

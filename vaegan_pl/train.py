@@ -93,13 +93,16 @@ def refuse_finished(checkpoint: Path, directory: Path, longer: bool) -> bool:
     Raises:
         UserError: if the run is finished and its limits stand as they were, or the checkpoint cannot be used.
     """
+    from lightning.pytorch.utilities import rank_zero_only
+
     from vaegan_pl.checkpoints import Checkpoint, read
 
     if not checkpoint.exists():
         log.warning("%s was stopped before its first checkpoint, and starts again", directory)
         return False
     content = read(checkpoint)
-    if content["callbacks"][Checkpoint.__qualname__]["finished"] and not longer:
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # which may have noted a new limit already
+    if first and content["callbacks"][Checkpoint.__qualname__]["finished"] and not longer:
         raise UserError(
             f"resume={directory}: is finished, after {content['global_step']} batches; "
             "raise trainer.max_epochs to go on"

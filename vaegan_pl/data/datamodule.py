@@ -216,7 +216,7 @@ class ImageFolders(L.LightningDataModule):
         self.cache = Path(str(cache))
         self.seed = seed
         self._copies: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        self._had = 0
+        self._start = 0, 0
 
     def setup(self, stage: str | None = None) -> None:
         """Read the folder.
@@ -277,15 +277,16 @@ class ImageFolders(L.LightningDataModule):
         """Shuffled full batches of augmented images, one image of each group in every epoch."""
         dataset = self._dataset("train", self.augmentation)
         _, rank, devices = self._place()
-        epoch, batches = divmod(self._had, max(1, len(dataset) // devices // self.batch_size))
-        sampler = EpochSampler(len(dataset), self.seed, rank, devices, start=(epoch, batches * self.batch_size))
+        epoch, batch = self._start
+        sampler = EpochSampler(len(dataset), self.seed, rank, devices, start=(epoch, batch * self.batch_size))
         return DataLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, collate_fn=_as_it_is)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs: how many batches were trained on, and of which images."""
+        """What a checkpoint needs: the place in the order of batches, and of which images it is."""
         assert self.trainer is not None
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
-        return {"batches": batches, "order": self.collection.order()}
+        epoch, batch = divmod(batches, int(self.trainer.num_training_batches))
+        return {"epoch": epoch, "batch": batch, "order": self.collection.order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue after the batches of a checkpoint.
@@ -298,14 +299,15 @@ class ImageFolders(L.LightningDataModule):
                 f"{self.root}: holds other images, or splits them otherwise, than those this run was started on; "
                 "restore them, or start a new run"
             )
-        self._had = state_dict["batches"]
+        self._start = state_dict["epoch"], state_dict["batch"]
 
     def files_of_batch(self, batch: int) -> list[Path]:
         """The files of a training batch, counted from 0 over all epochs and devices, for messages."""
         dataset = self._dataset("train", self.augmentation)
         devices = self._place()[2]
         sampler = EpochSampler(len(dataset), self.seed)
-        epoch, batch = divmod(batch, len(dataset) // devices // self.batch_size)
+        assert self.trainer is not None
+        epoch, batch = divmod(batch, int(self.trainer.num_training_batches))
         sampler.set_epoch(epoch)
         size = self.batch_size * devices
         numbers = list(sampler)[batch * size : (batch + 1) * size]

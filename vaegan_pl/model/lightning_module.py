@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -198,7 +199,10 @@ class VAEGANModule(L.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         listing = Path(self.trainer.default_root_dir) / f"lost_in_batch_{number + 1}.txt"
         if self.trainer.is_global_zero and data is not None:
-            listing.write_text("".join(f"{path}\n" for path in data.files_of_batch(number)), errors="surrogateescape")
+            with suppress(OSError):  # the message matters more
+                listing.write_text(
+                    "".join(f"{path}\n" for path in data.files_of_batch(number)), errors="surrogateescape"
+                )
         raise UserError(
             f"{', '.join(names)} not finite in batch {number + 1} of the run, epoch "
             f"{number // int(self.trainer.num_training_batches) + 1}; training stopped, models and checkpoints saved "
