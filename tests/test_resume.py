@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from typing import Any
 import lightning as L
 import pytest
 
-from vaegan_pl import checkpoints, sealed
+from vaegan_pl import checkpoints, runs, sealed
+from vaegan_pl.loggers import MetricsFile
 from vaegan_pl.train import train
 
 from .conftest import SMALL
@@ -41,7 +43,7 @@ class Kill(L.Callback):
 
     armed = False
 
-    def __init__(self, hook: str, n: int) -> None:
+    def __init__(self, hook: str = "on_train_batch_end", n: int = 1) -> None:
         self.calls = 0
 
         def count(*_: object) -> None:
@@ -154,7 +156,7 @@ def test_a_longer_run_is_the_run_that_was_always_longer(reference: Path, run_com
     message = run_command(train, "train", "resume=run")
     assert (
         message
-        == f"error: resume={Path('run').resolve()}: is finished, after 8 batches; raise trainer.max_epochs to go on"
+        == f"error: resume={Path('run').resolve()}: is finished, after 8 batches; raise trainer.max_epochs=2 to go on"
     )
     assert run_command(train, "train", "resume=run", f"trainer.max_epochs={EPOCHS}") is None
     assert_as_the_reference(Path("run"), reference)
@@ -291,6 +293,79 @@ def test_a_configuration_from_elsewhere_starts_nothing_of_its_own(
     assert run_command(train, "train", "resume=run", KILL) is None
 
 
+def test_what_a_configuration_hides_is_refused(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run
+) -> None:
+    stop(monkeypatch, "on_train_batch_end", 2)
+    path = Path("run/config.yaml")
+    hidden = "${oc.create:{_target_: pathlib.Path.touch, self: executed}}"
+    path.write_text(path.read_text().replace("callbacks:", f"callbacks:\n  x: '{hidden}'", 1))
+    message = run_command(train, "train", "resume=run", KILL)
+    assert message is not None
+    assert "which this project did not write; nothing was started" in message
+    assert not Path("executed").exists()
+
+
+def test_an_extension_that_was_killed_is_resumed(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run
+) -> None:
+    assert run_command(train, "train", *FEW, "hydra.run.dir=run", "trainer.max_epochs=2", KILL) is None
+    Kill.armed = True
+    kill = [KILL, "+callbacks.kill.hook=on_train_batch_end", "+callbacks.kill.n=1"]
+    with pytest.raises(Killed):
+        run_command(train, "train", "resume=run", *kill, f"trainer.max_epochs={EPOCHS}")
+    assert run_command(train, "train", "resume=run", KILL) is None
+    assert_as_the_reference(Path("run"), reference)
+
+
+def test_two_processes_do_not_train_in_one_directory(reference: Path, run_command: Run) -> None:
+    copytree(reference, "run")
+    held = runs.lock(Path("run"))
+    assert held is not None
+    message = run_command(train, "train", "resume=run", "trainer.max_epochs=4")
+    os.close(held)
+    assert message == f"error: {Path('run').resolve()}: another process is training in it; wait for it, or stop it"
+
+
+def test_paths_with_spaces_quotes_and_a_home(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run
+) -> None:
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    short = [*FEW, "trainer.max_epochs=1", "callbacks.quality.n=0"]
+    assert run_command(train, "train", *short, "resume=auto", "hydra.run.dir='run/its γ=1'") is None
+    message = run_command(train, "train", *short, "resume=auto", "hydra.run.dir='run/its γ=1'")
+    assert message is not None
+    assert "run/its γ=1: is finished" in message
+    message = run_command(train, "train", "resume=~/run/its γ=1")
+    assert message is not None
+    assert "run/its γ=1: is finished" in message
+
+
+def test_rows_that_a_full_disk_cut_off_are_written_whole_later(tmp_path: Path) -> None:
+    logger = MetricsFile(tmp_path)
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.save()
+    path = tmp_path / "metrics.csv"
+    logger.log_metrics({"a": 2.0}, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 2, limits[1]))
+    try:
+        logger.save()
+        assert path.read_text().splitlines() == ["a,step", "1.0,0"]
+        logger.log_metrics({"b": 3.0}, 2)
+        logger.save()
+        assert path.read_text().splitlines() == ["a,step", "1.0,0"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    logger.save()
+    assert path.read_text().splitlines() == ["a,b,step", "1.0,,0", "2.0,,1", ",3.0,2"]
+    path.write_text(path.read_text() + "9.9,1")
+    logger.keep(before=2)
+    assert path.read_text().splitlines() == ["a,step", "1.0,0", "2.0,1"]
+
+
 def test_intervals_must_be_positive(run_command: Run) -> None:
     message = run_command(train, "train", *FEW, "callbacks.checkpoint.minutes=0.0")
     assert message is not None
@@ -325,11 +400,13 @@ class Vanish(L.Callback):
 
 
 def test_a_directory_that_vanishes_is_made_again(
-    reference: Path, run_command: Run, caplog: pytest.LogCaptureFixture
+    reference: Path, run_command: Run, capfd: pytest.CaptureFixture[str]
 ) -> None:
     vanish = ["+callbacks.vanish._target_=tests.test_resume.Vanish", "callbacks.checkpoint.batches=2"]
     assert run_command(train, "train", *FEW, *vanish, "hydra.run.dir=run") is None
     for name in ("vae_gan_model.pth", "checkpoints/last.ckpt"):
         a, b = (contents(folder / name)["state_dict"] for folder in (Path("run"), reference))
         assert sealed.digest(a) == sealed.digest(b)
-    assert "samples_epoch_0001.png" in caplog.text  # the picture of the first epoch is gone, and this is told
+    assert (
+        "samples_epoch_0001.png" in capfd.readouterr().out
+    )  # the picture of the first epoch is gone, and this is told

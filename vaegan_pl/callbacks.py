@@ -302,13 +302,12 @@ class ModelFile(L.Callback):
     @rank_zero_only
     def _save(self, trainer: L.Trainer, pl_module: VAEGANModule) -> None:
         kid = float(trainer.callback_metrics.get("validation/kid", torch.inf))
-        paths = [self.path]
+        with _outlived(self.path.name):
+            self._write(self.path, trainer, pl_module)
         if kid < self.lowest:
-            self.lowest = kid
-            paths.append(self.best)
-        for path in paths:
-            with _outlived(path.name):
-                self._write(path, trainer, pl_module)
+            with _outlived(self.best.name):
+                self._write(self.best, trainer, pl_module)
+                self.lowest = kid
 
     def _write(self, path: Path, trainer: L.Trainer, pl_module: VAEGANModule) -> None:
         model, source = pl_module.model, _data(trainer).source

@@ -81,12 +81,15 @@ class Checkpoint(L.Callback):
         path: the checkpoint.
         minutes: the longest between two of them.
         batches: likewise in batches; None for no such limit.
+        limits: what training ends at, by name, for the record of a run that is finished.
 
     Raises:
         ValueError: if an interval is not positive.
     """
 
-    def __init__(self, path: str | Path, minutes: float, batches: int | None) -> None:
+    def __init__(
+        self, path: str | Path, minutes: float, batches: int | None, limits: Mapping[str, int | str | None]
+    ) -> None:
         if minutes <= 0 or (batches is not None and batches < 1):
             raise ValueError("callbacks.checkpoint: minutes and batches must be positive")
         self.path = Path(path)
@@ -94,11 +97,12 @@ class Checkpoint(L.Callback):
         self.batches = batches
         self.saved = self.saved_at = 0.0
         self.signal: signal.Signals | None = None
+        self.limits = dict(limits)
         self.finished = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether training came to its end."""
-        return {"finished": self.finished}
+        """The limits that training ended at; None before it did."""
+        return {"finished": self.limits if self.finished else None}
 
     def _notice(self, number: int, _: FrameType | None) -> None:
         if self.signal == number == signal.SIGINT:
@@ -131,11 +135,11 @@ class Checkpoint(L.Callback):
         if trainer.world_size == 1 or done % EVERY == 0:
             due = monotonic() - self.saved >= 60 * self.minutes
             due |= self.batches is not None and done - self.saved_at >= self.batches
-            due, self.signal = trainer.strategy.broadcast((due or self.signal is not None, self.signal))
-            if due and done > self.saved_at:
-                self._save(trainer, must=self.signal is not None)
-            if self.signal is not None:
-                self._leave(trainer, done)
+            due, told = trainer.strategy.broadcast((due, self.signal))  # one that comes meanwhile waits for the next
+            if (due or told is not None) and done > self.saved_at:
+                self._save(trainer, must=told is not None)
+            if told is not None:
+                self._leave(trainer, done, told)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save for good."""
@@ -162,19 +166,19 @@ class Checkpoint(L.Callback):
             log.warning("no checkpoint could be written (%s); training goes on, and tries again", files.failure)
         self.saved, self.saved_at = monotonic(), trained(trainer)
 
-    def _leave(self, trainer: L.Trainer, done: int) -> None:
-        assert self.signal is not None
+    def _leave(self, trainer: L.Trainer, done: int, told: signal.Signals) -> None:
         directory = self.path.parent.parent
         if trainer.is_global_zero:
             log.warning(
                 "stopped by %s after %d batches; continue with python -m vaegan_pl.train resume=%s",
-                self.signal.name,
+                told.name,
                 done,
                 directory,
             )
-            if self.signal == signal.SIGUSR1:
+            if told == signal.SIGUSR1:
                 requeue(os.environ)
-        raise SystemExit(128 + self.signal)
+        # Lightning kills the first process once another has ended with an error.
+        raise SystemExit(128 + told if trainer.is_global_zero else 0)
 
 
 def trained(trainer: L.Trainer) -> int:

@@ -52,13 +52,13 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
         sys.exit(f"error: {config_name} has no sweeps; start it without --multirun, once for each output")
     asked = os.environ.get("HYDRA_FULL_ERROR", "0")
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no reason for tracebacks
+    sys.argv[1:] = [re.sub("=~(?=/|$)", f"={Path.home()}", argument) for argument in sys.argv[1:]]  # no shell does it
     try:
         sys.argv[1:] = _in_its_own_directory(sys.argv[1:])
     except UserError as error:
         sys.exit(f"error: {error}")
     if any(os.environ.get(name, "0") not in ("", "0") for name in RANKS):
         sys.argv += ["hydra.run.dir=.", "hydra/job_logging=stdout"]
-    sys.argv[1:] = [re.sub("=~(?=/|$)", f"={Path.home()}", argument) for argument in sys.argv[1:]]  # no shell does it
 
     @contextmanager
     def one_message() -> Iterator[None]:
@@ -98,26 +98,27 @@ def _in_its_own_directory(arguments: list[str]) -> list[str]:
     Raises:
         UserError: if there is no such run, or in a sweep.
     """
-    options = {name: value.strip("'\"") for name, _, value in (argument.partition("=") for argument in arguments)}
+    given = {name.lstrip("+"): argument for argument in arguments for name in [argument.partition("=")[0]]}
+    options = {name: argument.partition("=")[2].strip("'\"") for name, argument in given.items()}
     wanted, directory = options.get("resume", "null"), options.get("hydra.run.dir")
     if wanted == "null":
         return arguments
-    if {"--multirun", "-m"} & options.keys():
+    if {"--multirun", "-m"} & options.keys() or options.get("hydra.mode") == "MULTIRUN":
         raise UserError("resume: continues one run; leave --multirun out")
     if wanted == "auto":
-        if directory is None:
+        if directory is None or "${" in directory:
             raise UserError("resume=auto: continues the run in hydra.run.dir, or starts it; set hydra.run.dir=PATH")
         found = Path(directory)
     else:
         found = Path(options.get("output_root", "outputs"), "latest") if wanted == "latest" else Path(wanted)
         if directory is not None and Path(directory).resolve() != found.resolve():
             raise UserError("hydra.run.dir: a run is continued in its own directory; leave it out")
-    kept = [argument for argument in arguments if not argument.startswith(("resume=", "hydra.run.dir="))]
+    kept = [argument for argument in arguments if argument not in (given["resume"], given.get("hydra.run.dir"))]
     if (found / CONFIG).is_file():
         quoted = "'" + str(found.resolve()).replace("'", "\\'") + "'"
         return [*kept, f"resume={quoted}", f"hydra.run.dir={quoted}"]
     if wanted == "auto":
-        return [*kept, f"hydra.run.dir={directory}"]
+        return [*kept, given["hydra.run.dir"]]
     raise UserError(f"resume={wanted}: there is no run in {found.resolve()}; give a directory that holds {CONFIG}")
 
 

@@ -2,7 +2,8 @@
 
 import csv
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from io import StringIO
 from pathlib import Path
@@ -25,28 +26,54 @@ class _Rows(ExperimentWriter):
         """Nothing is deleted."""
 
     def keep(self, before: int) -> None:
-        """Drop the rows of steps that will be made again, and a last line that was not finished."""
+        """Drop the rows of steps that will be made again, and whatever was not finished."""
+        rows = [row for row in self._rows() if row.get("step", "").isdigit() and int(row["step"]) < before]
+        self.metrics_keys = sorted({key for row in rows for key, value in row.items() if value})
+        if rows:
+            sealed.publish(Path(self.metrics_file_path), self._text(self.metrics_keys, rows, header=True))
+        else:
+            Path(self.metrics_file_path).unlink(missing_ok=True)
+
+    def save(self) -> None:
+        """Append the rows that were logged since the last time, or none of them.
+
+        Raises:
+            OSError: if they cannot be written; the file then stays as it was, and the rows wait.
+        """
+        if not self.metrics:
+            return
+        path, keys = (
+            Path(self.metrics_file_path),
+            sorted({*self.metrics_keys, *(key for row in self.metrics for key in row)}),
+        )
+        if keys != self.metrics_keys or not path.exists():
+            sealed.publish(path, self._text(keys, [*self._rows(), *self.metrics], header=True))
+        else:
+            size = path.stat().st_size
+            try:
+                with path.open("ab") as file:
+                    file.write(self._text(keys, self.metrics, header=False))
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                os.truncate(path, size)
+                raise
+        self.metrics_keys, self.metrics = keys, []
+
+    def _rows(self) -> list[dict[str, str]]:
+        """The rows of the file, but for a last line that was not finished."""
         path = Path(self.metrics_file_path)
-        if path.exists():
-            lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
-            whole = "".join(line for line in lines if line.endswith("\n"))
-            rows = [row for row in csv.DictReader(StringIO(whole, newline="")) if int(row["step"]) < before]
-            self.metrics_keys = sorted({key for row in rows for key, value in row.items() if value})
-            if rows:
-                self._publish(rows)
-            else:
-                path.unlink()
+        lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True) if path.exists() else []
+        return list(csv.DictReader(StringIO("".join(line for line in lines if line.endswith("\n")), newline="")))
 
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        with Path(self.metrics_file_path).open(newline="") as file:
-            self._publish(list(csv.DictReader(file)))
-
-    def _publish(self, rows: list[dict[str, str]]) -> None:
+    @staticmethod
+    def _text(keys: Sequence[str], rows: Sequence[Mapping[str, object]], header: bool) -> bytes:
         text = StringIO(newline="")
-        writer = csv.DictWriter(text, self.metrics_keys, extrasaction="ignore")
-        writer.writeheader()
+        writer = csv.DictWriter(text, keys, extrasaction="ignore")
+        if header:
+            writer.writeheader()
         writer.writerows(rows)
-        sealed.publish(Path(self.metrics_file_path), text.getvalue().encode(), verified=False)
+        return text.getvalue().encode()
 
 
 class MetricsFile(CSVLogger):
@@ -72,7 +99,7 @@ class MetricsFile(CSVLogger):
     @rank_zero_only
     def keep(self, before: int) -> None:
         """Continue at a step: the rows of that step and those after it will be made again."""
-        self.experiment.keep(before)
+        self._try(lambda: self.experiment.keep(before))
 
     @rank_zero_only
     def log_hyperparams(self, *arguments: Any, **options: Any) -> None:

@@ -14,11 +14,23 @@ from yaml import YAMLError
 from vaegan_pl.commands import CONFIG, CONFIG_DIRECTORY
 from vaegan_pl.errors import UserError
 
-FIXED = ("model.", "optimizer.", "data.", "seed", "trainer.precision", "trainer.devices", "trainer.num_nodes")
+FIXED = (
+    "model.",
+    "optimizer.",
+    "data.",
+    "seed",
+    "trainer.precision",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.sync_batchnorm",
+    "trainer.limit_train_batches",
+    "trainer.overfit_batches",
+)
 MOVABLE = frozenset({"data.root", "data.cache"})
 """The same images may lie elsewhere; a checkpoint knows them by their pixels."""
 
-LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
+_REFERENCE = re.compile(r"\$\{(hydra:runtime\.output_dir|[\w.]+)\}")
+"""To another option; whatever else can stand there might make one."""
 
 _LIBRARIES = re.compile(r"torch\.optim\.[A-Z]\w*|lightning\.pytorch\.(callbacks|loggers)\.[A-Z]\w*")
 
@@ -31,16 +43,13 @@ def write(config: DictConfig, directory: Path) -> None:
     sealed.publish(directory / CONFIG, text.encode())
 
 
-def read(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, bool]:
+def read(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration that a run was started with, changed by what the command line says now.
 
     Args:
         directory: the run's directory.
         composed: what Hydra composed from the command line.
         overrides: the command line's options.
-
-    Returns:
-        The configuration, and whether its limits were changed.
 
     Raises:
         UserError: if it cannot be read, names what this project does not start, or would make another run of it.
@@ -56,7 +65,10 @@ def read(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> tup
     config = deepcopy(before)
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         _take(override.key_or_group.replace("/", ".").split("."), now, config)
-    config |= {key: now[key] for key in ("directory", "output_root", "resume")}
+    config |= {key: now[key] for key in ("directory", "resume")}
+    for text in _texts(before):
+        if "${" in _REFERENCE.sub("", text):
+            raise UserError(f"{path}: holds {text}, which this project did not write; nothing was started")
     known = {*_targets(now), *_shipped()}
     for target in _targets(config):
         if target not in known and not _LIBRARIES.fullmatch(target):
@@ -74,7 +86,7 @@ def read(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> tup
             )
     if config["trainer"]["precision"] == "auto":
         config["trainer"]["precision"] = before["trainer"]["precision"]
-    return OmegaConf.create(config), any(old.get(key) != new.get(key) for key in LIMITS)
+    return OmegaConf.create(config)
 
 
 def _take(key: list[str], source: Any, target: Any) -> None:
@@ -89,6 +101,16 @@ def _take(key: list[str], source: Any, target: Any) -> None:
         target[name] |= {k: earlier[k] for k, value in target[name].items() if value == "???" and k in earlier}
     elif source[name] != "???":
         target[name] = deepcopy(source[name])
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        node = [*node.keys(), *node.values()]
+    if isinstance(node, list):
+        for value in node:
+            yield from _texts(value)
+    elif isinstance(node, str):
+        yield node
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:

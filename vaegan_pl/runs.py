@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from pathlib import Path
 
 from vaegan_pl.errors import UserError
@@ -10,6 +11,34 @@ log = logging.getLogger(__name__)
 
 TRACES = ("vae_gan_model.pth", "checkpoints", "metrics.csv", "config.yaml")
 """What a run writes; a directory with any of them holds a run."""
+
+
+_UNFINISHED = re.compile(r"\..+\.(pth|ckpt|csv|yaml|png)\.\d+")
+
+
+def lock(directory: Path) -> int | None:
+    """Hold a run's directory against other processes until the descriptor is closed, or this process ends.
+
+    Returns:
+        The descriptor; None where directories cannot be locked.
+
+    Raises:
+        UserError: if another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    held = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(held)
+        raise UserError(f"{directory}: another process is training in it; wait for it, or stop it") from error
+    except OSError:  # some network file systems
+        os.close(held)
+        return None
+    return held
 
 
 def claim(directory: Path, output_root: Path) -> None:
@@ -35,8 +64,10 @@ def reclaim(directory: Path, output_root: Path) -> None:
         directory: the run's directory.
         output_root: where `latest` stands.
     """
-    for unfinished in directory.rglob(".*.[0-9]*"):
-        unfinished.unlink(missing_ok=True)
+    for folder in (directory, directory / "checkpoints", directory / "images"):
+        for unfinished in folder.glob(".*"):
+            if _UNFINISHED.fullmatch(unfinished.name):
+                unfinished.unlink(missing_ok=True)
     point_latest(directory, output_root)
 
 

@@ -117,6 +117,12 @@ def publish(path: Path, data: bytes | memoryview, verified: bool = True) -> None
         if verified and unfinished.read_bytes() != data:
             raise OSError(errno.EIO, "reads back otherwise than it was written")
         unfinished.replace(path)
+        if verified and os.name == "posix":
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:

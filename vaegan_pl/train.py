@@ -36,7 +36,7 @@ def train(config: DictConfig) -> None:
     directory, checkpoint = Path(config.directory), None
     if config.resume is not None:
         directory = Path(config.resume)
-        config, longer = resume.read(directory, config, HydraConfig.get().overrides.task)
+        config = resume.read(directory, config, HydraConfig.get().overrides.task)
         checkpoint = directory / "checkpoints" / "last.ckpt"
     refuse_unsupported(config)
     import lightning as L
@@ -56,11 +56,11 @@ def train(config: DictConfig) -> None:
     data: ImageFolders = instantiate(config.data, _convert_="all")
     model, optimizers = (instantiate(part, _convert_="all") for part in (config.model, config.optimizer))
     module = VAEGANModule(model, optimizers, config.seed, config.on_nan)
-    if checkpoint is not None and not refuse_finished(checkpoint, directory, longer):
+    if checkpoint is not None and not refuse_finished(checkpoint, config):
         checkpoint = None
     config.run_id = config.run_id or secrets.token_hex(4)
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
-    exit_code = 1
+    exit_code, held = 1, None
     try:
         loggers = list((instantiate(config.logger, _convert_="all") or {}).values())
         callbacks = list((instantiate(config.callbacks, _convert_="all") or {}).values())
@@ -77,6 +77,7 @@ def train(config: DictConfig) -> None:
             data.prepare_data()
             data.setup("fit")
         if trainer.is_global_zero:
+            held = runs.lock(directory)
             (runs.claim if config.resume is None else runs.reclaim)(directory, Path(config.output_root))
             resume.write(config, directory)
         for logger in loggers:
@@ -85,27 +86,27 @@ def train(config: DictConfig) -> None:
         exit_code = 0
     finally:
         finish_wandb(exit_code)
+        if held is not None:
+            os.close(held)
 
 
-def refuse_finished(checkpoint: Path, directory: Path, longer: bool) -> bool:
+def refuse_finished(checkpoint: Path, config: DictConfig) -> bool:
     """Whether there is a checkpoint to continue from; a run that was stopped before its first begins again.
 
     Raises:
         UserError: if the run is finished and its limits stand as they were, or the checkpoint cannot be used.
     """
-    from lightning.pytorch.utilities import rank_zero_only
-
     from vaegan_pl.checkpoints import Checkpoint, read
 
     if not checkpoint.exists():
-        log.warning("%s was stopped before its first checkpoint, and starts again", directory)
+        log.warning("%s was stopped before its first checkpoint, and starts again", config.resume)
         return False
     content = read(checkpoint)
-    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # which may have noted a new limit already
-    if first and content["callbacks"][Checkpoint.__qualname__]["finished"] and not longer:
+    limits = content["callbacks"][Checkpoint.__qualname__]["finished"]
+    if limits is not None and all(config.trainer[name] == value for name, value in limits.items()):
+        ended = ", ".join(f"trainer.{name}={value}" for name, value in limits.items() if value not in (None, -1))
         raise UserError(
-            f"resume={directory}: is finished, after {content['global_step']} batches; "
-            "raise trainer.max_epochs to go on"
+            f"resume={config.resume}: is finished, after {content['global_step']} batches; raise {ended} to go on"
         )
     return True
 

@@ -286,14 +286,16 @@ class ImageFolders(L.LightningDataModule):
         assert self.trainer is not None
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
         epoch, batch = divmod(batches, int(self.trainer.num_training_batches))
-        return {"epoch": epoch, "batch": batch, "order": self.collection.order()}
+        return {"epoch": epoch, "batch": batch, "devices": self._place()[2], "order": self.collection.order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue after the batches of a checkpoint.
 
         Raises:
-            UserError: if the images are others.
+            UserError: if the images are others, or dealt out otherwise.
         """
+        if state_dict["devices"] != self._place()[2]:
+            raise UserError(f"trainer.devices: this run was started on {state_dict['devices']}; take as many")
         if state_dict["order"] != self.collection.order():
             raise UserError(
                 f"{self.root}: holds other images, or splits them otherwise, than those this run was started on; "
