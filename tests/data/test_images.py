@@ -144,3 +144,16 @@ def test_a_few_bytes_that_claim_gigabytes_are_refused_by_their_size(
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(UNREADABLE, match="pixels"):
         read_grey(path, 65535)
+
+
+def test_whatever_a_decoder_raises_is_among_what_callers_catch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Pillow does for a TIFF without dimensions: a TypeError."""
+    path = tmp_path / "a.tif"
+    Image.new("L", (8, 8)).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(struct.pack("<HHI", 256, 4, 1), struct.pack("<HHI", 65000, 4, 1), 1))
+    with pytest.raises(UNREADABLE):
+        read_grey(path, 65535)
+    monkeypatch.setattr(Image, "open", lambda _: (_ for _ in ()).throw(KeyError("tag")))
+    with pytest.raises(ValueError, match="not an image that can be read: 'tag'"):
+        read_grey(path, 65535)

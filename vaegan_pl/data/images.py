@@ -47,13 +47,18 @@ def read_grey(path: Path, white: int) -> Grey:
     """
     if path.suffix.lower() in dicom.SUFFIXES:
         return dicom.read_slice(path)
-    with Image.open(path) as image:
-        if image.width * image.height > dicom.MOST_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels, more than {dicom.MOST_PIXELS}")
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format != "MPO":  # a camera's JPEG with previews
-            raise ValueError(f"holds {frames} pictures; save each as a file of its own")
-        return _grey(ImageOps.exif_transpose(image), white)
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > dicom.MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels, more than {dicom.MOST_PIXELS}")
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":  # a camera's JPEG with previews
+                raise ValueError(f"holds {frames} pictures; save each as a file of its own")
+            return _grey(ImageOps.exif_transpose(image), white)
+    except UNREADABLE:
+        raise
+    except Exception as error:  # a damaged file can make the decoder raise anything
+        raise ValueError(f"not an image that can be read: {error}") from error
 
 
 def _grey(image: Image.Image, white: int) -> Grey:
