@@ -27,11 +27,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch.trainer.connectors.accelerator_connector  # noqa: F401
 import numpy as np
 import torch
-import torchmetrics.image  # noqa: F401
-import torchvision  # noqa: F401
 from PIL import Image
 from tqdm import tqdm
 

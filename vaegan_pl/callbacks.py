@@ -256,6 +256,7 @@ class ModelFile(L.Callback):
         self.path = Path(path)
         self.best = Path(best)
         self.lowest = float("inf")
+        self.stale = True
 
     def state_dict(self) -> dict[str, Any]:
         """The lowest KID seen."""
@@ -284,7 +285,8 @@ class ModelFile(L.Callback):
         """
         assert isinstance(pl_module, VAEGANModule)
         found: dict[int, ClassMixtures] = {}
-        self._write(self.path, trainer, pl_module)  # a full disk may have kept the last epoch's from being written
+        if self.stale:  # a full disk kept the last epoch's from being written
+            self._write(self.path, trainer, pl_module)
         for path in filter(Path.exists, (self.best, self.path)):
             model = weights.load(path)
             batches, networks = model.training["batches"], model.networks.to(pl_module.device)
@@ -302,8 +304,10 @@ class ModelFile(L.Callback):
     @rank_zero_only
     def _save(self, trainer: L.Trainer, pl_module: VAEGANModule) -> None:
         kid = float(trainer.callback_metrics.get("validation/kid", torch.inf))
+        self.stale = True
         with _outlived(self.path.name):
             self._write(self.path, trainer, pl_module)
+            self.stale = False
         if kid < self.lowest:
             with _outlived(self.best.name):
                 self._write(self.best, trainer, pl_module)

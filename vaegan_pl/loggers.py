@@ -42,10 +42,8 @@ class _Rows(ExperimentWriter):
         """
         if not self.metrics:
             return
-        path, keys = (
-            Path(self.metrics_file_path),
-            sorted({*self.metrics_keys, *(key for row in self.metrics for key in row)}),
-        )
+        path = Path(self.metrics_file_path)
+        keys = sorted({*self.metrics_keys, *(key for row in self.metrics for key in row)})
         if keys != self.metrics_keys or not path.exists():
             sealed.publish(path, self._text(keys, [*self._rows(), *self.metrics], header=True))
         else:
@@ -152,20 +150,20 @@ class WandB(WandbLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         """W&B's run; what does nothing, where W&B cannot be started."""
-        if self._experiment is None:
-            try:
-                return super().experiment
-            except Exception as error:  # no key, no network, no service process, no space
-                if self.lost:
-                    return _DummyExperiment()
-                log.warning("W&B cannot be started (%s: %s)", type(error).__name__, error)
-                if not self._offline:
-                    log.warning("W&B is kept offline in %s; wandb sync uploads it later", self.save_dir)
-                    self._offline = True
-                    return self.experiment
-                self.lost = True
-                return _DummyExperiment()
-        return self._experiment
+        if self._experiment is not None:
+            return self._experiment
+        if self.lost:
+            return _DummyExperiment()
+        try:
+            return super().experiment
+        except Exception as error:  # no key, no network, no service process, no space
+            log.warning("W&B cannot be started (%s: %s)", type(error).__name__, error)
+        if self._offline:
+            self.lost = True
+        else:
+            log.warning("W&B is kept offline in %s; wandb sync uploads it later", self.save_dir)
+            self._offline = True
+        return self.experiment
 
     log_hyperparams = rank_zero_only(_attempt(WandbLogger.log_hyperparams))
     log_metrics = rank_zero_only(_attempt(WandbLogger.log_metrics))

@@ -90,7 +90,7 @@ def _load_safetensors(path: Path, network: nn.Module) -> Runner:
     return lambda x: _listed(torch.func.functional_call(network, tensors, (x,), strict=True))
 
 
-def _trace(network: nn.Module, name: str, shape: tuple[int, ...]) -> torch.export.ExportedProgram:
+def _trace(network: nn.Module, shape: tuple[int, ...]) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
     return torch.export.export(network, (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},))
 
@@ -101,7 +101,7 @@ def _write_onnx(network: nn.Module, name: str, shape: tuple[int, ...], path: Pat
     for library in ("onnxscript", "onnx_ir"):
         logging.getLogger(library).setLevel(logging.WARNING)
     program = torch.onnx.export(
-        _trace(network, name, shape),
+        _trace(network, shape),
         input_names=[INPUTS[name]],
         output_names=OUTPUTS[name],
         dynamo=True,
@@ -124,7 +124,7 @@ def _load_onnx(path: Path, network: nn.Module) -> Runner:
 
 def _write_pt2(network: nn.Module, name: str, shape: tuple[int, ...], path: Path, metadata: str) -> None:
     buffer = BytesIO()
-    torch.export.save(_trace(network, name, shape), buffer, extra_files={"vaegan_pl": metadata})
+    torch.export.save(_trace(network, shape), buffer, extra_files={"vaegan_pl": metadata})
     sealed.publish(path, buffer.getbuffer())
 
 
