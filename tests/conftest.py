@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from vaegan_pl import commands
+from vaegan_pl.model.adversary import Adversary
+from vaegan_pl.model.algorithm import VAEGAN
+from vaegan_pl.model.losses import Prior
 from vaegan_pl.model.networks import Networks
 
 CLASSES = ["glioma", "meningioma", "notumor", "pituitary"]
@@ -33,17 +37,50 @@ SMALL = [
 
 @pytest.fixture
 def small_networks() -> Networks:
+    return networks_with()
+
+
+SMALL_NETWORKS: dict[str, Any] = {
+    "encoder_channels": [3, 4],
+    "encoder_features": 7,
+    "decoder_channels": [6, 4, 3],
+    "decoder_kernel": 6,
+    "discriminator_channels": [3, 4, 5],
+    "discriminator_features": 6,
+    "discriminator_first_stride": 2,
+    "norm": "batch",
+    "discriminator_norm": "batch",
+    "classes": 0,
+}
+
+
+def networks_with(**changes: Any) -> Networks:
+    """The small networks with changes."""
     torch.manual_seed(0)
-    return Networks(
-        image_size=16,
-        image_channels=1,
-        latent_dim=5,
-        encoder_channels=[3, 4],
-        encoder_features=7,
-        decoder_channels=[6, 4, 3],
-        discriminator_channels=[3, 4, 5],
-        discriminator_features=6,
-    )
+    return Networks(**{"image_size": 16, "image_channels": 1, "latent_dim": 5, **SMALL_NETWORKS, **changes})
+
+
+def adversary_with(**changes: Any) -> Adversary:
+    """Algorithm 1's game with changes."""
+    return Adversary(**{"game": "saturating", "diffaugment": [], "r1": 0.0, "lecam": 0.0, **changes})
+
+
+def vaegan(networks: Networks, **changes: Any) -> VAEGAN:
+    """A VAE/GAN of some networks, as Algorithm 1 has it but for separate batches, with changes."""
+    options: dict[str, Any] = {
+        "gamma": 0.3,
+        "similarity_layer": "conv3",
+        "normalised_similarity": False,
+        "sigma": None,
+        "fakes": "both",
+        "batch_norm": "separate",
+        "adversarial": True,
+        "gate": None,
+        "prior": Prior(1.0, 0, 0.0),
+        "adversary": adversary_with(),
+        "ema": None,
+    }
+    return VAEGAN(networks, **{**options, **changes})
 
 
 @pytest.fixture

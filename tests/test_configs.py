@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from vaegan_pl.commands import CONFIG_DIRECTORY
 from vaegan_pl.data.augmentation import Augmentation
 from vaegan_pl.data.datamodule import ImageFolders, PhantomFolders
-from vaegan_pl.model.algorithm import VAEGAN, EquilibriumGate
+from vaegan_pl.model.generative import EquilibriumGate, GenerativeModel
 from vaegan_pl.model.lightning_module import VAEGANModule
 
 GROUPS = sorted(str(p.relative_to(CONFIG_DIRECTORY).with_suffix("")) for p in CONFIG_DIRECTORY.glob("*/**/*.yaml"))
@@ -41,9 +41,12 @@ def test_every_option_of_every_group_composes_and_builds(option: str, tmp_path: 
         assert isinstance(instantiate(node), ImageFolders)
     elif group == "optimizer":
         weight = torch.nn.Parameter(torch.zeros(1))
-        assert all(factory([weight]).param_groups for factory in instantiate(node).values())
+        built = instantiate(node, _convert_="all")
+        schedule = built.pop("schedule")
+        assert schedule is None or schedule(0, 25) == 1
+        assert all(factory([weight]).param_groups for factory in built.values())
     else:
-        assert isinstance(instantiate(node, _convert_="all"), VAEGAN)
+        assert isinstance(instantiate(node, _convert_="all"), GenerativeModel)
 
 
 def test_the_reports_setup_is_the_default() -> None:
@@ -55,7 +58,9 @@ def test_the_reports_setup_is_the_default() -> None:
     assert isinstance(instantiate(config.data), PhantomFolders)
     model = instantiate(config.model, _convert_="all")
     assert model.gate is None
-    module = VAEGANModule(model, instantiate(config.optimizer, _convert_="all"), seed=0)
+    factories = instantiate(config.optimizer, _convert_="all")
+    assert factories.pop("schedule") is None
+    module = VAEGANModule(model, factories, None, seed=0)
     optimizers = module.configure_optimizers()
     assert [type(optimizer) for optimizer in optimizers] == [torch.optim.RMSprop] * 3
     assert [optimizer.param_groups[0]["lr"] for optimizer in optimizers] == [3e-4, 3e-4, 3e-5]

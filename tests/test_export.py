@@ -67,7 +67,7 @@ def test_an_export_that_differs_is_removed(
     model: weights.SavedModel, run_command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(path: Path, network: nn.Module) -> Callable[[Tensor], list[Tensor]]:
-        return lambda x: [network(x) + 2e-4]
+        return lambda x: [network(*x) + 2e-4]
 
     monkeypatch.setitem(exports.FORMATS, "onnx", (exports.FORMATS["onnx"][0], wrong))
     monkeypatch.setattr(exports, "INPUTS", {"decoder": "z"})
@@ -79,9 +79,9 @@ def test_an_export_that_differs_is_removed(
 
 def test_differences_are_found_in_shapes_and_in_nan(small_networks: Networks) -> None:
     decoder = small_networks.eval().decoder
-    assert exports.difference(decoder, lambda x: [decoder(x)[:1]], (5,)) == float("inf")
-    assert exports.difference(decoder, lambda x: [decoder(x) * torch.nan], (5,)) == float("inf")
-    assert exports.difference(decoder, lambda x: [decoder(x)], (5,)) == 0
+    assert exports.difference(decoder, lambda x: [decoder(*x)[:1]], (5,), 0) == float("inf")
+    assert exports.difference(decoder, lambda x: [decoder(*x) * torch.nan], (5,), 0) == float("inf")
+    assert exports.difference(decoder, lambda x: [decoder(*x)], (5,), 0) == 0
 
 
 def test_a_missing_package_and_a_wrong_format(

@@ -11,6 +11,7 @@ from torch import Tensor
 from vaegan_pl import sealed
 from vaegan_pl.data.datamodule import ImageDataset
 from vaegan_pl.model import algorithm
+from vaegan_pl.model.generative import Step
 from vaegan_pl.train import train
 
 from .test_resume import FEW
@@ -27,13 +28,13 @@ def in_a_fresh_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.fixture
 def lose(monkeypatch: pytest.MonkeyPatch) -> Callable[[range], None]:
     """Lets the images of some batches, counted from 0, hold NaN on their way into Algorithm 1."""
-    real, calls = algorithm.VAEGAN.algorithm_1, iter(range(1000))
+    real, calls = algorithm.VAEGAN.gradients, iter(range(1000))
 
     def arrange(batches: range) -> None:
-        def algorithm_1(self: algorithm.VAEGAN, x: Tensor, *noise: Tensor) -> algorithm.Step:
+        def gradients(self: algorithm.VAEGAN, x: Tensor, *noise: Any) -> Step:
             return real(self, x * torch.nan if next(calls) in batches else x, *noise)
 
-        monkeypatch.setattr(algorithm.VAEGAN, "algorithm_1", algorithm_1)
+        monkeypatch.setattr(algorithm.VAEGAN, "gradients", gradients)
 
     return arrange
 
@@ -73,14 +74,14 @@ def test_the_run_stops_and_names_step_loss_network_and_files(
 
 
 def test_one_network_alone_is_named(run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = algorithm.VAEGAN.algorithm_1
+    real = algorithm.VAEGAN.gradients
 
-    def algorithm_1(self: algorithm.VAEGAN, *inputs: Tensor) -> algorithm.Step:
+    def gradients(self: algorithm.VAEGAN, *inputs: Any) -> Step:
         step = real(self, *inputs)
         step.decoder[0].view(-1)[0] = torch.inf
         return step
 
-    monkeypatch.setattr(algorithm.VAEGAN, "algorithm_1", algorithm_1)
+    monkeypatch.setattr(algorithm.VAEGAN, "gradients", gradients)
     output = run_command(train, "train", *OPTIONS)
     assert output is not None
     assert output.startswith("error: the decoder's gradient not finite in batch 1 of the run, epoch 1")

@@ -61,7 +61,8 @@ def build(config: dict[str, Any]) -> tuple[Any, Any]:
     """The model and its optimizers' factories."""
     from hydra.utils import instantiate
 
-    return instantiate(config["model"], _convert_="all"), instantiate(config["optimizer"], _convert_="all")
+    optimizers = {name: each for name, each in config["optimizer"].items() if name != "schedule"}
+    return instantiate(config["model"], _convert_="all"), instantiate(optimizers, _convert_="all")
 
 
 if __name__ == "__main__":

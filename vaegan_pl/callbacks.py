@@ -22,7 +22,7 @@ from vaegan_pl.hardware import native_bfloat16
 from vaegan_pl.inference import class_mixtures, from_prior, in_batches
 from vaegan_pl.loggers import WandB
 from vaegan_pl.model import weights
-from vaegan_pl.model.lightning_module import NETWORKS, VAEGANModule
+from vaegan_pl.model.lightning_module import VAEGANModule
 from vaegan_pl.model.mixtures import ClassMixtures
 from vaegan_pl.report import data_report, model_card
 from vaegan_pl.report.curves import draw_curves
@@ -119,20 +119,25 @@ class Pictures(L.Callback):
         number, done = f"{trainer.current_epoch + 1:04d}", _epochs(trainer)
         epochs = "1 epoch" if done == 1 else f"{done:g} epochs"
         source = f"Trained on {_data(trainer).source.caption}."
-        networks = pl_module.model.networks.eval()
+        networks = pl_module.model.in_use.eval()
         z = torch.randn(self.samples, networks.latent_dim, generator=torch.Generator().manual_seed(self.seed))
-        x = _data(trainer).validation_images(self.reconstructions)
-        on = next(networks.parameters())
-        samples = networks.decoder(z.to(on)).float().cpu()
-        reconstructions = networks.decoder(networks.encoder(x.to(on))[0]).float().cpu()
+        x, y = _data(trainer).validation_images(self.reconstructions)
+        on, device = next(networks.parameters()), pl_module.device
+        classes = torch.arange(self.samples, device=device) % max(1, networks.classes)
+        samples = networks.decoder(z.to(on), classes).float().cpu()
+        both = None
+        if "encoder" in networks.names:
+            y = y.to(device)
+            reconstructions = networks.decoder(networks.encoder(x.to(on), y)[0], y).float().cpu()
+            caption = f"Held out, above their reconstructions, after {epochs}. {source}"
+            both = pairs(x, reconstructions, caption)
         networks.train()
 
         last = grid(samples, 8, f"Samples after {epochs}. {source}")
-        caption = f"Held out, above their reconstructions, after {epochs}. {source}"
-        both = pairs(x, reconstructions, caption)
         with _outlived("pictures of this epoch"):
             self._keep(trainer, "samples", f"samples_epoch_{number}.png", last)
-            self._keep(trainer, "reconstructions", f"reconstructions_epoch_{number}.png", both)
+            if both is not None:
+                self._keep(trainer, "reconstructions", f"reconstructions_epoch_{number}.png", both)
             with Image.open(self.directory / "samples_epoch_0001.png") as first:
                 caption = f"The same z after the first epoch (left) and after {epochs} (right). {source}"
                 self._keep(trainer, "progress", "progress.png", captioned(side_by_side([first, last]), caption))
@@ -180,11 +185,13 @@ class Quality(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Get the features ready, and what is compared with, on the first device."""
         data = _data(trainer)
-        if self.n and (len(data.collection.listing.classes) < 2 or len(data.validation_images(self.n)) <= NEIGHBOURS):
+        if self.n and (
+            len(data.collection.listing.classes) < 2 or len(data.validation_images(self.n)[0]) <= NEIGHBOURS
+        ):
             log.warning("samples are not measured: that takes two classes and %d validation images", NEIGHBOURS + 1)
             self.n = 0
         elif self.n and trainer.is_global_zero:
-            self.x = data.validation_images(self.n)
+            self.x, self.y = data.validation_images(self.n)
             self.space = classifier_features(data.collection, data.cache, pl_module.device)
             self.real = self.space(self.x)
             self.variety = vendi_score(self.real)
@@ -211,7 +218,7 @@ class Quality(L.Callback):
                     f"{figures['variety']:.0%}; if that stays so, lower optimizer.discriminator.lr or raise "
                     "model.gamma",
                 )
-        for name in ("real", "reconstruction" if pl_module.model.fakes == "reconstruction" else "prior"):
+        for name in ("real", "prior"):
             cost = trainer.callback_metrics.get(f"discriminator/cost_{name}")
             if cost is not None and float(cost) < self.WON:
                 self._warn(
@@ -223,19 +230,23 @@ class Quality(L.Callback):
 
     def _figures(self, trainer: L.Trainer, pl_module: VAEGANModule) -> dict[str, float]:
         assert self.space is not None
-        networks, device = pl_module.model.networks.eval(), pl_module.device
+        networks, device = pl_module.model.in_use.eval(), pl_module.device
         x = self.x.to(next(networks.parameters()).dtype)
         with torch.autocast(device.type, torch.bfloat16, enabled="bf16" in str(trainer.precision)):
-            samples = from_prior(networks, len(x), torch.Generator().manual_seed(self.seed), device).float()
-            means = in_batches(lambda batch: networks.encoder(batch)[0], x, device, "encoding").float()
+            samples = from_prior(networks, len(x), self.y, torch.Generator().manual_seed(self.seed), device).float()
+            means = None
+            if "encoder" in networks.names:
+                means = in_batches(lambda x, y: networks.encoder(x, y)[0], x, self.y, device, "encoding").float()
         networks.train()
         features = self.space(samples)
-        return {
+        figures = {
             "kid": kernel_distance(self.real, features),
             "coverage": manifold(self.real, features).coverage,
             "variety": vendi_score(features) / self.variety,
-            "active_dimensions": float((means.var(0) > self.ACTIVE).sum()),
         }
+        if means is not None:
+            figures["active_dimensions"] = float((means.var(0) > self.ACTIVE).sum())
+        return figures
 
     @rank_zero_only
     def _warn(self, trainer: L.Trainer, message: str) -> None:
@@ -291,12 +302,12 @@ class ModelFile(L.Callback):
             model = weights.load(path)
             batches, networks = model.training["batches"], model.networks.to(pl_module.device)
             try:
-                if batches not in found:
+                if batches not in found and "encoder" in networks.names:
                     found[batches] = class_mixtures(networks, _data(trainer).collection, pl_module.device)
             except ValueError as error:
                 log.warning("%s: classes cannot be sampled: %s", path.name, error)
             else:
-                weights.save(path, networks, model.preprocessing, model.trained_on, model.training, found[batches])
+                weights.save(path, networks, model.preprocessing, model.trained_on, model.training, found.get(batches))
             evaluate = f"python -m vaegan_pl.evaluate weights={path}"
             text = model_card.text(path, model, [f"Not measured yet: `{evaluate}`, with the data options of this run."])
             model_card.beside(path).write_text(text, encoding="utf-8")
@@ -317,22 +328,18 @@ class ModelFile(L.Callback):
         model, source = pl_module.model, _data(trainer).source
         weights.save(
             path,
-            model.networks,
+            model.in_use,
             preprocessing=_data(trainer).preprocessing,
             trained_on={**vars(source), "caption": source.caption},
             training={
                 "epochs": _epochs(trainer),
                 "batches": trained(trainer),
                 "precision": str(trainer.precision),
-                "gamma": model.gamma,
-                "similarity_layer": model.similarity_layer,
-                "fakes": model.fakes,
-                "batch_norm": model.batch_norm,
-                "gate": model.gate is not None,
+                **model.description,
                 "seed": pl_module.seed,
                 "optimizers": {
                     name: f"{type(optimizer).__name__}, lr {optimizer.param_groups[0]['lr']:g}"
-                    for name, optimizer in zip(NETWORKS, trainer.optimizers, strict=True)
+                    for name, optimizer in zip(model.NETWORKS, trainer.optimizers, strict=True)
                 },
                 "batch_size": _data(trainer).batch_size,
                 "devices": trainer.world_size,

@@ -34,6 +34,9 @@ CONFIG = "config.yaml"
 NULLABLE = frozenset({"data.classes", "data.near_copy_correlation"})
 """Options that have a default of some type and a meaning for null."""
 
+NUMBER_OR_WORD = frozenset({"model.sigma"})
+"""Options whose default is a number and that also take a word."""
+
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 """What torchrun, Lightning and Slurm set in the environment of each of several processes that train one model."""
 
@@ -149,7 +152,9 @@ def _check_types(defaults: dict[Any, Any], values: dict[Any, Any], prefix: str) 
             continue
         if isinstance(default, dict) and isinstance(value, dict):
             _check_types(default, value, f"{key}.")
-        elif value is None and (isinstance(default, dict) or key in NULLABLE):
+        elif (value is None and (isinstance(default, dict) or key in NULLABLE)) or (
+            key in NUMBER_OR_WORD and isinstance(value, str)
+        ):
             continue
         elif type(value) is not type(default) and not (type(default) is float and type(value) is int):
             words = {int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "a group"}

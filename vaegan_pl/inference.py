@@ -17,26 +17,46 @@ AT_ONCE = 64
 
 
 @torch.inference_mode()
-def in_batches(network: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device, description: str) -> Tensor:
-    """Outputs for all inputs, computed in batches of `AT_ONCE` on `device` and gathered on the CPU."""
-    batches = tqdm(inputs.split(AT_ONCE), description, unit="batch", leave=False)
-    return torch.cat([network(batch.to(device)).cpu() for batch in batches])
+def in_batches(
+    network: Callable[..., Tensor], inputs: Tensor, y: Tensor | None, device: torch.device, description: str
+) -> Tensor:
+    """Outputs for all inputs, computed in batches of `AT_ONCE` on `device` and gathered on the CPU.
+
+    Args:
+        network: takes a batch of the inputs and of `y`.
+        inputs: images or latents.
+        y: their classes, which conditional networks need and others disregard; None for none.
+        device: what computes.
+        description: of the progress bar.
+    """
+    classes = [None] * len(inputs) if y is None else y.split(AT_ONCE)
+    batches = tqdm(list(zip(inputs.split(AT_ONCE), classes, strict=False)), description, unit="batch", leave=False)
+    return torch.cat([network(x.to(device), y if y is None else y.to(device)).cpu() for x, y in batches])
 
 
-def from_prior(networks: Networks, n: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Decode `n` draws from the prior N(0, I)."""
+def from_prior(
+    networks: Networks, n: int, y: Tensor | None, generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """Decode `n` draws from the prior N(0, I), of classes `y` where the networks are conditional."""
     z = torch.randn(n, networks.latent_dim, generator=generator).to(next(networks.parameters()).dtype)
-    return in_batches(networks.decoder, z, device, "sampling")
+    return in_batches(networks.decoder, z, y, device, "sampling")
 
 
-def from_mixture(model: SavedModel, label: str, n: int, generator: torch.Generator, device: torch.device) -> Tensor:
+def from_model(model: SavedModel, n: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Decode `n` draws from the prior, of the classes that trained, as often, where the networks are conditional."""
+    y = model.draw_classes(n, generator) if model.networks.classes else None
+    return from_prior(model.networks, n, y, generator, device)
+
+
+def from_class(model: SavedModel, label: str, n: int, generator: torch.Generator, device: torch.device) -> Tensor:
     """Decode `n` draws from the mixture of a class.
 
     Raises:
         UserError: as `SavedModel.mixture` does.
     """
     z = model.mixture(label).sample(n, generator)
-    return in_batches(model.networks.decoder, z, device, f"sampling {label}")
+    y = torch.full((n,), model.labels.index(label)) if model.networks.classes else None
+    return in_batches(model.networks.decoder, z, y, device, f"sampling {label}")
 
 
 def class_mixtures(networks: Networks, collection: Collection, device: torch.device) -> ClassMixtures:
@@ -52,7 +72,9 @@ def class_mixtures(networks: Networks, collection: Collection, device: torch.dev
     for split in ("train", "validation"):
         chosen = collection.split.images(split)
         x, labels = images_of(collection, chosen), labels_of(collection, chosen)
-        encoded = in_batches(lambda batch: torch.stack(networks.encoder(batch), 1), x, device, f"encoding {split}")
+        encoded = in_batches(
+            lambda x, y: torch.stack(networks.encoder(x, y), 1), x, labels, device, f"encoding {split}"
+        )
         for label, name in enumerate(collection.listing.classes):
             mean, log_variance = encoded[labels == label].unbind(1)
             found.setdefault(name, {})[split] = draw_posteriors(mean, log_variance, generator)

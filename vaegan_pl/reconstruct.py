@@ -29,6 +29,7 @@ def reconstruct(config: DictConfig) -> None:
 
     model = weights.load(Path(str(config.weights)))
     device = pick_device(config.accelerator)
+    label = model.label_for_encoding(config.label)
     networks = model.networks.to(device)
     files = list_loose_images(Path(str(config.images)))
     names, pictures = [], []
@@ -44,7 +45,8 @@ def reconstruct(config: DictConfig) -> None:
         raise UserError(f"images={config.images}: not one image there can be read")
 
     x = to_unit_range(torch.from_numpy(np.stack(pictures)))[:, None]
-    x_tilde = in_batches(lambda batch: networks.decoder(networks.encoder(batch)[0]), x, device, "reconstructing")
+    y = None if label is None else torch.full((len(x),), label)
+    x_tilde = in_batches(lambda x, y: networks.decoder(networks.encoder(x, y)[0], y), x, y, device, "reconstructing")
     output, provenance = Path(str(config.output)), f"reconstruction; trained on {model.trained_on['caption']}"
     clear(output, "reconstruction")
     for i, (name, image) in enumerate(zip(names, x_tilde, strict=True)):

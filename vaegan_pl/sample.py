@@ -38,7 +38,7 @@ def sample(config: DictConfig) -> None:
     from vaegan_pl.data.phantoms import PHANTOM_MARKER
     from vaegan_pl.evaluation import evaluation, privacy
     from vaegan_pl.hardware import pick_device
-    from vaegan_pl.inference import clear, from_mixture, from_prior
+    from vaegan_pl.inference import clear, from_class, from_model
     from vaegan_pl.model import weights
     from vaegan_pl.report.pictures import grid, save_png, single
 
@@ -62,7 +62,7 @@ def sample(config: DictConfig) -> None:
 
     shown = []
     for label in labels:
-        draw = partial(from_prior, model.networks) if label is None else partial(from_mixture, model, label)
+        draw = partial(from_model, model) if label is None else partial(from_class, model, label)
         name, folder = label or "sample", output / label if by_class and label else output
         if config.audit:
             drawn = partial(draw, generator=generator, device=device)

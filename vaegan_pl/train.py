@@ -55,7 +55,8 @@ def train(config: DictConfig) -> None:
     L.seed_everything(config.seed, verbose=False)
     data: ImageFolders = instantiate(config.data, _convert_="all")
     model, optimizers = (instantiate(part, _convert_="all") for part in (config.model, config.optimizer))
-    module = VAEGANModule(model, optimizers, config.seed, config.on_nan)
+    schedule = optimizers.pop("schedule")
+    module = VAEGANModule(model, optimizers, schedule, config.seed, config.on_nan)
     if checkpoint is not None and not refuse_finished(checkpoint, config):
         checkpoint = None
     config.run_id = config.run_id or secrets.token_hex(4)
@@ -76,6 +77,7 @@ def train(config: DictConfig) -> None:
             data.trainer = trainer
             data.prepare_data()
             data.setup("fit")
+            refuse_classes(model.networks.classes, data.collection.listing.classes)
         if trainer.is_global_zero:
             held = runs.lock(directory)
             (runs.claim if config.resume is None else runs.reclaim)(directory, Path(config.output_root))
@@ -140,6 +142,19 @@ def refuse_unsupported(config: DictConfig) -> None:
         classes = None if config.data.classes is None else [str(name) for name in config.data.classes]
         aliases = {str(alias): str(name) for alias, name in (config.data.aliases or {}).items()}
         list_images(Path(str(config.data.root)), classes, aliases)
+
+
+def refuse_classes(conditional: int, classes: list[str]) -> None:
+    """Stop where conditional networks know another number of classes than there are.
+
+    Raises:
+        UserError: then.
+    """
+    if conditional not in (0, len(classes)):
+        raise UserError(
+            f"model.networks.classes={conditional}: the images have {len(classes)} classes ({', '.join(classes)}); "
+            f"set model.networks.classes={len(classes)}"
+        )
 
 
 def refuse_devices(trainer: "L.Trainer", strategy: object) -> None:

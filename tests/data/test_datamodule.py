@@ -152,8 +152,11 @@ def test_a_sampler_of_someone_elses_still_trains_on_training_images_alone(tmp_pa
 def test_validation_pictures_cover_the_classes(tmp_path: Path, write_classes: Write) -> None:
     data = ready(write_classes(tmp_path / "d", 8))
     everything = torch.cat([x for x, _ in data.val_dataloader()])
-    assert torch.equal(data.validation_images(4), everything[[0, 2, 4, 7]])
-    assert len(data.validation_images(100)) == 8
+    labels = torch.cat([y for _, y in data.val_dataloader()])
+    x, y = data.validation_images(4)
+    assert torch.equal(x, everything[[0, 2, 4, 7]])
+    assert torch.equal(y, labels[[0, 2, 4, 7]])
+    assert len(data.validation_images(100)[0]) == 8
 
 
 def test_fewer_images_than_a_batch(tmp_path: Path, write_classes: Write) -> None:

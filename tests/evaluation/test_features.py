@@ -102,4 +102,4 @@ def test_inception_without_its_weights_ends_in_a_message(tmp_path: Path) -> None
 
 def test_networks_are_run_in_batches_that_do_not_matter() -> None:
     x = torch.rand(130, 3)
-    torch.testing.assert_close(in_batches(lambda batch: 2 * batch, x, CPU, ""), 2 * x)
+    torch.testing.assert_close(in_batches(lambda batch, _: 2 * batch, x, None, CPU, ""), 2 * x)

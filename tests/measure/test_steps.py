@@ -12,8 +12,12 @@ from torch import Tensor
 from vaegan_pl.measure.lean import LeanStep
 from vaegan_pl.measure.naive import NaiveStep
 from vaegan_pl.model.algorithm import VAEGAN
-from vaegan_pl.model.lightning_module import NETWORKS, VAEGANModule
+from vaegan_pl.model.lightning_module import VAEGANModule
 from vaegan_pl.model.networks import Networks
+
+from ..conftest import vaegan
+
+NETWORKS = VAEGAN.NETWORKS
 
 X = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -23,9 +27,9 @@ def rmsprop(networks: Networks) -> list[torch.optim.Optimizer]:
 
 
 def lean(networks: Networks, bfloat16: bool = False) -> LeanStep:
-    model = VAEGAN(networks, 0.3, "conv3", "both", "paired", None)
+    model = vaegan(networks, batch_norm="paired")
     factories = {name: partial(torch.optim.RMSprop, lr=1e-3) for name in NETWORKS}
-    return LeanStep(VAEGANModule(model, factories, seed=0), bfloat16)
+    return LeanStep(VAEGANModule(model, factories, None, seed=0), bfloat16)
 
 
 def passes(networks: Networks, step: Any) -> Counter[str]:

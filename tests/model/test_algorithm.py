@@ -8,20 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from vaegan_pl.model.algorithm import VAEGAN, EquilibriumGate
+from vaegan_pl.model.adversary import DiffAugment
+from vaegan_pl.model.algorithm import VAEGAN
+from vaegan_pl.model.generative import EquilibriumGate
+from vaegan_pl.model.losses import Prior
 from vaegan_pl.model.networks import Networks
 
-OPTIONS: dict[str, Any] = {
-    "gamma": 0.3,
-    "similarity_layer": "conv3",
-    "fakes": "both",
-    "batch_norm": "separate",
-    "gate": None,
-}
+from ..conftest import adversary_with, networks_with, vaegan
 
 
 def build(networks: Networks, **options: Any) -> VAEGAN:
-    return VAEGAN(networks.double(), **{**OPTIONS, **options})
+    return vaegan(networks.double(), **options)
 
 
 def batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,7 +71,7 @@ def test_every_gradient_of_every_network_is_that_of_naive_autograd(
     small_networks: Networks, batch_norm: str, fakes: str, layer: str
 ) -> None:
     model = build(small_networks, batch_norm=batch_norm, fakes=fakes, similarity_layer=layer)
-    step = model.algorithm_1(*batch())
+    step = model.gradients(*batch())
 
     def naive(network: nn.Module, objective: str) -> tuple[Tensor, ...]:
         l_prior, l_llike, l_gan = naive_losses(model, *batch())
@@ -93,14 +90,118 @@ def test_every_gradient_of_every_network_is_that_of_naive_autograd(
             torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-12)
 
 
+def test_the_decoders_cost_in_other_games(small_networks: Networks) -> None:
+    """Gradients of the non-saturating and the hinge game against naive autograd."""
+    for game in ("non_saturating", "hinge"):
+        model = build(small_networks, adversary=adversary_with(game=game))
+        x, epsilon, z_p = batch()
+        step = model.gradients(x, epsilon, z_p)
+        _, l_llike, _ = naive_losses(model, x, epsilon, z_p)
+        networks = model.networks
+        mean, log_variance = networks.encoder(x)
+        fakes = [networks.decoder(mean + (0.5 * log_variance).exp() * epsilon), networks.decoder(z_p)]
+        logit, *logits = (networks.discriminator(images)[0] for images in (x, *fakes))
+        if game == "hinge":
+            decoder = -sum(each.mean() for each in logits)
+            discriminator = (1 - logit).clamp_min(0).mean() + sum((1 + each).clamp_min(0).mean() for each in logits)
+        else:
+            decoder = -sum(torch.sigmoid(each).log().mean() for each in logits)
+            discriminator = -torch.sigmoid(logit).log().mean()
+            discriminator = discriminator - sum(torch.sigmoid(-each).log().mean() for each in logits)
+        expected = torch.autograd.grad(0.3 * l_llike + decoder, list(networks.decoder.parameters()), retain_graph=True)
+        torch.testing.assert_close(list(step.decoder), list(expected), rtol=1e-9, atol=1e-12)
+        expected = torch.autograd.grad(discriminator, list(networks.discriminator.parameters()))
+        torch.testing.assert_close(list(step.discriminator), list(expected), rtol=1e-9, atol=1e-12)
+
+
+def test_without_the_adversarial_term_the_decoder_descends_l_llike_alone(small_networks: Networks) -> None:
+    model, reference = build(small_networks, adversarial=False), build(small_networks)
+    step, full = model.gradients(*batch()), reference.gradients(*batch())
+    _, l_llike, _ = naive_losses(model, *batch())
+    expected = torch.autograd.grad(0.3 * l_llike, list(small_networks.decoder.parameters()))
+    torch.testing.assert_close(list(step.decoder), list(expected), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(step.encoder, full.encoder)
+    torch.testing.assert_close(step.discriminator, full.discriminator)
+
+
+def test_a_pixel_term_adds_to_l_llike_for_encoder_and_decoder(small_networks: Networks) -> None:
+    step = build(small_networks, sigma=0.5).gradients(*batch())
+    plain, model = build(small_networks).gradients(*batch()), build(small_networks)
+    x, epsilon, _ = batch()
+    mean, log_variance = small_networks.encoder(x)
+    x_tilde = small_networks.decoder(mean + (0.5 * log_variance).exp() * epsilon)
+    pixel = -Normal(x_tilde, 0.5).log_prob(x).sum() / 6
+    for name, weight in (("encoder", 1.0), ("decoder", model.gamma)):
+        parameters = list(getattr(small_networks, name).parameters())
+        added = torch.autograd.grad(pixel, parameters, retain_graph=True)
+        expected = [a + weight * b for a, b in zip(getattr(plain, name), added, strict=True)]
+        torch.testing.assert_close(list(getattr(step, name)), expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(step.discriminator, plain.discriminator)
+
+
+def test_the_discriminator_cannot_scale_normalised_features(small_networks: Networks) -> None:
+    def l_llike(normalised: bool, scale: float) -> float:
+        model = build(copy.deepcopy(small_networks), normalised_similarity=normalised)
+        last = model.networks.discriminator.convolutions[2]["conv"].weight  # type: ignore[index]
+        with torch.no_grad():
+            last *= scale
+        return model.gradients(*batch()).metrics["loss/llike"].item()
+
+    assert l_llike(True, 10.0) == pytest.approx(l_llike(True, 1.0), rel=1e-6)
+    assert l_llike(False, 10.0) == pytest.approx(100 * l_llike(False, 1.0), rel=1e-6)
+
+
+def test_the_encoder_descends_the_weighed_prior(small_networks: Networks) -> None:
+    without = build(small_networks, prior=Prior(0.0, 0, 0.0)).gradients(*batch()).encoder
+    once = build(small_networks).gradients(*batch()).encoder
+    twice = build(small_networks, prior=Prior(2.0, 4, 0.0)).gradients(*batch(), number=3).encoder
+    half = build(small_networks, prior=Prior(2.0, 4, 0.0)).gradients(*batch(), number=0).encoder
+    for a, b, c, d in zip(without, once, twice, half, strict=True):
+        torch.testing.assert_close(c - a, 2 * (b - a), rtol=1e-6, atol=1e-10)
+        torch.testing.assert_close(d - a, 0.5 * (b - a), rtol=1e-6, atol=1e-10)
+
+
+def test_augmented_views_reach_the_discriminator_and_the_images_stay(small_networks: Networks) -> None:
+    """The same draw for every image is a change of the data: gradients are those of naive autograd on it."""
+    uniform = torch.full((6, DiffAugment.DRAWS), 0.5, dtype=torch.float64)
+    uniform[:, 0] = 0.7  # 0.2 brighter
+    model = build(small_networks, adversary=adversary_with(diffaugment=["brightness"]))
+    x, epsilon, z_p = batch()
+    step = model.gradients(x, epsilon, z_p, uniform=uniform)
+    mean, log_variance = small_networks.encoder(x)
+    x_tilde = small_networks.decoder(mean + (0.5 * log_variance).exp() * epsilon)
+    seen, seen_tilde = (small_networks.discriminator(images + 0.2)[1]["conv3"] for images in (x, x_tilde))
+    l_llike = 0.5 * (seen.detach() - seen_tilde).square().sum() / 6
+    torch.testing.assert_close(step.metrics["loss/llike"], l_llike.detach())
+    prior = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum() / 6
+    expected = torch.autograd.grad(l_llike + prior, list(small_networks.encoder.parameters()))
+    torch.testing.assert_close(list(step.encoder), list(expected), rtol=1e-9, atol=1e-12)
+
+
+def test_classes_reach_all_three_networks() -> None:
+    networks = networks_with(classes=2)
+    x, epsilon, z_p = batch()
+    model, y = build(networks), torch.tensor([0, 0, 1, 1, 0, 1])
+    step, other = model.gradients(x, epsilon, z_p, y), model.gradients(x, epsilon, z_p, 1 - y)
+    mean, log_variance = networks.encoder(x, y)
+    decoded = networks.decoder(mean + (0.5 * log_variance).exp() * epsilon, y), networks.decoder(z_p, y)
+    logit, *logits = (networks.discriminator(images, y)[0] for images in (x, *decoded))
+    cost = -torch.sigmoid(logit).log().mean() - sum(torch.sigmoid(-each).log().mean() for each in logits)
+    torch.testing.assert_close(step.metrics["loss/gan"], cost.detach())
+    expected = torch.autograd.grad(cost, list(networks.discriminator.parameters()))
+    torch.testing.assert_close(list(step.discriminator), list(expected), rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(step.metrics["loss/gan"], other.metrics["loss/gan"])
+
+
 @pytest.mark.parametrize("batch_norm", ["joint", "paired", "separate"])
 def test_in_bfloat16_losses_stay_float32_and_gradients_keep_their_direction(
     small_networks: Networks, batch_norm: str
 ) -> None:
-    exact = build(small_networks, batch_norm=batch_norm).algorithm_1(*batch())
+    exact = build(small_networks, batch_norm=batch_norm).gradients(*batch())
     model = build(copy.deepcopy(small_networks), batch_norm=batch_norm).float()
     with torch.autocast("cpu", torch.bfloat16):
-        step = model.algorithm_1(*(tensor.float() for tensor in batch()))
+        x, epsilon, z_p = (tensor.float() for tensor in batch())
+        step = model.gradients(x, epsilon, z_p)
     assert {value.dtype for value in step.metrics.values()} == {torch.float32}
     for name in ("loss/prior", "loss/llike", "loss/gan"):
         assert step.metrics[name].item() == pytest.approx(exact.metrics[name].item(), rel=0.02)
@@ -113,7 +214,7 @@ def test_in_bfloat16_losses_stay_float32_and_gradients_keep_their_direction(
 
 def test_losses_are_those_of_their_definitions(small_networks: Networks) -> None:
     model = build(small_networks)
-    metrics = model.algorithm_1(*batch()).metrics
+    metrics = model.gradients(*batch()).metrics
     l_prior, l_llike, l_gan = naive_losses(model, *batch())
     for name, expected in (("prior", l_prior), ("llike", l_llike), ("gan", l_gan)):
         torch.testing.assert_close(metrics[f"loss/{name}"], expected.detach())
@@ -124,13 +225,13 @@ def test_losses_are_those_of_their_definitions(small_networks: Networks) -> None
 def test_neither_parameters_nor_grad_fields_change(small_networks: Networks) -> None:
     model = build(small_networks)
     before = copy.deepcopy(list(model.parameters()))
-    model.algorithm_1(*batch())
+    model.gradients(*batch())
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def gradients(networks: Networks, **options: Any) -> dict[str, Tensor]:
-    step = build(networks, **options).algorithm_1(*batch())
+    step = build(networks, **options).gradients(*batch())
     names = ("encoder", "decoder", "discriminator")
     return {name: torch.cat([g.flatten() for g in getattr(step, name)]) for name in names}
 
@@ -174,7 +275,7 @@ def test_a_step_of_one_network_moves_its_objective_the_right_way(
 ) -> None:
     model = build(small_networks, gamma=gamma)
     before = objective(*naive_losses(model, *batch()))
-    step = model.algorithm_1(*batch())
+    step = model.gradients(*batch())
     direction = getattr(step, network)
     scale = 1e-3 / torch.cat([g.flatten() for g in direction]).norm()
     with torch.no_grad():
@@ -197,7 +298,7 @@ def test_gradient_ratio_is_that_of_the_two_pulls_on_the_decoded_images(small_net
         -(torch.sigmoid(-logits).log().mean() + torch.sigmoid(-dis(x_p)[0]).log().mean()), [x_tilde, x_p]
     )
     expected = 0.3 * llike.norm() / torch.sqrt(gan[0].square().sum() + gan[1].square().sum())
-    ratio = model.algorithm_1(x, epsilon, z_p).metrics["decoder/gradient_ratio"]
+    ratio = model.gradients(x, epsilon, z_p).metrics["decoder/gradient_ratio"]
     assert ratio.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -223,8 +324,10 @@ def test_gate_follows_the_authors_rule(cost_real: float, cost_fake: float, decod
 def test_the_gate_is_told_the_mean_cost_of_the_fakes_in_the_game(
     small_networks: Networks, fakes: str, entering: list[str]
 ) -> None:
-    step = build(small_networks, fakes=fakes).algorithm_1(*batch())
+    step = build(small_networks, fakes=fakes).gradients(*batch())
     costs = [step.metrics[f"discriminator/cost_{name}"].item() for name in entering]
+    assert step.cost_real is not None
+    assert step.cost_fake is not None
     assert step.cost_real.item() == step.metrics["discriminator/cost_real"].item()
     assert step.cost_fake.item() == pytest.approx(sum(costs) / len(costs))
 
@@ -237,8 +340,14 @@ def test_the_gate_is_told_the_mean_cost_of_the_fakes_in_the_game(
         ("similarity_layer", "conv9", "model.similarity_layer=conv9: must be one of conv1, norm1, relu1"),
         ("fakes", "none", "model.fakes=none: must be one of both, reconstruction, prior"),
         ("batch_norm", "both", "model.batch_norm=both: must be one of joint, paired, separate"),
+        ("sigma", 0.0, "model.sigma=0.0: must be a positive number or learned"),
     ],
 )
 def test_options_out_of_range_are_refused(small_networks: Networks, option: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(small_networks, **{option: value})
+
+
+def test_a_gate_needs_costs_in_nats(small_networks: Networks) -> None:
+    with pytest.raises(ValueError, match=r"model.gate: weighs costs in nats; take model.adversary.game=saturating"):
+        build(small_networks, gate=EquilibriumGate(0.68, 0.35), adversary=adversary_with(game="hinge"))

@@ -5,7 +5,17 @@ from scipy.stats import norm
 from torch.distributions import Bernoulli, Independent, Normal
 from torch.distributions import kl_divergence as kl
 
-from vaegan_pl.model.losses import fake_cost, feature_likelihood, kl_divergence, real_cost
+from vaegan_pl.model.losses import (
+    Prior,
+    fake_cost,
+    feature_likelihood,
+    hinge_fake_cost,
+    hinge_real_cost,
+    in_deviations,
+    kl_divergence,
+    pixel_likelihood,
+    real_cost,
+)
 
 
 def test_kl_divergence_against_torch_distributions() -> None:
@@ -48,3 +58,68 @@ def test_half_precision_inputs_are_summed_in_float32() -> None:
     exact = 0.5 * 70_000 * float(features[0, 0]) ** 2
     assert feature_likelihood(torch.zeros_like(features), features).dtype == torch.float32
     assert feature_likelihood(torch.zeros_like(features), features).item() == pytest.approx(exact, rel=1e-4)
+
+
+def test_the_priors_weight_grows_over_its_warm_up() -> None:
+    mean, log_variance = torch.randn(2, 7, 5)
+    full = kl_divergence(mean, log_variance)
+    weights = [(Prior(2.0, 4, 0.0)(mean, log_variance, number) / full).item() for number in (0, 1, 3, 4, 1000)]
+    assert weights == pytest.approx([0.5, 1.0, 2.0, 2.0, 2.0], rel=1e-6)
+    assert torch.equal(Prior(1.0, 0, 0.0)(mean, log_variance, 0), full)
+
+
+def test_free_bits_leave_dimensions_below_them_alone() -> None:
+    mean, log_variance = torch.randn(7, 5), torch.randn(7, 5)
+    mean[:, 0] = log_variance[:, 0] = 0.01
+    mean.requires_grad_()
+    posterior = Normal(mean, (0.5 * log_variance).exp())
+    by_dimension = kl(posterior, Normal(torch.zeros(5), torch.ones(5))).mean(0)
+    assert by_dimension[0] < 0.2 < by_dimension[1:].min()
+    cost = Prior(1.0, 0, 0.2)(mean, log_variance, 0)
+    torch.testing.assert_close(cost, 0.2 + by_dimension[1:].sum())
+    (gradient,) = torch.autograd.grad(cost, mean)
+    assert (gradient[:, 0] == 0).all()
+    assert (gradient[:, 1:] != 0).all()
+
+
+@pytest.mark.parametrize(("name", "value"), [("weight", -1.0), ("warm_up", -1), ("free_bits", float("nan"))])
+def test_a_prior_out_of_range_is_refused(name: str, value: float) -> None:
+    options = {"weight": 1.0, "warm_up": 0, "free_bits": 0.0, name: value}
+    with pytest.raises(ValueError, match=f"model.prior.{name}={value}: must be a number of at least 0"):
+        Prior(**options)  # type: ignore[arg-type]
+
+
+def test_in_deviations_the_scale_of_a_channel_does_not_matter() -> None:
+    x, x_tilde = torch.randn(2, 6, 3, 4, 4, dtype=torch.float64)
+    scaled, scaled_tilde = in_deviations(x, x_tilde)
+    deviations = x.numpy().std(axis=(0, 2, 3))[None, :, None, None]
+    np.testing.assert_allclose(scaled.numpy(), x.numpy() / deviations, rtol=1e-6)
+    np.testing.assert_allclose(scaled_tilde.numpy(), x_tilde.numpy() / deviations, rtol=1e-6)
+    by = torch.tensor([0.1, 3.0, 50.0], dtype=torch.float64)[None, :, None, None]
+    torch.testing.assert_close(in_deviations(by * x, by * x_tilde)[1], scaled_tilde, rtol=1e-5, atol=1e-5)
+
+
+def test_pixel_likelihood_is_the_gaussian_log_density_without_its_constant() -> None:
+    x, x_tilde = torch.randn(2, 3, 1, 4, 4, dtype=torch.float64)
+    constant = 16 * 0.5 * np.log(2 * np.pi)
+    for sigma in (0.25, 2.0):
+        density = norm.logpdf(x.numpy(), x_tilde.numpy(), sigma).reshape(3, -1).sum(1).mean()
+        assert pixel_likelihood(x, x_tilde, sigma).item() == pytest.approx(-density - constant, rel=1e-9)
+
+
+def test_a_learned_deviation_is_the_likeliest_one() -> None:
+    x, x_tilde = torch.randn(2, 3, 1, 4, 4, dtype=torch.float64)
+    x_tilde.requires_grad_()
+    learned = pixel_likelihood(x, x_tilde, "learned")
+    others = [pixel_likelihood(x, x_tilde, sigma).item() for sigma in np.linspace(0.5, 3, 2501)]
+    assert learned.item() <= min(others)
+    assert learned.item() == pytest.approx(min(others), rel=1e-5)
+    best = float((x - x_tilde).detach().square().mean().sqrt())
+    expected = torch.autograd.grad(pixel_likelihood(x, x_tilde, best), x_tilde)
+    torch.testing.assert_close(torch.autograd.grad(learned, x_tilde), expected)
+
+
+def test_hinge_costs_by_hand() -> None:
+    logits = torch.tensor([-2.0, 0.0, 0.5, 3.0])
+    assert hinge_real_cost(logits).item() == pytest.approx((3 + 1 + 0.5 + 0) / 4)
+    assert hinge_fake_cost(logits).item() == pytest.approx((0 + 1 + 1.5 + 4) / 4)

@@ -11,6 +11,8 @@ from vaegan_pl.errors import UserError
 from vaegan_pl.model import weights
 from vaegan_pl.model.networks import Networks
 
+from ..conftest import networks_with
+
 TRAINED_ON = {"kind": "phantom", "folder": "p", "classes": ["a", "b"], "counts": {}, "caption": "PHANTOMS"}
 
 
@@ -47,12 +49,49 @@ def test_a_saved_model_comes_back_the_same(tmp_path: Path, small_networks: Netwo
     assert model.networks.state_dict().keys() == small_networks.state_dict().keys()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"encoder_channels": None},
+        {"discriminator_channels": None},
+        {"classes": 2},
+        {"norm": "group", "discriminator_norm": "group"},
+        {"discriminator_norm": "spectral"},
+        {"decoder_kernel": 5, "discriminator_first_stride": 1},
+    ],
+    ids=str,
+)
+def test_every_kind_of_networks_comes_back_the_same(tmp_path: Path, options: dict[str, Any]) -> None:
+    networks = networks_with(**options).train()
+    x, z, y = torch.rand(3, 1, 16, 16), torch.randn(3, 5), torch.tensor([0, 1, 1])
+    for _ in range(2):  # moves running statistics and singular vectors
+        images = networks.decoder(z, y)
+        if "discriminator" in networks.names:
+            networks.discriminator(images, y)
+    loaded = weights.load(saved(tmp_path / "m.pth", networks)).networks
+    networks.eval()
+    assert loaded.names == networks.names
+    torch.testing.assert_close(loaded.decoder(z, y), networks.decoder(z, y), rtol=0, atol=0)
+    for name in set(networks.names) - {"decoder"}:
+        ours, theirs = getattr(networks, name)(x, y)[0], getattr(loaded, name)(x, y)[0]
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_files_of_earlier_versions_hold_the_reports_networks(tmp_path: Path, small_networks: Networks) -> None:
+    path = saved(tmp_path / "m.pth", small_networks)
+    new = ("decoder_kernel", "discriminator_first_stride", "norm", "discriminator_norm", "classes")
+    old = {name: value for name, value in small_networks.arguments.items() if name not in new}
+    loaded = weights.load(altered(path, format_version=2, networks=old)).networks
+    z = torch.randn(3, 5)
+    torch.testing.assert_close(loaded.decoder(z), small_networks.eval().decoder(z), rtol=0, atol=0)
+
+
 def test_the_file_is_plain(tmp_path: Path, small_networks: Networks) -> None:
     path = saved(tmp_path / "m.pth", small_networks.to(memory_format=torch.channels_last))
     assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
     content = torch.load(path, weights_only=True)
     assert content["format"] == "vaegan_pl"
-    assert content["format_version"] == 2
+    assert content["format_version"] == 3
     assert set(content["state_dict"]) == {"encoder", "decoder", "discriminator"}
     assert all(tensor.is_contiguous() for state in content["state_dict"].values() for tensor in state.values())
 
@@ -102,8 +141,8 @@ def test_foreign_newer_and_broken_files(tmp_path: Path, small_networks: Networks
     torch.save({"pytorch-lightning_version": "2.6.6", "state_dict": {}}, tmp_path / "last.ckpt")
     with pytest.raises(UserError, match=r"is a training checkpoint; give the vae_gan_model\.pth"):
         weights.load(tmp_path / "last.ckpt")
-    with pytest.raises(UserError, match="has format 3, this vaegan_pl reads up to 2; upgrade"):
-        weights.load(altered(path, format_version=3))
+    with pytest.raises(UserError, match="has format 4, this vaegan_pl reads up to 3; upgrade"):
+        weights.load(altered(path, format_version=4))
 
     for damage in (whole[: len(whole) // 2], b"", b"not a model"):
         path.write_bytes(damage)

@@ -267,11 +267,11 @@ class ImageFolders(L.LightningDataModule):
         """How files become network inputs, in plain values."""
         return {**PREPROCESSING, "aspect_ratio": self.decoding.aspect_ratio, "white": self.decoding.white}
 
-    def validation_images(self, n: int) -> Float[Tensor, "n 1 size size"]:
-        """The same `n` validation images each time, in [-1, 1], evenly over the split and so over its classes."""
+    def validation_images(self, n: int) -> Batch:
+        """The same `n` validation images and labels each time, evenly over the split and so over its classes."""
         images = self.collection.split.images("validation")
         chosen = [images[i] for i in np.linspace(0, len(images) - 1, min(n, len(images))).astype(int)]
-        return images_of(self.collection, chosen)
+        return images_of(self.collection, chosen), labels_of(self.collection, chosen)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled full batches of augmented images, one image of each group in every epoch."""

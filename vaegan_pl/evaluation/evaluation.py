@@ -23,7 +23,8 @@ from vaegan_pl.evaluation.floor import PrincipalComponents, principal_components
 from vaegan_pl.evaluation.privacy import Audit, Calibration, CopyDetector
 from vaegan_pl.evaluation.reconstruction import quality
 from vaegan_pl.evaluation.usefulness import Labelled, Trial
-from vaegan_pl.inference import from_mixture, from_prior, in_batches
+from vaegan_pl.inference import from_class, from_model, in_batches
+from vaegan_pl.model.networks import Labels
 from vaegan_pl.model.weights import SavedModel
 
 DRAWS = 10
@@ -122,6 +123,11 @@ class Reference:
         return images_of(self.collection, held_out_images(self.collection))
 
     @cached_property
+    def held_out_labels(self) -> Labels:
+        """Their classes."""
+        return labels_of(self.collection, held_out_images(self.collection))
+
+    @cached_property
     def test(self) -> Labelled:
         """The test images, which nothing was chosen by; the validation images where there are none."""
         kept = set(held_out_images(self.collection))
@@ -144,7 +150,7 @@ class Reference:
 
     def by_class(self, images: Labelled) -> dict[str, Manifold]:
         """How images of each class lie among the held-out ones of it; classes of few images are left out."""
-        labels, features = labels_of(self.collection, held_out_images(self.collection)), self._held_out[1]
+        labels, features = self.held_out_labels, self._held_out[1]
         found = {}
         for label, name in enumerate(self.classes):
             real, other = features[labels == label], images.x[images.labels == label]
@@ -194,15 +200,14 @@ class Reference:
         return self._copy_audit[1]
 
     @cached_property
-    def some_trained(self) -> Images:
+    def some_trained(self) -> Labelled:
         """Training images to plant copies of."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return self.train.x[torch.randperm(len(self.train.x), generator=generator)[:PLANTED]]
+        return self.train.some(PLANTED, self.seed)
 
     @cached_property
     def detection(self) -> dict[str, Estimate]:
         """What the audit would find; see `privacy.detection`."""
-        return privacy.detection(self.detector, self.some_trained, self.calibration.threshold, self.seed)
+        return privacy.detection(self.detector, self.some_trained.x, self.calibration.threshold, self.seed)
 
     def classifiers(self, train: Labelled, name: str) -> list[Classifier]:
         """One classifier a seed, trained on some images."""
@@ -301,13 +306,13 @@ class Evaluation:
         samples: images it drew: `PRIOR`, and `BY_CLASS` if the file knows classes.
         levels: fidelity and diversity of each of `samples`.
         by_class: see `Reference.by_class`; empty if the file knows no classes.
-        reconstructions: the held-out images' reconstructions.
+        reconstructions: the held-out images' reconstructions; None if the model has no encoder, like the next three.
         interpolations: decoded from straight lines between the posterior means of held-out images, `STEPS` a line.
         reconstruction: their quality.
-        audits: copies among each of `samples`.
         memorised: share of training images whose reconstructions the audit takes for copies: how much it would see of
             what this model can draw.
-        membership: see `privacy.membership`, by score.
+        audits: copies among each of `samples`.
+        membership: see `privacy.membership`, by score, as far as the model has them.
         usefulness: of samples by class; None if it was not measured.
     """
 
@@ -316,11 +321,11 @@ class Evaluation:
     samples: dict[str, Images]
     levels: dict[str, Levels]
     by_class: dict[str, Manifold]
-    reconstructions: Images
-    interpolations: Images
-    reconstruction: dict[str, Estimate]
+    reconstructions: Images | None
+    interpolations: Images | None
+    reconstruction: dict[str, Estimate] | None
+    memorised: Estimate | None
     audits: dict[str, Audit]
-    memorised: Estimate
     membership: dict[str, Estimate]
     usefulness: Usefulness | None
 
@@ -335,9 +340,9 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, say: Callable[
         say: is told what is done next.
     """
     device, seed = reference.device, reference.seed
-    networks = model.networks.to(device)
+    encodes = "encoder" in model.networks.to(device).names
     say("sampling")
-    samples = {PRIOR: as_saved(from_prior(networks, reference.n, torch.Generator().manual_seed(seed), device))}
+    samples = {PRIOR: as_saved(from_model(model, reference.n, torch.Generator().manual_seed(seed), device))}
     synthetic = None
     if model.mixtures is not None:
         synthetic = _labelled_samples(model, reference, seed)
@@ -347,7 +352,7 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, say: Callable[
     found = {name: reference.levels(images) for name, images in samples.items()}
     say("reconstruction")
     held_out = reference.held_out
-    reconstructions = _reconstruct(model, held_out, device)
+    reconstructions = _reconstruct(model, held_out, reference.held_out_labels, device) if encodes else None
     say("privacy")
     audits = {
         name: privacy.audit(reference.detector.nearest(images), reference.calibration)
@@ -364,10 +369,10 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, say: Callable[
         found,
         {} if synthetic is None else reference.by_class(synthetic),
         reconstructions,
-        _interpolate(model, reference),
-        quality(held_out, reconstructions, seed),
+        _interpolate(model, reference) if encodes else None,
+        None if reconstructions is None else quality(held_out, reconstructions, seed),
+        _memorised(model, reference) if encodes else None,
         audits,
-        _memorised(model, reference),
         _membership(model, reference, reconstructions),
         trial,
     )
@@ -378,45 +383,52 @@ def _labelled_samples(model: SavedModel, reference: Reference, seed: int) -> Lab
     counts = torch.bincount(reference.train.labels, minlength=len(reference.classes)).tolist()
     generator = torch.Generator().manual_seed(seed)
     images = [
-        as_saved(from_mixture(model, name, n, generator, reference.device))
+        as_saved(from_class(model, name, n, generator, reference.device))
         for name, n in zip(reference.classes, counts, strict=True)
     ]
     return Labelled(torch.cat(images), torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
 
 
-def _reconstruct(model: SavedModel, x: Images, device: torch.device) -> Images:
+def _reconstruct(model: SavedModel, x: Images, y: Labels, device: torch.device) -> Images:
     networks = model.networks
-    return as_saved(in_batches(lambda b: networks.decoder(networks.encoder(b)[0]), x, device, "reconstructing"))
+    return as_saved(
+        in_batches(lambda x, y: networks.decoder(networks.encoder(x, y)[0], y), x, y, device, "reconstructing")
+    )
 
 
 def _interpolate(model: SavedModel, reference: Reference) -> Images:
     networks, device = model.networks, reference.device
     ends = torch.linspace(0, len(reference.held_out) - 1, 2 * LINES).long()
-    means = in_batches(lambda batch: networks.encoder(batch)[0], reference.held_out[ends], device, "interpolating")
+    y = reference.held_out_labels[ends]
+    means = in_batches(lambda x, y: networks.encoder(x, y)[0], reference.held_out[ends], y, device, "interpolating")
     along = torch.linspace(0, 1, STEPS)[:, None]
     lines = [start + along * (end - start) for start, end in zip(means[:LINES], means[LINES:], strict=True)]
-    return as_saved(in_batches(networks.decoder, torch.cat(lines), device, "interpolating"))
+    y = y[:LINES].repeat_interleave(STEPS)  # conditional networks stay in the class that the line starts in
+    return as_saved(in_batches(networks.decoder, torch.cat(lines), y, device, "interpolating"))
 
 
 def _memorised(model: SavedModel, reference: Reference) -> Estimate:
-    found = reference.detector.nearest(_reconstruct(model, reference.some_trained, reference.device))
+    some = reference.some_trained
+    found = reference.detector.nearest(_reconstruct(model, some.x, some.labels, reference.device))
     return share(int((found.correlation > reference.calibration.threshold).sum()), len(found.correlation))
 
 
-def _membership(model: SavedModel, reference: Reference, reconstructions: Images) -> dict[str, Estimate]:
-    device, held_out = reference.device, reference.held_out
-    generator = torch.Generator().manual_seed(reference.seed)
-    members = reference.train.x[torch.randperm(len(reference.train.x), generator=generator)[: len(held_out)]]
-    discriminator = model.networks.discriminator
-    logits = [in_batches(lambda b: discriminator(b)[0], x, device, "judging") for x in (members, held_out)]
-    errors = [
-        -reconstruction.squared_error(x, x_tilde)
-        for x, x_tilde in ((members, _reconstruct(model, members, device)), (held_out, reconstructions))
-    ]
-    return {
-        "reconstruction error": privacy.membership(errors[0], errors[1], reference.seed),
-        "discriminator's score": privacy.membership(logits[0], logits[1], reference.seed),
-    }
+def _membership(model: SavedModel, reference: Reference, reconstructions: Images | None) -> dict[str, Estimate]:
+    device, held_out = reference.device, Labelled(reference.held_out, reference.held_out_labels)
+    members = reference.train.some(len(held_out.x), reference.seed)
+    scores: dict[str, tuple[Tensor, Tensor]] = {}
+    if reconstructions is not None:
+        both = (members.x, _reconstruct(model, members.x, members.labels, device)), (held_out.x, reconstructions)
+        of_members, of_others = (-reconstruction.squared_error(x, x_tilde) for x, x_tilde in both)
+        scores["reconstruction error"] = of_members, of_others
+    if "discriminator" in model.networks.names:
+        discriminator = model.networks.discriminator
+        of_members, of_others = (
+            in_batches(lambda x, y: discriminator(x, y)[0], images.x, images.labels, device, "judging")
+            for images in (members, held_out)
+        )
+        scores["discriminator's score"] = of_members, of_others
+    return {name: privacy.membership(*both, reference.seed) for name, both in scores.items()}
 
 
 def _usefulness(synthetic: Labelled, reference: Reference) -> Usefulness:

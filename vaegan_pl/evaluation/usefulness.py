@@ -30,6 +30,11 @@ class Labelled:
     x: Images
     labels: Int64[Tensor, " image"]
 
+    def some(self, n: int, seed: int) -> "Labelled":
+        """At most `n` of them, drawn at random."""
+        chosen = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))[:n]
+        return Labelled(self.x[chosen], self.labels[chosen])
+
     def to(self, device: torch.device) -> "Labelled":
         """The same on a device."""
         return Labelled(self.x.to(device), self.labels.to(device))

@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from vaegan_pl.model import algorithm
-from vaegan_pl.model.algorithm import VAEGAN
-from vaegan_pl.model.lightning_module import NETWORKS, VAEGANModule
+from vaegan_pl.model.generative import Step
+from vaegan_pl.model.lightning_module import VAEGANModule
 
 MATRIX = {"cpu": 2048}
 """Side of the matrices whose product is the machine's rate; 8192 on other devices."""
@@ -35,21 +35,26 @@ class LeanStep:
     """
 
     def __init__(self, module: VAEGANModule, bfloat16: bool) -> None:
-        self.model: VAEGAN = module.model
+        self.model = module.model
         self.device = module.device
         self.bfloat16 = bfloat16
+        self.number = 0
         self.optimizers: Sequence[Optimizer] = module.configure_optimizers()
 
     def __call__(self, x: Tensor) -> None:
         """Compute all gradients, then step all three networks."""
         step = self._gradients(x)
-        for optimizer, name in zip(self.optimizers, NETWORKS, strict=True):
+        for optimizer, name in zip(self.optimizers, self.model.NETWORKS, strict=True):
             VAEGANModule.descend(optimizer, getattr(self.model.networks, name), getattr(step, name))
+        self.model.update_averages()
 
-    def _gradients(self, x: Tensor) -> algorithm.Step:
+    def _gradients(self, x: Tensor) -> Step:
         epsilon, z_p = torch.randn(2, len(x), self.model.networks.latent_dim, device=self.device)
+        uniform = torch.rand(len(x), self.model.uniform, device=self.device)
+        y = torch.zeros(len(x), dtype=torch.long, device=self.device)
+        self.number += 1
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self.model.algorithm_1(x, epsilon, z_p)
+            return self.model.gradients(x, epsilon, z_p, y, uniform, self.number)
 
     def flops(self, x: Tensor) -> int:
         """Floating-point operations of the matrix products and convolutions in the gradients of one batch."""
@@ -88,7 +93,7 @@ class LeanStep:
             synchronise(self.device)
             seconds[part] += perf_counter() - start
 
-        networks = {name: getattr(self.model.networks, name) for name in NETWORKS}
+        networks = {name: getattr(self.model.networks, name) for name in self.model.NETWORKS}
         owner = {id(parameter): name for name, network in networks.items() for parameter in network.parameters()}
 
         def timed_grad(outputs: Any, inputs: Any, *rest: Any, **options: Any) -> Any:
@@ -114,7 +119,7 @@ class LeanStep:
                     patches.enter_context(patch.object(network, "forward", timed_forward(name, network)))
                 step = self._gradients(x)
             with timed("optimizers"):
-                for optimizer, name in zip(self.optimizers, NETWORKS, strict=True):
+                for optimizer, name in zip(self.optimizers, self.model.NETWORKS, strict=True):
                     VAEGANModule.descend(optimizer, networks[name], getattr(step, name))
         whole = seconds.pop("whole")
         return {**seconds, "losses and norms": whole - sum(seconds.values())}

@@ -17,9 +17,10 @@ from vaegan_pl.hardware import prepare_cpu
 from vaegan_pl.measure.lean import LeanStep, synchronise
 from vaegan_pl.measure.naive import NaiveStep
 from vaegan_pl.model.algorithm import VAEGAN
-from vaegan_pl.model.lightning_module import NETWORKS, OptimizerFactory, VAEGANModule
+from vaegan_pl.model.generative import GenerativeModel
+from vaegan_pl.model.lightning_module import OptimizerFactory, VAEGANModule
 
-Build = Callable[[], tuple[VAEGAN, Mapping[str, OptimizerFactory]]]
+Build = Callable[[], tuple[GenerativeModel, Mapping[str, OptimizerFactory]]]
 NAIVE = "naive loop"
 WARM_UP = 3
 
@@ -127,11 +128,12 @@ def _work(pipe: Connection, build: Build, variant: str, place: str, batch_size: 
     lean = None
     if variant == NAIVE:
         networks = model.networks.to(device)
-        own = [optimizers[name](getattr(networks, name).parameters()) for name in NETWORKS]
+        own = [optimizers[name](getattr(networks, name).parameters()) for name in model.NETWORKS]
+        assert isinstance(model, VAEGAN)
         step: Any = NaiveStep(networks, own, model.gamma, model.similarity_layer)
     else:
         torch.backends.cudnn.benchmark = True
-        step = lean = LeanStep(VAEGANModule(model, optimizers, seed=0).to(device), variant == "bf16-mixed")
+        step = lean = LeanStep(VAEGANModule(model, optimizers, None, seed=0).to(device), variant == "bf16-mixed")
     for _ in range(WARM_UP):
         step(x)
     pipe.send(None)

@@ -22,7 +22,10 @@ CHECKED = (1, 3, 16)
 INPUTS = {"encoder": "images", "decoder": "z"}
 OUTPUTS = {"encoder": ["mean", "log_variance"], "decoder": ["images"]}
 
-Runner = Callable[[Tensor], list[Tensor]]
+Inputs = tuple[Tensor, ...]
+"""Images or latents and, for conditional networks, the class of each."""
+
+Runner = Callable[[Inputs], list[Tensor]]
 
 
 def export(networks: Networks, file_format: str, directory: Path, metadata: Mapping[str, Any]) -> dict[Path, float]:
@@ -43,28 +46,34 @@ def export(networks: Networks, file_format: str, directory: Path, metadata: Mapp
     """
     write, load = FORMATS[file_format]
     written = {}
-    for name in INPUTS:
+    for name in (name for name in INPUTS if name in networks.names):
         network, path = getattr(networks, name), directory / f"{name}.{file_format}"
         shape = (networks.latent_dim,) if name == "decoder" else (networks.image_channels, *2 * [networks.image_size])
         try:
-            write(network, name, shape, path, json.dumps(dict(metadata)))
+            write(network, name, _examples(shape, networks.classes, 2), path, json.dumps(dict(metadata)))
             runner = load(path, network)
         except ModuleNotFoundError as error:
             raise UserError(f"format={file_format}: needs {error.name}; pip install 'vaegan_pl[export]'") from error
-        written[path] = difference(network, runner, shape)
+        written[path] = difference(network, runner, shape, networks.classes)
         if not written[path] <= TOLERANCE:
             path.unlink()
             raise UserError(f"{path}: differs from the model by {written[path]:.1e}, more than {TOLERANCE}; removed")
     return written
 
 
+def _examples(shape: tuple[int, ...], classes: int, n: int) -> Inputs:
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(n, *shape, generator=generator)
+    return (x, torch.randint(0, classes, (n,), generator=generator)) if classes else (x,)
+
+
 @torch.inference_mode()
-def difference(network: nn.Module, runner: Runner, shape: tuple[int, ...]) -> float:
+def difference(network: nn.Module, runner: Runner, shape: tuple[int, ...], classes: int) -> float:
     """The largest absolute difference of a network's and a runner's outputs, over random batches of several sizes."""
-    generator, largest = torch.Generator().manual_seed(0), 0.0
+    largest = 0.0
     for n in CHECKED:
-        x = torch.randn(n, *shape, generator=generator)
-        expected, found = _listed(network(x)), runner(x)
+        inputs = _examples(shape, classes, n)
+        expected, found = _listed(network(*inputs)), runner(inputs)
         if [tuple(each.shape) for each in found] != [tuple(each.shape) for each in expected]:
             return float("inf")
         differences = [(a - b).abs().max().item() for a, b in zip(expected, found, strict=True)]
@@ -76,7 +85,7 @@ def _listed(outputs: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 
-def _write_safetensors(network: nn.Module, name: str, shape: tuple[int, ...], path: Path, metadata: str) -> None:
+def _write_safetensors(network: nn.Module, name: str, examples: Inputs, path: Path, metadata: str) -> None:
     from safetensors.torch import save
 
     tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
@@ -87,22 +96,22 @@ def _load_safetensors(path: Path, network: nn.Module) -> Runner:
     from safetensors.torch import load_file
 
     tensors = load_file(path)
-    return lambda x: _listed(torch.func.functional_call(network, tensors, (x,), strict=True))
+    return lambda inputs: _listed(torch.func.functional_call(network, tensors, inputs, strict=True))
 
 
-def _trace(network: nn.Module, shape: tuple[int, ...]) -> torch.export.ExportedProgram:
+def _trace(network: nn.Module, examples: Inputs) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
-    return torch.export.export(network, (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},))
+    return torch.export.export(network, examples, dynamic_shapes=tuple({0: batch} for _ in examples))
 
 
-def _write_onnx(network: nn.Module, name: str, shape: tuple[int, ...], path: Path, metadata: str) -> None:
+def _write_onnx(network: nn.Module, name: str, examples: Inputs, path: Path, metadata: str) -> None:
     import onnx
 
     for library in ("onnxscript", "onnx_ir"):
         logging.getLogger(library).setLevel(logging.WARNING)
     program = torch.onnx.export(
-        _trace(network, shape),
-        input_names=[INPUTS[name]],
+        _trace(network, examples),
+        input_names=[INPUTS[name], "class"][: len(examples)],
         output_names=OUTPUTS[name],
         dynamo=True,
         verbose=False,
@@ -118,19 +127,24 @@ def _load_onnx(path: Path, network: nn.Module) -> Runner:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    return lambda x: [torch.from_numpy(each) for each in session.run(None, {given.name: x.numpy()})]
+    names = [given.name for given in session.get_inputs()]
+
+    def run(inputs: Inputs) -> list[Tensor]:
+        given = {name: each.numpy() for name, each in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(each) for each in session.run(None, given)]
+
+    return run
 
 
-def _write_pt2(network: nn.Module, name: str, shape: tuple[int, ...], path: Path, metadata: str) -> None:
+def _write_pt2(network: nn.Module, name: str, examples: Inputs, path: Path, metadata: str) -> None:
     buffer = BytesIO()
-    torch.export.save(_trace(network, shape), buffer, extra_files={"vaegan_pl": metadata})
+    torch.export.save(_trace(network, examples), buffer, extra_files={"vaegan_pl": metadata})
     sealed.publish(path, buffer.getbuffer())
 
 
 def _load_pt2(path: Path, network: nn.Module) -> Runner:
     module = torch.export.load(path).module()
-    return lambda x: _listed(module(x))
+    return lambda inputs: _listed(module(*inputs))
 
 
 FORMATS: dict[str, tuple[Callable[..., None], Callable[[Path, nn.Module], Runner]]] = {

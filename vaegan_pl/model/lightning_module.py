@@ -1,4 +1,7 @@
-"""The LightningModule around Algorithm 1: optimizers, stepping, several devices and logging, no mathematics."""
+"""The LightningModule around Algorithm 1 and the models beside it.
+
+Optimizers, stepping, several devices and logging; no mathematics.
+"""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,65 +20,91 @@ from torchmetrics import MeanMetric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from vaegan_pl.errors import UserError
-from vaegan_pl.model.algorithm import VAEGAN, Step
-from vaegan_pl.model.losses import feature_likelihood, kl_divergence
+from vaegan_pl.model.algorithm import VAEGAN
+from vaegan_pl.model.generative import GenerativeModel, Step
+from vaegan_pl.model.losses import kl_divergence
+from vaegan_pl.model.schedule import PowerDecay
 
 log = logging.getLogger(__name__)
 
 OptimizerFactory = Callable[[Iterator[nn.Parameter]], Optimizer]
-NETWORKS = ("encoder", "decoder", "discriminator")
 FINITE_CHECK_INTERVAL = 10
 ON_NAN = ("stop", "skip")
 MOST_SKIPPED = 50
-WATCHED = ("loss/prior", "loss/llike", "loss/gan", *(f"the {name}'s gradient" for name in NETWORKS))
-ON_PROGRESS_BAR = ("loss/prior", "loss/llike", "discriminator/cost_real", "discriminator/cost_prior")
+ON_PROGRESS_BAR = ("loss/prior", "loss/llike", "loss/pixel", "discriminator/cost_real", "discriminator/cost_prior")
 
 
 class VAEGANModule(L.LightningModule):
     """Steps encoder, decoder and discriminator by the gradients of Algorithm 1, under manual optimization.
 
     Args:
-        model: the VAE/GAN.
-        optimizers: for each of encoder, decoder and discriminator, what makes its optimizer from its parameters.
-        seed: seed of epsilon and z_p, at least 0.
+        model: the VAE/GAN, or another model of such networks.
+        optimizers: for each of its networks, what makes its optimizer from its parameters.
+        schedule: share of the learning rates for (an epoch, all epochs); None keeps them.
+        seed: seed of epsilon, z_p and whatever else a step draws, at least 0.
         on_nan: what to do where a loss or gradient is not finite: `stop` the run, or `skip` the batch.
 
     Raises:
-        UserError: if `optimizers` has other keys than the three networks, or `on_nan` is something else.
+        UserError: if `optimizers` lacks a network, or `on_nan` is something else.
     """
 
     def __init__(
-        self, model: VAEGAN, optimizers: Mapping[str, OptimizerFactory], seed: int, on_nan: str = "stop"
+        self,
+        model: GenerativeModel,
+        optimizers: Mapping[str, OptimizerFactory],
+        schedule: PowerDecay | None,
+        seed: int,
+        on_nan: str = "stop",
     ) -> None:
         super().__init__()
         if on_nan not in ON_NAN:
             raise UserError(f"on_nan={on_nan}: must be one of {', '.join(ON_NAN)}")
-        if set(optimizers) != set(NETWORKS):
-            raise UserError(f"optimizer: has {', '.join(optimizers)}; must have exactly {', '.join(NETWORKS)}")
+        if not set(model.NETWORKS) <= set(optimizers):
+            raise UserError(f"optimizer: has {', '.join(optimizers)}; must have {', '.join(model.NETWORKS)}")
         self.automatic_optimization = False
         self.model = model.to(memory_format=torch.channels_last)
         self.factories = optimizers
+        self.schedule = schedule
         self.seed = seed
         self.on_nan = on_nan
         self.skipped = self.skipped_in_a_row = 0
-        self.first_lost = torch.full((len(WATCHED),), torch.inf)
+        self.watched = (*model.LOSSES, *(f"the {name}'s gradient" for name in model.NETWORKS))
+        self.first_lost = torch.full((len(self.watched),), torch.inf)
         self.prior, self.llike = MeanMetric(), MeanMetric()
         self.psnr = PeakSignalNoiseRatio(data_range=2.0)
         self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """One optimizer a network, in the order of `NETWORKS`.
+        """One optimizer a network, in the order of the model's `NETWORKS`.
 
         Raises:
             UserError: if an optimizer refuses its options.
         """
         optimizers = []
-        for name in NETWORKS:
+        for name in self.model.NETWORKS:
             try:
                 optimizers.append(self.factories[name](getattr(self.model.networks, name).parameters()))
             except (TypeError, ValueError) as error:
                 raise UserError(f"optimizer.{name}: {error}") from error
+            for group in optimizers[-1].param_groups:
+                group.setdefault("initial_lr", group["lr"])
         return optimizers
+
+    def on_train_epoch_start(self) -> None:
+        """Set the epoch's learning rates.
+
+        Raises:
+            UserError: if they fall over a number of epochs that is not set.
+        """
+        epochs = self.trainer.max_epochs
+        if self.schedule is None:
+            return
+        if epochs is None or epochs < 0:
+            raise UserError("optimizer.schedule: needs trainer.max_epochs")
+        share = self.schedule(self.current_epoch, epochs)
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = share * group["initial_lr"]
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """One iteration of Algorithm 1 on a batch of (images in [-1, 1], class indices).
@@ -83,27 +112,27 @@ class VAEGANModule(L.LightningModule):
         On several devices the gradients are averaged, which makes the iteration that of their joint batch (but for
         batch norm, whose statistics stay each device's own unless `trainer.sync_batchnorm`).
         """
-        x, _ = batch
+        x, y = batch
         number = self.trainer.fit_loop.total_batch_idx  # batches before this one
-        epsilon, z_p = self._noise(len(x), number)
+        (epsilon, z_p), uniform = self._noise(len(x), number)
         buffers = [buffer.clone() for buffer in self.model.buffers()] if self.on_nan == "skip" else []
-        step = self.model.algorithm_1(x, epsilon, z_p)
+        step = self.model.gradients(x, epsilon, z_p, y, uniform, number)
         self._average([*step.encoder, *step.decoder, *step.discriminator])
         self._watch(step, number)
         if self.on_nan == "skip" and self._skips(buffers, number):
             return
-        update_decoder = update_discriminator = True
-        if self.model.gate is not None:
-            self._average([step.cost_real, step.cost_fake])
-            update_decoder, update_discriminator = self.model.gate(step.cost_real.item(), step.cost_fake.item())
-        encoder, decoder, discriminator = cast("list[LightningOptimizer]", self.optimizers())
-        # Lightning counts every step of its wrappers in `global_step`. Only the encoder, which no gate rests, steps
-        # through one, so that `global_step` and `max_steps` count batches.
-        self.descend(encoder, self.model.networks.encoder, step.encoder)
-        if update_decoder:
-            self.descend(decoder.optimizer, self.model.networks.decoder, step.decoder)
-        if update_discriminator:
-            self.descend(discriminator.optimizer, self.model.networks.discriminator, step.discriminator)
+        rested = self._rested(step)
+        for i, (name, optimizer) in enumerate(
+            zip(self.model.NETWORKS, cast("list[LightningOptimizer]", self.optimizers()), strict=True)
+        ):
+            # Lightning counts every step of its wrappers in `global_step`. Only the first network steps through one,
+            # even where a gate rests it, so that `global_step` and `max_steps` count batches.
+            gradients = () if name in rested else getattr(step, name)
+            if gradients or i == 0:
+                self.descend(
+                    optimizer if i == 0 else optimizer.optimizer, getattr(self.model.networks, name), gradients
+                )
+        self.model.update_averages()
         # Reading a number makes the processor wait for the GPU, so it is done for some batches only.
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if number % FINITE_CHECK_INTERVAL == 0 or (interval and (number + 1) % interval == 0):
@@ -111,14 +140,22 @@ class VAEGANModule(L.LightningModule):
             for name, value in step.metrics.items():
                 self.log(name, value, prog_bar=name in ON_PROGRESS_BAR)
             if self.model.gate is not None:
-                self.log("gate/decoder", float(update_decoder))
-                self.log("gate/discriminator", float(update_discriminator))
+                for name in ("decoder", "discriminator"):
+                    self.log(f"gate/{name}", float(name not in rested))
             if self.on_nan == "skip":
                 self.log("skipped_batches", float(self.skipped))
             self.refuse_lost()
 
-    def _noise(self, batch: int, number: int) -> Tensor:
-        """Epsilon and z_p, a function of the seed and the batch's number alone.
+    def _rested(self, step: Step) -> set[str]:
+        """The networks that the gate does not let move."""
+        if self.model.gate is None or step.cost_real is None or step.cost_fake is None:
+            return set()
+        self._average([step.cost_real, step.cost_fake])
+        moves = self.model.gate(step.cost_real.item(), step.cost_fake.item())
+        return {name for name, move in zip(("decoder", "discriminator"), moves, strict=True) if not move}
+
+    def _noise(self, batch: int, number: int) -> tuple[Tensor, Tensor]:
+        """Epsilon and z_p, and uniform numbers, a function of the seed and the batch's number alone.
 
         Every device draws them for the joint batch and takes its own rows, as `EpochSampler` deals out the images.
         """
@@ -126,7 +163,9 @@ class VAEGANModule(L.LightningModule):
         generator = torch.Generator(self.device).manual_seed(int(seed))
         rank, devices = self.global_rank, self.trainer.world_size
         shape = (2, batch * devices, self.model.networks.latent_dim)
-        return torch.randn(shape, generator=generator, device=self.device)[:, rank::devices]
+        normal = torch.randn(shape, generator=generator, device=self.device)
+        uniform = torch.rand(batch * devices, self.model.uniform, generator=generator, device=self.device)
+        return normal[:, rank::devices], uniform[rank::devices]
 
     @staticmethod
     def _average(tensors: Sequence[Tensor]) -> None:
@@ -142,16 +181,17 @@ class VAEGANModule(L.LightningModule):
 
     @staticmethod
     def descend(optimizer: LightningOptimizer | Optimizer, network: nn.Module, gradients: tuple[Tensor, ...]) -> None:
-        """Step a network by given gradients."""
-        for parameter, gradient in zip(network.parameters(), gradients, strict=True):
-            parameter.grad = gradient
+        """Step a network by given gradients; without any, none of it moves."""
+        if gradients:
+            for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+                parameter.grad = gradient
         optimizer.step()
         network.zero_grad()
 
     def _watch(self, step: Step, number: int) -> None:
         """Note the first batch in which each loss and gradient was not finite, without reading a number."""
-        norms = [get_total_norm(getattr(step, name)) for name in NETWORKS]
-        values = [*(step.metrics[name] for name in WATCHED[: -len(norms)]), *norms]
+        norms = [get_total_norm(getattr(step, name)) for name in self.model.NETWORKS]
+        values = [*(step.metrics[name] for name in self.model.LOSSES), *norms]
         finite = torch.stack([value.isfinite() for value in values]).float()
         self._average([finite])
         first = self.first_lost.to(finite.device)
@@ -163,7 +203,7 @@ class VAEGANModule(L.LightningModule):
         if earliest == np.inf:
             return None
         lost = (self.first_lost == earliest).tolist()
-        return int(earliest), [name for name, at_once in zip(WATCHED, lost, strict=True) if at_once]
+        return int(earliest), [name for name, at_once in zip(self.watched, lost, strict=True) if at_once]
 
     def _skips(self, buffers: Sequence[Tensor], number: int) -> bool:
         """Whether this batch changes nothing, running statistics included.
@@ -239,16 +279,25 @@ class VAEGANModule(L.LightningModule):
         self.skipped = checkpoint["skipped"]
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """L_prior, L_llike, PSNR and SSIM of held-out images and their reconstructions from the posterior mean."""
-        x, _ = batch
-        networks, layer = self.model.networks, self.model.similarity_layer
-        mean, log_variance = networks.encoder(x)
-        x_tilde = networks.decoder(mean).to(x.dtype)
+        """L_prior, L_llike, PSNR and SSIM of held-out images and their reconstructions from the posterior mean.
+
+        A model without an encoder has none of them, one without a discriminator no L_llike.
+        """
+        x, y = batch
+        networks = self.model.in_use.eval()
+        if "encoder" not in networks.names:
+            return
+        mean, log_variance = networks.encoder(x, y)
+        x_tilde = networks.decoder(mean, y).to(x.dtype)
         with torch.autocast(self.device.type, enabled=False):  # SSIM's filters, in bfloat16, make it read low
             self.psnr.update(x_tilde, x)
             self.ssim.update(x_tilde, x)
-        features = (networks.discriminator(images)[1][layer] for images in (x, x_tilde))
         self.prior.update(kl_divergence(mean, log_variance), len(x))
-        self.llike.update(feature_likelihood(*features), len(x))
-        for name in ("prior", "llike", "psnr", "ssim"):
+        names = ["prior", "psnr", "ssim"]
+        if isinstance(self.model, VAEGAN):
+            layer = self.model.similarity_layer
+            features = (networks.discriminator(images, y)[1][layer] for images in (x, x_tilde))
+            self.llike.update(self.model.feature_likelihood(*features), len(x))
+            names.append("llike")
+        for name in names:
             self.log(f"validation/{name}", getattr(self, name))

@@ -1,26 +1,74 @@
-"""The three losses of the VAE/GAN, each the mean over images of a sum over everything else."""
+"""The losses of the VAE/GAN and of the models beside it, each the mean over images of a sum over everything else."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+Scalar = Float[Tensor, ""]
+Logits = Float[Tensor, " batch"]
+
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def kl_divergence(
-    mean: Float[Tensor, "batch latent"], log_variance: Float[Tensor, "batch latent"]
-) -> Float[Tensor, ""]:
+def kl_divergence(mean: Float[Tensor, "batch latent"], log_variance: Float[Tensor, "batch latent"]) -> Scalar:
     """L_prior = D_KL(q(z|x) || N(0, I)) in nats: summed over the latent, mean over images (paper, eq. 2)."""
+    return 0.5 * _twice_kl_by_dimension(mean, log_variance).sum(1).mean()
+
+
+def _twice_kl_by_dimension(mean: Tensor, log_variance: Tensor) -> Tensor:
     mean, log_variance = _at_least_float32(mean), _at_least_float32(log_variance)
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
+    return mean.square() + log_variance.exp() - 1 - log_variance
+
+
+@dataclass(frozen=True)
+class Prior:
+    """How L_prior enters the encoder's update.
+
+    Args:
+        weight: of L_prior: beta of arXiv 1804.03599; 1 is the evidence lower bound.
+        warm_up: batches over which the weight grows from 0 to its value, linearly (arXiv 1602.02282, section 2.2).
+        free_bits: nats that each dimension of z may hold at no cost: lambda of arXiv 1606.04934, appendix C.8, with
+            means over the batch.
+
+    Raises:
+        ValueError: if an option is negative.
+    """
+
+    weight: float
+    warm_up: int
+    free_bits: float
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value >= 0:
+                raise ValueError(f"model.prior.{name}={value}: must be a number of at least 0")
+
+    @property
+    def description(self) -> dict[str, object]:
+        """The options, in plain values, for the record."""
+        return {f"prior_{name}": value for name, value in vars(self).items()}
+
+    def __call__(
+        self, mean: Float[Tensor, "batch latent"], log_variance: Float[Tensor, "batch latent"], number: int
+    ) -> Scalar:
+        """What the encoder descends in the batch of a number, counted from 0, in nats."""
+        weight = self.weight * min(1.0, (number + 1) / max(1, self.warm_up))
+        if not self.free_bits:
+            return weight * kl_divergence(mean, log_variance)
+        return weight * (0.5 * _twice_kl_by_dimension(mean, log_variance).mean(0)).clamp_min(self.free_bits).sum()
 
 
 def feature_likelihood(
     features_x: Float[Tensor, "batch *feature"], features_x_tilde: Float[Tensor, "batch *feature"]
-) -> Float[Tensor, ""]:
+) -> Scalar:
     """L_llike = -E_q[log p(Dis_l(x)|z)] without its constant (paper, eqs. 7 and 8).
 
     Dis_l(x) is Gaussian around Dis_l(x_tilde) with unit variance, so this is half the squared distance, summed
@@ -30,11 +78,87 @@ def feature_likelihood(
     return 0.5 * difference.square().flatten(1).sum(1).mean()
 
 
-def real_cost(logits: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+def in_deviations(
+    features_x: Float[Tensor, "batch channel height width"],
+    features_x_tilde: Float[Tensor, "batch channel height width"],
+) -> tuple[Tensor, Tensor]:
+    """Dis_l(x) and Dis_l(x_tilde), each channel in units of its standard deviation over the batch of real images.
+
+    The discriminator can then no longer change the weight of L_llike by scaling its features. The deviations are
+    constants to the gradient.
+    """
+    x, x_tilde = _at_least_float32(features_x), _at_least_float32(features_x_tilde)
+    deviation = x.detach().var((0, 2, 3), correction=0, keepdim=True).add(1e-8).sqrt()
+    return x / deviation, x_tilde / deviation
+
+
+Sigma = float | Literal["learned"]
+
+
+def refuse_sigma(sigma: object) -> None:
+    """Stop a deviation that `pixel_likelihood` cannot take.
+
+    Raises:
+        ValueError: if it is neither a positive number nor `learned`.
+    """
+    if sigma != "learned" and not (isinstance(sigma, float | int) and 0 < sigma < math.inf):
+        raise ValueError(f"model.sigma={sigma}: must be a positive number or learned")
+
+
+def pixel_likelihood(
+    x: Float[Tensor, "batch channel side side"],
+    x_tilde: Float[Tensor, "batch channel side side"],
+    sigma: Sigma,
+) -> Scalar:
+    """-E_q[log p(x|z)] of a Gaussian around x_tilde with deviation sigma in every pixel, without n/2 log 2 pi, in nats.
+
+    A `learned` sigma is the best one for the batch, the root of the mean squared error, which leaves
+    n/2 (log MSE + 1) (arXiv 2006.13202, section 3.3).
+    """
+    error = (_at_least_float32(x_tilde) - _at_least_float32(x)).square()
+    if sigma == "learned":
+        return 0.5 * x[0].numel() * (error.mean().log() + 1)
+    return 0.5 * error.flatten(1).sum(1).mean() / sigma**2 + x[0].numel() * math.log(sigma)
+
+
+def real_cost(logits: Logits) -> Scalar:
     """-log Dis(x) in nats, mean over images: what the discriminator pays for real images."""
     return F.softplus(-_at_least_float32(logits)).mean()
 
 
-def fake_cost(logits: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+def fake_cost(logits: Logits) -> Scalar:
     """-log(1 - Dis(x)) in nats, mean over images: what the discriminator pays for decoded images."""
     return F.softplus(_at_least_float32(logits)).mean()
+
+
+def hinge_real_cost(logits: Logits) -> Scalar:
+    """max(0, 1 - logit), mean over images (arXiv 1705.02894, eq. 3)."""
+    return F.relu(1 - _at_least_float32(logits)).mean()
+
+
+def hinge_fake_cost(logits: Logits) -> Scalar:
+    """max(0, 1 + logit), mean over images (arXiv 1705.02894, eq. 3)."""
+    return F.relu(1 + _at_least_float32(logits)).mean()
+
+
+@dataclass(frozen=True)
+class Game:
+    """Who pays what in the adversarial game, by the logits of a batch.
+
+    Attributes:
+        real: the discriminator, for real images.
+        fake: the discriminator, for decoded images.
+        decoder: the decoder, for its images.
+    """
+
+    real: Callable[[Logits], Scalar]
+    fake: Callable[[Logits], Scalar]
+    decoder: Callable[[Logits], Scalar]
+
+
+GAMES = {
+    "saturating": Game(real_cost, fake_cost, lambda logits: -fake_cost(logits)),
+    "non_saturating": Game(real_cost, fake_cost, real_cost),
+    "hinge": Game(hinge_real_cost, hinge_fake_cost, lambda logits: -_at_least_float32(logits).mean()),
+}
+"""Goodfellow et al.'s minimax game and its non-saturating form (arXiv 1406.2661, section 3), and the hinge game."""

@@ -1,24 +1,56 @@
 """The three networks of the report's table: encoder, decoder and discriminator.
 
-Every network is a plain function of tensors; none of them knows configuration, training or Lightning.
+Every network is a plain function of tensors; none of them knows configuration, training or Lightning. With `classes`
+they also take the images' class indices `y`: encoder and decoder beside their hidden layer's input (Sohn et al. 2015,
+"Learning structured output representation using deep conditional generative models"), the discriminator by projection
+(arXiv 1802.05637).
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any, Literal, cast, get_args
 
-from jaxtyping import Float
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 INNER_KERNEL = 5
-UP_KERNEL = 6
+REPORT_SIZE = 64
+"""Side of the images that the report's and the paper's tables are made for."""
+
+GROUP = 16
+"""Channels that group norm takes together (arXiv 1803.08494, Table 3)."""
+
+Norm = Literal["batch", "group"]
+DiscriminatorNorm = Literal["batch", "group", "spectral"]
+Labels = Int64[Tensor, " batch"]
 
 
-def _down(channels_in: int, channels_out: int) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels_out, INNER_KERNEL, stride=2, padding=2, bias=False)
+def _norm2d(kind: str, channels: int) -> nn.Module:
+    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(max(1, channels // GROUP), channels)
 
 
-def _up(channels_in: int, channels_out: int) -> nn.ConvTranspose2d:
-    return nn.ConvTranspose2d(channels_in, channels_out, UP_KERNEL, stride=2, padding=2, bias=False)
+def _norm1d(kind: str, features: int) -> nn.Module:
+    return nn.BatchNorm1d(features) if kind == "batch" else nn.LayerNorm(features)
+
+
+def _down(channels_in: int, channels_out: int, stride: int = 2, bias: bool = False) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, INNER_KERNEL, stride=stride, padding=2, bias=bias)
+
+
+def _up(channels_in: int, channels_out: int, kernel: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(channels_in, channels_out, kernel, 2, padding=2, output_padding=kernel % 2, bias=False)
+
+
+def _beside(features: Float[Tensor, "batch feature"], y: Labels | None, classes: int) -> Tensor:
+    """Features and, in a conditional network, the class as a unit vector beside them."""
+    if not classes:
+        return features
+    if y is None:
+        raise ValueError("a conditional network needs the class of every image")
+    return torch.cat([features, F.one_hot(y, classes).to(features.dtype)], 1)
 
 
 def _side_after(image_size: int, stages: int) -> int:
@@ -36,71 +68,96 @@ class Encoder(nn.Module):
         channels: output channels of the strided convolutions, input side first.
         features: width of the hidden layer.
         latent_dim: dimension of z.
+        norm: what follows each layer: `batch` norm, or `group` norm (layer norm in the hidden layer).
+        classes: how many classes an image's label may have; 0 takes no labels.
 
     Raises:
         ValueError: if `image_size` cannot be halved once per convolution.
     """
 
     def __init__(
-        self, image_size: int, image_channels: int, channels: Sequence[int], features: int, latent_dim: int
+        self,
+        image_size: int,
+        image_channels: int,
+        channels: Sequence[int],
+        features: int,
+        latent_dim: int,
+        norm: Norm,
+        classes: int,
     ) -> None:
         super().__init__()
+        self.classes = classes
         side = _side_after(image_size, len(channels))
         stages: list[nn.Module] = []
         for channels_in, channels_out in zip([image_channels, *channels], channels, strict=False):
-            stages += [_down(channels_in, channels_out), nn.BatchNorm2d(channels_out), nn.ReLU()]
+            stages += [_down(channels_in, channels_out), _norm2d(norm, channels_out), nn.ReLU()]
         self.convolutions = nn.Sequential(*stages)
         self.hidden = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(channels[-1] * side**2, features, bias=False),
-            nn.BatchNorm1d(features),
+            nn.Linear(channels[-1] * side**2 + classes, features, bias=False),
+            _norm1d(norm, features),
             nn.ReLU(),
         )
         self.mean = nn.Linear(features, latent_dim)
         self.log_variance = nn.Linear(features, latent_dim)
 
     def forward(
-        self, x: Float[Tensor, "batch channel side side"]
+        self, x: Float[Tensor, "batch channel side side"], y: Labels | None = None
     ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
         """Mean mu and log-variance log sigma^2 of q(z|x), for images in [-1, 1]."""
-        features = self.hidden(self.convolutions(x))
+        features = self.hidden(_beside(self.convolutions(x).flatten(1), y, self.classes))
         return self.mean(features), self.log_variance(features)
 
 
 class Decoder(nn.Module):
-    """p(x|z): one linear layer, stride-2 6x6 transposed convolutions, a 5x5 convolution and tanh (report, Table).
+    """p(x|z): one linear layer, stride-2 transposed convolutions, a 5x5 convolution and tanh (report, Table).
 
-    A 6x6 kernel with padding 2 doubles the side exactly.
+    A kernel of 6 with padding 2 doubles the side exactly; one of 5, the paper's, needs one more row and column.
 
     Args:
         image_size: side of the square output, a multiple of `2 ** (len(channels) - 1)`.
         image_channels: colour channels of the output.
         channels: channels of the linear layer's map, then of each transposed convolution's output.
         latent_dim: dimension of z.
+        kernel: side of the transposed convolutions' kernels, 5 or 6.
+        norm: see `Encoder`.
+        classes: see `Encoder`.
 
     Raises:
         ValueError: if `image_size` cannot be halved once per transposed convolution.
     """
 
-    def __init__(self, image_size: int, image_channels: int, channels: Sequence[int], latent_dim: int) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        image_channels: int,
+        channels: Sequence[int],
+        latent_dim: int,
+        kernel: int,
+        norm: Norm,
+        classes: int,
+    ) -> None:
         super().__init__()
+        self.classes = classes
         side = _side_after(image_size, len(channels) - 1)
         first = channels[0] * side**2
         self.hidden = nn.Sequential(
-            nn.Linear(latent_dim, first, bias=False),
-            nn.BatchNorm1d(first),
+            nn.Linear(latent_dim + classes, first, bias=False),
+            _norm1d(norm, first),
             nn.ReLU(),
             nn.Unflatten(1, (channels[0], side, side)),
         )
         stages: list[nn.Module] = []
         for channels_in, channels_out in pairwise(channels):
-            stages += [_up(channels_in, channels_out), nn.BatchNorm2d(channels_out), nn.ReLU()]
+            stages += [_up(channels_in, channels_out, kernel), _norm2d(norm, channels_out), nn.ReLU()]
         self.convolutions = nn.Sequential(*stages)
         self.image = nn.Sequential(nn.Conv2d(channels[-1], image_channels, INNER_KERNEL, padding=2), nn.Tanh())
 
-    def forward(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch channel side side"]:
+    def forward(
+        self, z: Float[Tensor, "batch latent"], y: Labels | None = None
+    ) -> Float[Tensor, "batch channel side side"]:
         """Images in [-1, 1]."""
-        images: Tensor = self.image(self.convolutions(self.hidden(z)))
+        images: Tensor = self.image(self.convolutions(self.hidden(_beside(z, y, self.classes))))
         return images
 
 
@@ -108,31 +165,53 @@ class Discriminator(nn.Module):
     """Dis: strided 5x5 convolutions, one hidden layer, one logit (report, Table; the sigmoid is in the losses).
 
     Args:
-        image_size: side of the square input, a multiple of `2 ** len(channels)`.
+        image_size: side of the square input, a multiple of 2 to the number of strided convolutions.
         image_channels: colour channels of the input.
-        channels: output channels of the strided convolutions, input side first.
+        channels: output channels of the convolutions, input side first.
         features: width of the hidden layer.
+        first_stride: 2 as in the report's table; 1 as in the paper's, whose first convolution has no batch norm either.
+        norm: `batch` or `group` as for `Encoder`; `spectral` norm of all weights, and nothing after the layers
+            (arXiv 1802.05957).
+        classes: see `Encoder`.
 
     Raises:
-        ValueError: if `image_size` cannot be halved once per convolution.
+        ValueError: if `image_size` cannot be halved once per strided convolution.
     """
 
-    def __init__(self, image_size: int, image_channels: int, channels: Sequence[int], features: int) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        image_channels: int,
+        channels: Sequence[int],
+        features: int,
+        first_stride: int,
+        norm: DiscriminatorNorm,
+        classes: int,
+    ) -> None:
         super().__init__()
-        side = _side_after(image_size, len(channels))
-        self.convolutions = nn.ModuleList(
-            nn.ModuleDict(
-                {"conv": _down(channels_in, channels_out), "norm": nn.BatchNorm2d(channels_out), "relu": nn.ReLU()}
-            )
-            for channels_in, channels_out in zip([image_channels, *channels], channels, strict=False)
-        )
+        self.classes = classes
+        side = _side_after(image_size, len(channels) - (first_stride == 1))
+        strides = [first_stride] + [2] * (len(channels) - 1)
+        stages = []
+        for i, (stride, sizes) in enumerate(zip(strides, pairwise([image_channels, *channels]), strict=True)):
+            bare = norm == "spectral" or (i == 0 and stride == 1)
+            after = nn.Identity() if bare else _norm2d(norm, sizes[1])
+            stages.append(nn.ModuleDict({"conv": _down(*sizes, stride, bias=bare), "norm": after, "relu": nn.ReLU()}))
+        self.convolutions = nn.ModuleList(stages)
         self.hidden = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(channels[-1] * side**2, features, bias=False),
-            nn.BatchNorm1d(features),
+            nn.Linear(channels[-1] * side**2, features, bias=norm == "spectral"),
+            nn.Identity() if norm == "spectral" else _norm1d(norm, features),
             nn.ReLU(),
         )
         self.logit = nn.Linear(features, 1)
+        if classes:
+            self.projection = nn.Embedding(classes, features)
+            nn.init.normal_(self.projection.weight, std=features**-0.5)
+        if norm == "spectral":
+            for module in [*self.modules()]:
+                if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
+                    spectral_norm(module)
 
     @property
     def layers(self) -> list[str]:
@@ -140,7 +219,7 @@ class Discriminator(nn.Module):
         return [f"{kind}{i}" for i in range(1, len(self.convolutions) + 1) for kind in ("conv", "norm", "relu")]
 
     def forward(
-        self, x: Float[Tensor, "batch channel side side"]
+        self, x: Float[Tensor, "batch channel side side"], y: Labels | None = None
     ) -> tuple[Float[Tensor, " batch"], dict[str, Float[Tensor, "batch feature height width"]]]:
         """Logit of Dis(x) = p(x is real), and every Dis_l(x) by layer name, for images in [-1, 1]."""
         maps: dict[str, Tensor] = {}
@@ -148,51 +227,125 @@ class Discriminator(nn.Module):
             assert isinstance(stage, nn.ModuleDict)
             for kind, module in stage.items():
                 x = maps[f"{kind}{i}"] = module(x)
-        return self.logit(self.hidden(x)).squeeze(1), maps
+        features = self.hidden(x)
+        logits = self.logit(features).squeeze(1)
+        if self.classes:
+            if y is None:
+                raise ValueError("a conditional network needs the class of every image")
+            logits = logits + (self.projection(y) * features).sum(1)
+        return logits, maps
 
 
 class Networks(nn.Module):
-    """Encoder, decoder and discriminator of one VAE/GAN, built from plain numbers.
+    """Encoder, decoder and discriminator of one model, built from plain numbers.
 
     Args:
         image_size: side of the square images.
         image_channels: colour channels of the images.
         latent_dim: dimension of z.
-        encoder_channels: see `Encoder`.
+        encoder_channels: see `Encoder`; None leaves the encoder out, as a GAN does.
         encoder_features: see `Encoder`.
         decoder_channels: see `Decoder`.
-        discriminator_channels: see `Discriminator`.
+        decoder_kernel: see `Decoder`.
+        discriminator_channels: see `Discriminator`; None leaves the discriminator out, as a VAE does.
         discriminator_features: see `Discriminator`.
+        discriminator_first_stride: see `Discriminator`.
+        norm: of encoder and decoder; see `Encoder`.
+        discriminator_norm: see `Discriminator`.
+        classes: see `Encoder`.
 
     Raises:
-        ValueError: if `image_size` does not fit the number of stages of a network.
+        ValueError: if `image_size` does not fit the number of stages of a network, or an option is none of those.
     """
+
+    encoder: Encoder
+    """Missing where `encoder_channels` is None."""
+
+    decoder: Decoder
+    discriminator: Discriminator
+    """Missing where `discriminator_channels` is None."""
 
     def __init__(
         self,
         image_size: int,
         image_channels: int,
         latent_dim: int,
-        encoder_channels: Sequence[int],
+        encoder_channels: Sequence[int] | None,
         encoder_features: int,
         decoder_channels: Sequence[int],
-        discriminator_channels: Sequence[int],
+        decoder_kernel: int,
+        discriminator_channels: Sequence[int] | None,
         discriminator_features: int,
+        discriminator_first_stride: int,
+        norm: Norm,
+        discriminator_norm: DiscriminatorNorm,
+        classes: int,
     ) -> None:
         super().__init__()
-        self.image_size = image_size
-        self.image_channels = image_channels
-        self.latent_dim = latent_dim
-        self.encoder = Encoder(image_size, image_channels, encoder_channels, encoder_features, latent_dim)
-        self.decoder = Decoder(image_size, image_channels, decoder_channels, latent_dim)
-        self.discriminator = Discriminator(image_size, image_channels, discriminator_channels, discriminator_features)
-        self.arguments: dict[str, int | list[int]] = {
+        for name, value, known in (
+            ("decoder_kernel", decoder_kernel, (5, 6)),
+            ("discriminator_first_stride", discriminator_first_stride, (1, 2)),
+            ("norm", norm, get_args(Norm)),
+            ("discriminator_norm", discriminator_norm, get_args(DiscriminatorNorm)),
+        ):
+            if value not in known:
+                raise ValueError(f"model.networks.{name}={value}: must be one of {', '.join(map(str, known))}")
+        self.arguments: dict[str, Any] = {
             "image_size": image_size,
             "image_channels": image_channels,
             "latent_dim": latent_dim,
-            "encoder_channels": list(encoder_channels),
+            "encoder_channels": None if encoder_channels is None else list(encoder_channels),
             "encoder_features": encoder_features,
             "decoder_channels": list(decoder_channels),
-            "discriminator_channels": list(discriminator_channels),
+            "decoder_kernel": decoder_kernel,
+            "discriminator_channels": None if discriminator_channels is None else list(discriminator_channels),
             "discriminator_features": discriminator_features,
+            "discriminator_first_stride": discriminator_first_stride,
+            "norm": norm,
+            "discriminator_norm": discriminator_norm,
+            "classes": classes,
         }
+        self.image_size = image_size
+        self.image_channels = image_channels
+        self.latent_dim = latent_dim
+        self.classes = classes
+        size = image_size, image_channels
+        if encoder_channels is not None:
+            self.encoder = Encoder(*size, encoder_channels, encoder_features, latent_dim, norm, classes)
+        self.decoder = Decoder(*size, decoder_channels, latent_dim, decoder_kernel, norm, classes)
+        if discriminator_channels is not None:
+            self.discriminator = Discriminator(
+                *size,
+                discriminator_channels,
+                discriminator_features,
+                discriminator_first_stride,
+                discriminator_norm,
+                classes,
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """Which networks there are, in this order: encoder, decoder, discriminator."""
+        return [name for name, _ in self.named_children()]
+
+
+def for_image_size(image_size: int, **sizes: Any) -> Networks:
+    """Networks whose channels are given for images of 64 pixels, one stage deeper for each doubling beyond.
+
+    The added stages are those farthest from the image, and repeat its channels, so that the smallest map stays 8x8 in
+    encoder and decoder, and 4x4 (in the paper's table 8x8) in the discriminator.
+
+    Args:
+        image_size: side of the square images.
+        **sizes: see `Networks`.
+
+    Raises:
+        ValueError: see `Networks`.
+    """
+    deeper = max(0, (image_size // REPORT_SIZE).bit_length() - 1)
+    for name, end in (("encoder_channels", -1), ("decoder_channels", 0), ("discriminator_channels", -1)):
+        if sizes[name] is not None:
+            channels = list(cast("Sequence[int]", sizes[name]))
+            more = [channels[end]] * deeper
+            sizes[name] = more + channels if end == 0 else channels + more
+    return Networks(image_size=image_size, **sizes)

@@ -14,8 +14,17 @@ from vaegan_pl.model.mixtures import ClassMixtures, Mixture, from_plain, to_plai
 from vaegan_pl.model.networks import Networks
 
 FORMAT = "vaegan_pl"
-FORMAT_VERSION = 2
-"""Files of version 1 carry no seal."""
+FORMAT_VERSION = 3
+"""Files of version 1 carry no seal; those before 3 hold the three networks of the report's table."""
+
+EARLIER_NETWORKS = {
+    "decoder_kernel": 6,
+    "discriminator_first_stride": 2,
+    "norm": "batch",
+    "discriminator_norm": "batch",
+    "classes": 0,
+}
+"""What files before version 3 do not say of their networks."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,7 @@ class SavedModel:
     """A model as its file holds it.
 
     Attributes:
-        networks: encoder, decoder and discriminator, in evaluation mode on the CPU.
+        networks: encoder, decoder and discriminator, as far as the model has them, in evaluation mode on the CPU.
         preprocessing: how images become inputs: image_size, colour, resize, aspect_ratio, white, range.
         trained_on: what the training images were: kind (`phantom` or `images`), folder, classes in label order,
             counts, caption, fingerprint, training_images and split; the last three may be None in earlier files.
@@ -47,6 +56,27 @@ class SavedModel:
         if self.mixtures is None:
             raise UserError("weights: the file holds no classes to sample from; a run writes them when it ends")
         return list(self.mixtures)
+
+    def label_for_encoding(self, label: object) -> int | None:
+        """The class index that encoding images takes; None if the model asks for none.
+
+        Raises:
+            UserError: if the model has no encoder, or is conditional and the label is not one of its classes.
+        """
+        if "encoder" not in self.networks.names:
+            raise UserError("weights: the model has no encoder (a GAN); it can be sampled only")
+        if not self.networks.classes:
+            return None
+        classes = list(self.trained_on["classes"])
+        if label not in classes:
+            raise UserError(f"label={label}: the model is conditional; give the images' class, {' or '.join(classes)}")
+        return classes.index(label)
+
+    def draw_classes(self, n: int, generator: torch.Generator) -> Tensor:
+        """Class indices of `n` images, drawn as often as the classes were trained on."""
+        counts = self.trained_on["counts"]["train"]
+        shares = torch.tensor([float(counts[name]) for name in self.trained_on["classes"]])
+        return torch.multinomial(shares, n, replacement=True, generator=generator)
 
     def mixture(self, label: str) -> Mixture:
         """The mixture of a class.
@@ -126,7 +156,7 @@ def load(path: Path) -> SavedModel:
         trained_on = {key: content["trained_on"][key] for key in ("kind", "folder", "classes", "counts", "caption")}
         trained_on |= {key: content["trained_on"].get(key) for key in ("fingerprint", "training_images", "split")}
         with torch.device("meta"):  # sizes cost no memory until the tensors of the file are found to have them
-            networks = Networks(**content["networks"])
+            networks = Networks(**({} if version == FORMAT_VERSION else EARLIER_NETWORKS) | content["networks"])
         for name, network in networks.named_children():
             _fill(network, content["state_dict"][name])
         # Files that do not say so come from squashed images and a white of 65535.

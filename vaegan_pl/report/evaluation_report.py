@@ -87,7 +87,7 @@ def _model(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
         "training": dict(evaluation.model.training),
         "samples": {name: _plain(levels) for name, levels in evaluation.levels.items()},
         "by_class": {name: asdict(manifold) for name, manifold in evaluation.by_class.items()},
-        "reconstruction": _plain(evaluation.reconstruction),
+        "reconstruction": None if evaluation.reconstruction is None else _plain(evaluation.reconstruction),
         "copies": {
             name: {
                 "copies": audit.copies,
@@ -97,7 +97,9 @@ def _model(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
             }
             for name, audit in evaluation.audits.items()
         },
-        "own_reconstructions_of_training_images_found": asdict(evaluation.memorised),
+        "own_reconstructions_of_training_images_found": None
+        if evaluation.memorised is None
+        else asdict(evaluation.memorised),
         "membership": _plain(evaluation.membership),
         "verdict": verdict(evaluation, reference),
     }
@@ -179,13 +181,17 @@ def _private_words(evaluation: Evaluation, reference: Reference) -> str:
         f"{audit.copies} of {len(audit.nearest.correlation)} samples {_how(name)} ({audit.rate.value:.1%})"
         for name, audit in evaluation.audits.items()
     )
+    own = (
+        ""
+        if evaluation.memorised is None
+        else f"Of this model's own reconstructions of training images the audit sees {evaluation.memorised.value:.0%}. "
+    )
     told_by, area = max(evaluation.membership.items(), key=lambda item: abs(item[1].value - 0.5))
     return (
         f"{verdict(evaluation, reference)}: {copies} resemble a training image more than 99 % of held-out "
         "images do; of "
-        f"held-out images 1 % do. {_blind(reference)}Of this model's own reconstructions of training images the audit "
-        f"sees {evaluation.memorised.value:.0%}. Training images are told from others by their {told_by} with an AUC "
-        f"of {area.value:.2f} (0.5 is not at all). {NOT_A_GUARANTEE}"
+        f"held-out images 1 % do. {_blind(reference)}{own}Training images are told from others "
+        f"by their {told_by} with an AUC of {area.value:.2f} (0.5 is not at all). {NOT_A_GUARANTEE}"
     )
 
 
@@ -216,7 +222,10 @@ def table(evaluations: Sequence[Evaluation], reference: Reference) -> Table:
     rows.append([f"{name} / that of real images", "near 1", "1", f"{reference.floor[name].value / bar:.1f}", *cells])
     for name, floor in reference.floor_reconstruction.items():
         unit = " (dB)" if name == "PSNR" else ""
-        cells = [str(one.reconstruction[name]) if samples == PRIOR else "" for one, samples in sets]
+        cells = [
+            str(one.reconstruction[name]) if samples == PRIOR and one.reconstruction is not None else ""
+            for one, samples in sets
+        ]
         rows.append([f"reconstruction {name}{unit}", "higher", "", str(floor), *cells])
     cells = [f"{one.audits[samples].rate.value:.1%} {one.audits[samples].verdict}" for one, samples in sets]
     rows.append(["copies of training images", "lower", "1 %", "", *cells])
@@ -305,11 +314,13 @@ def _looks(one: Evaluation, reference: Reference, prefix: str) -> Section:
         picture(grid(images[:SHOWN], 16, f"Samples, {_how(name)}. {source}"), f"samples {_how(name)}")
         for name, images in one.samples.items()
     ]
-    some = torch.linspace(0, len(reference.held_out) - 1, min(16, len(reference.held_out))).long()
-    caption = f"Held out, above their reconstructions. {source}"
-    shown.append(picture(pairs(reference.held_out[some], one.reconstructions[some], caption), "reconstructions"))
-    caption = f"On straight lines between the posterior means of two held-out images. {source}"
-    shown.append(picture(grid(one.interpolations, STEPS, caption), "interpolations"))
+    if one.reconstructions is not None:
+        some = torch.linspace(0, len(reference.held_out) - 1, min(16, len(reference.held_out))).long()
+        caption = f"Held out, above their reconstructions. {source}"
+        shown.append(picture(pairs(reference.held_out[some], one.reconstructions[some], caption), "reconstructions"))
+    if one.interpolations is not None:
+        caption = f"On straight lines between the posterior means of two held-out images. {source}"
+        shown.append(picture(grid(one.interpolations, STEPS, caption), "interpolations"))
     return Section(f"{prefix}pictures", [], [], shown)
 
 

@@ -1,0 +1,198 @@
+"""The game against the discriminator, and what keeps it fair where there are few images."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd import grad
+
+from vaegan_pl.model.losses import GAMES
+from vaegan_pl.model.networks import Discriminator, Labels
+
+Images = Float[Tensor, "batch channel side side"]
+Logits = Float[Tensor, " batch"]
+Scalar = Float[Tensor, ""]
+
+BLACK = -1.0
+SHIFT, CUTOUT = 1 / 8, 1 / 2
+"""Largest shift and side of the hole, as shares of the image's side (arXiv 2006.10738, section 3.2)."""
+
+R1_INTERVAL = 16
+"""Batches between two penalties, each of which counts for all of them (arXiv 1912.04958, section 3.1)."""
+
+ANCHOR_DECAY = 0.99
+"""Of the moving averages that LeCam holds scores against (arXiv 2104.03310, section 4.1)."""
+
+
+class DiffAugment:
+    """Differentiable augmentation of everything that the discriminator sees (arXiv 2006.10738).
+
+    Real and decoded images of one row are changed alike, so that L_llike compares the same view of both. What comes in
+    from outside the image, and the hole, are black like the background of MRI.
+
+    Args:
+        changes: any of `brightness`, `contrast`, `translation` and `cutout`, in the order they are made.
+
+    Raises:
+        ValueError: if one is none of those.
+    """
+
+    DRAWS = 6
+    """Uniform numbers for each image."""
+
+    def __init__(self, changes: Sequence[str]) -> None:
+        self._known = {
+            "brightness": self.brightness,
+            "contrast": self.contrast,
+            "translation": self.translation,
+            "cutout": self.cutout,
+        }
+        for change in changes:
+            if change not in self._known:
+                raise ValueError(
+                    f"model.adversary.diffaugment={list(changes)}: must be made of {', '.join(self._known)}"
+                )
+        self.changes = list(changes)
+
+    def __call__(self, images: Images, uniform: Float[Tensor, "batch draw"]) -> Images:
+        """Change every image by its row of `DRAWS` numbers in [0, 1)."""
+        for change in self.changes:
+            images = self._known[change](images, uniform)
+        return images
+
+    @staticmethod
+    def brightness(images: Images, uniform: Tensor) -> Images:
+        """Add up to half a unit of grey either way, where black to white is two."""
+        return images + (uniform[:, 0] - 0.5)[:, None, None, None]
+
+    @staticmethod
+    def contrast(images: Images, uniform: Tensor) -> Images:
+        """Stretch grey values about each image's mean, by half to one and a half."""
+        mean = images.mean((1, 2, 3), keepdim=True)
+        return (images - mean) * (uniform[:, 1] + 0.5)[:, None, None, None] + mean
+
+    @staticmethod
+    def translation(images: Images, uniform: Tensor) -> Images:
+        """Shift by whole pixels, up to `SHIFT` of the side along either axis."""
+        n, channels, side, _ = images.shape
+        most = round(SHIFT * side)
+        shifts = (uniform[:, 2:4] * (2 * most + 1)).long().clamp_max(2 * most)  # of the padded image, from 0
+        padded = nn.functional.pad(images, [most] * 4, value=BLACK)
+        along = torch.arange(side, device=images.device)
+        rows = (shifts[:, :1] + along)[:, None, :, None].expand(n, channels, side, padded.shape[-1])
+        columns = (shifts[:, 1:] + along)[:, None, None, :].expand(n, channels, side, side)
+        return padded.gather(2, rows).gather(3, columns)
+
+    @staticmethod
+    def cutout(images: Images, uniform: Tensor) -> Images:
+        """Blacken a square of `CUTOUT` of the side, centred on any pixel."""
+        side = images.shape[-1]
+        hole = round(CUTOUT * side)
+        start = (uniform[:, 4:6] * side).long() - hole // 2
+        along = torch.arange(side, device=images.device)
+        inside = [(along >= first[:, None]) & (along < first[:, None] + hole) for first in start.unbind(1)]
+        covered = (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
+        return images.masked_fill(covered, BLACK)
+
+
+class Adversary(nn.Module):
+    """The adversarial game and its stabilisers.
+
+    Args:
+        game: `saturating` (Algorithm 1), `non_saturating` or `hinge`; see `losses.GAMES`.
+        diffaugment: changes that `DiffAugment` makes; none leaves it out.
+        r1: weight of the penalty on the discriminator's gradient at real images, gamma of arXiv 1801.04406, eq. 9;
+            0 leaves it out.
+        lecam: weight of LeCam, lambda of arXiv 2104.03310, eq. 4; 0 leaves it out.
+
+    Raises:
+        ValueError: if an option is none of those.
+    """
+
+    def __init__(self, game: str, diffaugment: Sequence[str], r1: float, lecam: float) -> None:
+        super().__init__()
+        if game not in GAMES:
+            raise ValueError(f"model.adversary.game={game}: must be one of {', '.join(GAMES)}")
+        for name, value in (("r1", r1), ("lecam", lecam)):
+            if not value >= 0:
+                raise ValueError(f"model.adversary.{name}={value}: must be a number of at least 0")
+        self.name = game
+        self.game = GAMES[game]
+        self.zero_sum = game == "saturating" and not lecam
+        self.diffaugment = DiffAugment(diffaugment) if diffaugment else None
+        self.r1 = r1
+        self.lecam = lecam
+        self.register_buffer("anchors", torch.zeros(2))
+        self.anchors: Tensor
+        """Moving averages of the logits of real and of decoded images."""
+
+    @property
+    def description(self) -> dict[str, object]:
+        """The options, in plain values, for the record."""
+        changes = [] if self.diffaugment is None else self.diffaugment.changes
+        return {"game": self.name, "diffaugment": changes, "r1": self.r1, "lecam": self.lecam}
+
+    def views(self, batches: Sequence[Images], uniform: Float[Tensor, "batch draw"] | None) -> list[Images]:
+        """What the discriminator sees of batches; the same rows of each are changed alike."""
+        if self.diffaugment is None:
+            return list(batches)
+        if uniform is None:
+            raise ValueError("DiffAugment needs uniform numbers")
+        return [self.diffaugment(images, uniform) for images in batches]
+
+    def discriminator_cost(self, real: Logits, fakes: Sequence[Logits]) -> Scalar:
+        """What the discriminator descends: its costs of real and decoded images, summed, and LeCam.
+
+        LeCam's averages move.
+        """
+        cost = self.game.real(real) + torch.stack([self.game.fake(logits) for logits in fakes]).sum()
+        if not self.lecam:
+            return cost
+        fake = torch.cat(list(fakes)).float()
+        now = torch.stack([real.detach().float().mean(), fake.detach().mean()])
+        self.anchors.lerp_(now.to(self.anchors.dtype), 1 - ANCHOR_DECAY)
+        real_anchor, fake_anchor = self.anchors.unbind()
+        return cost + self.lecam * ((real.float() - fake_anchor).square().mean() + (fake - real_anchor).square().mean())
+
+    def decoder_cost(self, fakes: Sequence[Logits]) -> Scalar:
+        """What the decoder descends for its images."""
+        return torch.stack([self.game.decoder(logits) for logits in fakes]).sum()
+
+    def refuse_gate(self, gate: object) -> None:
+        """Stop a gate that cannot weigh the costs of this game.
+
+        Raises:
+            ValueError: if there is one in a game whose costs are not in nats.
+        """
+        if gate is not None and self.name == "hinge":
+            raise ValueError("model.gate: weighs costs in nats; take model.adversary.game=saturating or non_saturating")
+
+    def penalised(
+        self,
+        gradient: tuple[Tensor, ...],
+        discriminator: Discriminator,
+        x: Images,
+        y: Labels | None,
+        number: int,
+    ) -> tuple[Tensor, ...]:
+        """The discriminator's gradient and, every `R1_INTERVAL` batches, that of r1 / 2 E |grad_x logit(x)|^2.
+
+        The penalty is taken in the precision of the parameters.
+
+        Args:
+            gradient: of `discriminator_cost`.
+            discriminator: the discriminator.
+            x: real images as the discriminator sees them.
+            y: their classes, if it is conditional.
+            number: the batch's number, from 0.
+        """
+        if not self.r1 or number % R1_INTERVAL:
+            return gradient
+        parameters = tuple(discriminator.parameters())
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.detach().to(parameters[0].dtype).requires_grad_()
+            (slope,) = grad(discriminator(x, y)[0].sum(), x, create_graph=True)
+            cost = 0.5 * self.r1 * R1_INTERVAL * slope.square().flatten(1).sum(1).mean()
+            penalty = grad(cost, parameters, materialize_grads=True)
+        return tuple(a + b for a, b in zip(gradient, penalty, strict=True))

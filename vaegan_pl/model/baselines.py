@@ -1,0 +1,108 @@
+"""The two models that the VAE/GAN joins, with the same networks: the report's sections 2.1 and 2.2."""
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import grad
+
+from vaegan_pl.model.adversary import Adversary, DiffAugment
+from vaegan_pl.model.generative import GenerativeModel, Images, Latents, Step
+from vaegan_pl.model.losses import Prior, Sigma, kl_divergence, pixel_likelihood, refuse_sigma
+from vaegan_pl.model.networks import Labels, Networks
+
+
+class VAE(GenerativeModel):
+    """A variational autoencoder with a Gaussian in the pixels (arXiv 1312.6114; report, section 2.1).
+
+    Args:
+        networks: encoder and decoder.
+        sigma: deviation of the Gaussian, or `learned`; see `losses.pixel_likelihood`.
+        prior: how L_prior enters the loss.
+        ema: see `GenerativeModel`.
+
+    Raises:
+        ValueError: if an option is none of those.
+    """
+
+    NETWORKS = ("encoder", "decoder")
+    LOSSES = ("loss/prior", "loss/pixel")
+
+    def __init__(self, networks: Networks, sigma: Sigma, prior: Prior, ema: float | None) -> None:
+        super().__init__(networks, ema)
+        refuse_sigma(sigma)
+        self.sigma = sigma
+        self.prior = prior
+
+    def gradients(
+        self,
+        x: Images,
+        epsilon: Latents,
+        z_p: Latents,
+        y: Labels | None = None,
+        uniform: Float[Tensor, "batch draw"] | None = None,
+        number: int = 0,
+    ) -> Step:
+        """Both networks descend L_prior - E_q[log p(x|z)]; see `GenerativeModel.gradients`."""
+        theta = [tuple(getattr(self.networks, name).parameters()) for name in self.NETWORKS]
+        mu, log_variance = self.networks.encoder(x, y)
+        x_tilde = self.networks.decoder(mu + (0.5 * log_variance).exp() * epsilon, y)
+        pixel = pixel_likelihood(x, x_tilde, self.sigma)
+        every = grad(self.prior(mu, log_variance, number) + pixel, [*theta[0], *theta[1]])
+        metrics = {"loss/prior": kl_divergence(mu, log_variance).detach(), "loss/pixel": pixel.detach()}
+        return Step(metrics, encoder=every[: len(theta[0])], decoder=every[len(theta[0]) :])
+
+    @property
+    def description(self) -> dict[str, object]:
+        """See `GenerativeModel.description`."""
+        return {"model": "VAE", "sigma": self.sigma, **self.prior.description, **super().description}
+
+
+class GAN(GenerativeModel):
+    """A generative adversarial network (arXiv 1406.2661; report, section 2.2), whose generator is the decoder.
+
+    Args:
+        networks: decoder and discriminator.
+        adversary: the form of the game, and what stabilises it.
+        ema: see `GenerativeModel`.
+
+    Raises:
+        ValueError: if an option is none of those.
+    """
+
+    NETWORKS = ("decoder", "discriminator")
+    LOSSES = ("loss/gan",)
+
+    def __init__(self, networks: Networks, adversary: Adversary, ema: float | None) -> None:
+        super().__init__(networks, ema)
+        self.adversary = adversary
+        self.uniform = 0 if adversary.diffaugment is None else DiffAugment.DRAWS
+
+    def gradients(
+        self,
+        x: Images,
+        epsilon: Latents,
+        z_p: Latents,
+        y: Labels | None = None,
+        uniform: Float[Tensor, "batch draw"] | None = None,
+        number: int = 0,
+    ) -> Step:
+        """The discriminator tells x from x_p, the decoder makes it err; see `GenerativeModel.gradients`."""
+        dec, dis = self.networks.decoder, self.networks.discriminator
+        x_p = dec(z_p, y)
+        views = self.adversary.views([x, x_p], uniform)
+        logits, logits_p = (dis(view, y)[0] for view in views)
+        cost = self.adversary.discriminator_cost(logits, [logits_p])
+        g_dec = grad(self.adversary.decoder_cost([logits_p]), tuple(dec.parameters()), retain_graph=True)
+        g_dis = self.adversary.penalised(grad(cost, tuple(dis.parameters())), dis, views[0], y, number)
+        game = self.adversary.game
+        metrics = {
+            "loss/gan": cost,
+            "discriminator/cost_real": game.real(logits),
+            "discriminator/cost_prior": game.fake(logits_p),
+        }
+        metrics = {name: value.detach() for name, value in metrics.items()}
+        return Step(metrics, decoder=g_dec, discriminator=g_dis)
+
+    @property
+    def description(self) -> dict[str, object]:
+        """See `GenerativeModel.description`."""
+        return {"model": "GAN", **self.adversary.description, **super().description}

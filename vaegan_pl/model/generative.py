@@ -1,0 +1,146 @@
+"""What the VAE/GAN and the models beside it have in common: networks, their averages, and the form of a step."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from vaegan_pl.model.networks import Labels, Networks
+
+Images = Float[Tensor, "batch channel side side"]
+Latents = Float[Tensor, "batch latent"]
+Scalar = Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class EquilibriumGate:
+    """The authors' rule that rests whichever of decoder and discriminator is too far ahead (their code, not the paper).
+
+    Args:
+        equilibrium: the cost both players are held near, in nats (0.68 in the authors' code).
+        margin: how far a cost may stray from it, in nats (0.35 in the authors' code).
+    """
+
+    equilibrium: float
+    margin: float
+
+    def __call__(self, cost_real: float, cost_fake: float) -> tuple[bool, bool]:
+        """Whether to update (decoder, discriminator), given the mean cost of real and of decoded images in nats."""
+        discriminator = min(cost_real, cost_fake) >= self.equilibrium - self.margin
+        decoder = max(cost_real, cost_fake) <= self.equilibrium + self.margin
+        return (decoder, discriminator) if decoder or discriminator else (True, True)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Gradients of the networks at one parameter point, in `parameters()` order, and what to log.
+
+    A network that a model lacks has none. `cost_real` and `cost_fake`, the discriminator's mean costs of real images
+    and of the decoded ones that enter L_GAN in nats, are what an `EquilibriumGate` compares.
+    """
+
+    metrics: dict[str, Scalar]
+    encoder: tuple[Tensor, ...] = ()
+    decoder: tuple[Tensor, ...] = ()
+    discriminator: tuple[Tensor, ...] = ()
+    cost_real: Scalar | None = None
+    cost_fake: Scalar | None = None
+
+
+def norm(tensors: Sequence[Tensor]) -> Scalar:
+    """Euclidean norm of all tensors together."""
+    return torch.cat(list(tensors)).float().square().sum().sqrt()
+
+
+class GenerativeModel(nn.Module, ABC):
+    """Networks and how they learn.
+
+    Args:
+        networks: encoder, decoder and discriminator, or those of them that the model has.
+        ema: decay of the moving averages of encoder and decoder, in [0, 1), which the model is used with (arXiv
+            1806.04498); None uses the networks as they are.
+
+    Raises:
+        ValueError: if `ema` is out of its range.
+    """
+
+    NETWORKS: ClassVar[tuple[str, ...]]
+    """The networks that the model is made of."""
+
+    LOSSES: ClassVar[tuple[str, ...]]
+    """The metrics of a step that must stay finite."""
+
+    gate: EquilibriumGate | None = None
+    """Decides from the discriminator's costs which of decoder and discriminator to update; None updates both."""
+
+    uniform = 0
+    """How many uniform numbers a step needs for each image."""
+
+    def __init__(self, networks: Networks, ema: float | None) -> None:
+        super().__init__()
+        if networks.names != list(self.NETWORKS):
+            raise ValueError(
+                f"model.networks: has {', '.join(networks.names)}; this model is made of {', '.join(self.NETWORKS)}; "
+                "set encoder_channels or discriminator_channels accordingly"
+            )
+        if ema is not None and not (isinstance(ema, float | int) and 0 <= ema < 1):
+            raise ValueError(f"model.ema={ema}: must be null or a number of at least 0 and below 1")
+        self.networks = networks
+        self.ema = ema
+        self.averages = nn.ModuleDict()
+        if ema is not None:
+            average = get_ema_multi_avg_fn(ema)
+            for name in networks.names:
+                if name != "discriminator":
+                    network = getattr(networks, name)
+                    self.averages[name] = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+
+    @abstractmethod
+    def gradients(
+        self,
+        x: Images,
+        epsilon: Latents,
+        z_p: Latents,
+        y: Labels | None = None,
+        uniform: Float[Tensor, "batch draw"] | None = None,
+        number: int = 0,
+    ) -> Step:
+        """All gradients of one iteration, at one parameter point; no parameter and no `.grad` is changed.
+
+        Args:
+            x: a mini-batch of real images in [-1, 1].
+            epsilon: standard normal noise of the reparameterisation z = mu + sigma * epsilon.
+            z_p: samples of the prior N(0, I).
+            y: classes of the images, for conditional networks.
+            uniform: `self.uniform` numbers in [0, 1) for each image.
+            number: the iteration's number, from 0.
+        """
+
+    @property
+    def description(self) -> dict[str, object]:
+        """The options that it learns with, in plain values, for the record."""
+        return {"ema": self.ema}
+
+    def update_averages(self) -> None:
+        """Move the averages towards the networks, running statistics included."""
+        for name, average in self.averages.items():
+            assert isinstance(average, AveragedModel)
+            average.update_parameters(getattr(self.networks, name))
+
+    @property
+    def in_use(self) -> Networks:
+        """The networks that draw, encode and are saved: averages where there are any."""
+        if not self.averages:
+            return self.networks
+        networks = copy.copy(self.networks)
+        networks._modules = dict(self.networks._modules)
+        for name, average in self.averages.items():
+            assert isinstance(average, AveragedModel)
+            networks._modules[name] = average.module
+        return networks
