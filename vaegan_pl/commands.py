@@ -150,12 +150,11 @@ def _check_types(defaults: dict[Any, Any], values: dict[Any, Any], prefix: str) 
         value, key = values[name], f"{prefix}{name}"
         if isinstance(value, str) and value.startswith("${"):
             continue
+        nullable = value is None and (isinstance(default, dict) or key in NULLABLE)
+        if nullable or (isinstance(value, str) and key in NUMBER_OR_WORD):
+            continue
         if isinstance(default, dict) and isinstance(value, dict):
             _check_types(default, value, f"{key}.")
-        elif (value is None and (isinstance(default, dict) or key in NULLABLE)) or (
-            key in NUMBER_OR_WORD and isinstance(value, str)
-        ):
-            continue
         elif type(value) is not type(default) and not (type(default) is float and type(value) is int):
             words = {int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "a group"}
             raise UserError(f"{key}={value}: must be {words[type(default)]}, such as {default}")
