@@ -72,7 +72,7 @@ def test_the_gate_is_chosen_by_name() -> None:
     assert model.fakes == "prior"
 
 
-@pytest.mark.parametrize("name", ["sample", "reconstruct", "evaluate"])
+@pytest.mark.parametrize("name", ["sample", "reconstruct", "evaluate", "latent", "export"])
 def test_the_commands_on_models_compose(name: str) -> None:
     assert composed("weights=m.pth", name=name).weights == "m.pth"
 
@@ -88,7 +88,9 @@ def test_the_reports_data_is_the_official_split_as_it_is() -> None:
     assert data.augmentation == Augmentation(horizontal_flip=0.0, shift=0.0, brightness=0.0, contrast=0.0)
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "reconstruct", "evaluate", "inspect_data", "download"])
+@pytest.mark.parametrize(
+    "command", ["train", "sample", "reconstruct", "evaluate", "latent", "export", "inspect_data", "download"]
+)
 def test_help_and_refusals_do_not_wait_for_torch(command: str) -> None:
     for argument, code in (("--help", 0), ("no_such_option=1", 1)):
         script = (

@@ -1,17 +1,26 @@
 """Running the networks of a saved model, with a progress bar."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
 from vaegan_pl.data.collection import Collection
 from vaegan_pl.data.datamodule import images_of, labels_of
+from vaegan_pl.data.folders import list_loose_images
+from vaegan_pl.data.images import UNREADABLE, read_grey, to_unit_range
+from vaegan_pl.data.images import fit as fit_image
+from vaegan_pl.errors import UserError
 from vaegan_pl.model.mixtures import ClassMixtures, draw_posteriors, fit
 from vaegan_pl.model.networks import Networks
 from vaegan_pl.model.weights import SavedModel
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 64
 
@@ -82,6 +91,33 @@ def class_mixtures(networks: Networks, collection: Collection, device: torch.dev
         name: fit(z["train"], z["validation"])
         for name, z in tqdm(found.items(), "fitting classes", unit="class", leave=False)
     }
+
+
+def read_images(
+    path: Path, model: SavedModel, most: int | None = None
+) -> tuple[list[str], Float[Tensor, "image 1 side side"]]:
+    """Names and contents of the images of a file or folder as a model takes them; what cannot be read is skipped.
+
+    Args:
+        path: an image, or a folder of them.
+        model: knows its preprocessing.
+        most: how many to read at most; all if None.
+
+    Raises:
+        UserError: if there is no such file or folder, or not one image there can be read.
+    """
+    names, pictures = [], []
+    for file in tqdm(list_loose_images(path)[:most], "reading images", unit="image", leave=False):
+        try:
+            grey = read_grey(file, model.preprocessing["white"])
+        except UNREADABLE as error:
+            log.warning("skipped %s: %s", file, error)
+            continue
+        names.append(file.stem)
+        pictures.append(fit_image(grey, model.networks.image_size, model.preprocessing["aspect_ratio"]))
+    if not pictures:
+        raise UserError(f"images={path}: not one image there can be read")
+    return names, to_unit_range(torch.from_numpy(np.stack(pictures)))[:, None]
 
 
 def clear(output: Path, prefix: str) -> None:

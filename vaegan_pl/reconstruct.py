@@ -15,15 +15,11 @@ def reconstruct(config: DictConfig) -> None:
     """Write Dec(mean of q(z|x)) of every image, and a grid of originals above their reconstructions."""
     if config.shown < 1:
         raise UserError(f"shown={config.shown}: must be at least 1")
-    import numpy as np
     import torch
     from torchmetrics.functional.image import peak_signal_noise_ratio
-    from tqdm import tqdm
 
-    from vaegan_pl.data.folders import list_loose_images
-    from vaegan_pl.data.images import UNREADABLE, fit, read_grey, to_unit_range
     from vaegan_pl.hardware import pick_device
-    from vaegan_pl.inference import clear, in_batches
+    from vaegan_pl.inference import clear, in_batches, read_images
     from vaegan_pl.model import weights
     from vaegan_pl.report.pictures import pairs, save_png, single
 
@@ -31,20 +27,7 @@ def reconstruct(config: DictConfig) -> None:
     device = pick_device(config.accelerator)
     label = model.label_for_encoding(config.label)
     networks = model.networks.to(device)
-    files = list_loose_images(Path(str(config.images)))
-    names, pictures = [], []
-    for path in tqdm(files, "reading images", unit="image", leave=False):
-        try:
-            grey = read_grey(path, model.preprocessing["white"])
-        except UNREADABLE as error:
-            log.warning("skipped %s: %s", path, error)
-            continue
-        names.append(path.stem)
-        pictures.append(fit(grey, networks.image_size, model.preprocessing["aspect_ratio"]))
-    if not pictures:
-        raise UserError(f"images={config.images}: not one image there can be read")
-
-    x = to_unit_range(torch.from_numpy(np.stack(pictures)))[:, None]
+    names, x = read_images(Path(str(config.images)), model)
     y = None if label is None else torch.full((len(x),), label)
     x_tilde = in_batches(lambda x, y: networks.decoder(networks.encoder(x, y)[0], y), x, y, device, "reconstructing")
     output, provenance = Path(str(config.output)), f"reconstruction; trained on {model.trained_on['caption']}"

@@ -1,0 +1,64 @@
+"""Ways through the latent space: arcs between points, and directions from class to class."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vaegan_pl.model.mixtures import Mixture
+
+Points = Float[Tensor, "*point latent"]
+
+
+def slerp(start: Points, end: Points, t: Float[Tensor, " step"]) -> Float[Tensor, "*point step latent"]:
+    """Spherical interpolation (arXiv 1609.04468, section 2.1): an arc whose length changes evenly between the ends'.
+
+    A straight line between draws of N(0, I) would pass where the prior has hardly any mass.
+
+    Args:
+        start: where t is 0.
+        end: where t is 1.
+        t: places on the arc, in [0, 1].
+    """
+    cosine = torch.nn.functional.cosine_similarity(start, end, dim=-1).clamp(-1, 1)[..., None]
+    angle = cosine.arccos()
+    flat = angle.sin() < 1e-4  # next to each other, or opposite: the line is the arc, or as good as any
+    sine = torch.where(flat, 1.0, angle.sin())
+    first = torch.where(flat, 1 - t, ((1 - t) * angle).sin() / sine)
+    second = torch.where(flat, t, (t * angle).sin() / sine)
+    return first[..., None] * start[..., None, :] + second[..., None] * end[..., None, :]
+
+
+def loop(waypoints: Float[Tensor, "point latent"], steps: int) -> Float[Tensor, "step latent"]:
+    """Arcs of `steps` places from each point to the next, and from the last back to the first."""
+    t = torch.arange(steps) / steps
+    return slerp(waypoints, waypoints.roll(-1, 0), t).flatten(0, 1)
+
+
+def class_means(mixtures: Mapping[str, Mixture]) -> dict[str, Float[Tensor, " latent"]]:
+    """The mean of z over each class's images."""
+    return {name: mixture.weights @ mixture.means for name, mixture in mixtures.items()}
+
+
+def attribute_vector(means: Mapping[str, Tensor], name: str, others: Mapping[str, float]) -> Float[Tensor, " latent"]:
+    """The mean of z over images of a class less that over others (paper, section 4.2: visual attribute vectors).
+
+    Args:
+        means: see `class_means`.
+        name: the class.
+        others: the share of each class among the others, itself left out.
+    """
+    total = sum(others.values())
+    away = torch.stack([means[other] * (share / total) for other, share in others.items()]).sum(0)
+    return means[name] - away
+
+
+def shares_of_others(counts: Mapping[str, int], name: str) -> dict[str, float]:
+    """How many images each class but one has."""
+    return {other: float(count) for other, count in counts.items() if other != name}
+
+
+def evenly(n: int, of: int) -> Sequence[int]:
+    """`n` places spread over 0 .. `of` - 1, ends included."""
+    return [round(float(i)) for i in torch.linspace(0, of - 1, n)]

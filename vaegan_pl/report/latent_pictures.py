@@ -1,0 +1,195 @@
+"""Grids and animations of ways through a model's latent space."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from vaegan_pl.errors import UserError
+from vaegan_pl.inference import in_batches, read_images
+from vaegan_pl.model.latents import attribute_vector, class_means, evenly, loop, shares_of_others, slerp
+from vaegan_pl.model.weights import SavedModel
+from vaegan_pl.report.pictures import grid, save_png
+from vaegan_pl.sealed import publish
+
+MILLISECONDS = 80
+MOST_TILES = 8
+"""In a row of an animation of several tours at once."""
+
+Images = Float[Tensor, "image channel side side"]
+
+
+@dataclass(frozen=True)
+class Tour:
+    """Images on a way through the latent space.
+
+    Attributes:
+        still: images in [-1, 1], row by row.
+        columns: images in a row of `still`.
+        frames: images in [-1, 1]; each frame is a set of tiles.
+        tiles: tiles in a row of a frame.
+        closed: whether the last frame leads on to the first; an open tour is shown to and fro.
+        caption: what there is to see.
+    """
+
+    still: Images
+    columns: int
+    frames: Float[Tensor, "frame tile channel side side"]
+    tiles: int
+    closed: bool
+    caption: str
+
+    def grid(self) -> Image.Image:
+        """The still picture."""
+        return grid(self.still, self.columns, self.caption)
+
+    def animation(self) -> list[Image.Image]:
+        """One picture a frame."""
+        frames = self.frames if self.closed else torch.cat([self.frames, self.frames.flip(0)[1:-1]])
+        return [grid(tiles, self.tiles, self.caption) for tiles in frames]
+
+
+class Guide:
+    """Leads through the latent space of a model.
+
+    Args:
+        model: the model, on `device`.
+        device: what computes.
+        seed: seed of samples.
+        frames: frames of an animation.
+        columns: how many of them a grid shows, if it shows them in rows.
+    """
+
+    def __init__(self, model: SavedModel, device: torch.device, seed: int, frames: int, columns: int) -> None:
+        self.model = model
+        self.device = device
+        self.generator = torch.Generator().manual_seed(seed)
+        self.frames = frames
+        self.shown = evenly(min(columns, frames), frames)
+        self.source = f"Synthetic. Trained on {model.trained_on['caption']}."
+
+    def read(self, path: Path, most: int) -> Images:
+        """At most `most` images of a file or folder, as the model takes them.
+
+        Raises:
+            UserError: if none can be read.
+        """
+        return read_images(path, self.model, most)[1]
+
+    def between_samples(self, n: int, label: str | None) -> Tour:
+        """Arcs between `n` pairs of samples, of the prior or of a class."""
+        z, y = self._draw(2 * n, label)
+        arcs = self._arcs(z[:n], z[n:], None if y is None else y[:n])
+        still = arcs[self.shown].transpose(0, 1).flatten(0, 1)
+        caption = f"Between samples{_of(label)}. {self.source}"
+        return Tour(still, len(self.shown), arcs, min(n, MOST_TILES), False, caption)
+
+    def between_images(self, first: Images, last: Images, label: str | None) -> Tour:
+        """The arc between two images' posterior means.
+
+        Raises:
+            UserError: if the model has no encoder, or `label` is missing for a conditional model or given to another.
+        """
+        own = self.model.label_for_encoding(label)
+        if own is None and label is not None:
+            raise UserError(f"label={label}: the model is not conditional; leave label out to go between two images")
+        y = None if own is None else torch.tensor([own])
+        start, end = (self._encode(images, y) for images in (first, last))
+        arc = self._arcs(start, end, y)
+        still = torch.cat([first, *arc[self.shown], last])
+        frames = torch.stack([torch.cat([first, *frame[None], last]) for frame in arc])
+        caption = f"From one image to another; the originals are at the ends. {self.source}"
+        return Tour(still, len(still), frames, 3, False, caption)
+
+    def walk(self, n: int, label: str | None) -> Tour:
+        """A loop through samples, `n` loops at once, of the prior or of a class."""
+        stops = max(2, self.frames // 8)
+        z, y = self._draw(n * stops, label)
+        steps = -(-self.frames // stops)
+        loops = torch.stack([loop(own, steps) for own in z.split(stops)], 1)[: self.frames]
+        frames = self._decode(loops, None if y is None else y[:n])
+        still = frames[self.shown].transpose(0, 1).flatten(0, 1)
+        caption = f"A walk through samples{_of(label)}. {self.source}"
+        return Tour(still, len(self.shown), frames, min(n, MOST_TILES), True, caption)
+
+    def attributes(self, x: Images, label: str | None, strength: float) -> Tour:
+        """Images, their reconstructions, and what they become in the direction of each class.
+
+        Args:
+            x: the images.
+            label: their class, if it is known; directions are then from it, otherwise from the mean of the others.
+            strength: how far to go, in units of the difference of means.
+
+        Raises:
+            UserError: if the model has no encoder or knows no classes, or `label` is none of them.
+        """
+        own, labels = self.model.label_for_encoding(label), self.model.labels
+        if label is not None and label not in labels:
+            raise UserError(f"label={label}: the model knows {', '.join(labels)}")
+        targets = [name for name in labels if name != label]
+        means = class_means(self.model.mixtures or {})
+        counts = self.model.trained_on["counts"]["train"]
+        z = self._encode(x, None if own is None else torch.full((len(x),), own))
+        along = strength * torch.linspace(0, 1, self.frames)[:, None, None]
+        columns = [x.repeat(self.frames, 1, 1, 1, 1), self._still(z, own)]
+        for name in targets:
+            others = {label: 1.0} if label is not None else shares_of_others(counts, name)
+            path = z + along * attribute_vector(means, name, others)
+            y = None if own is None else torch.full((len(x),), labels.index(name))
+            columns.append(self._decode(path, y))
+        frames = torch.stack(columns, 2).flatten(1, 2)
+        words = ", ".join(f"more {name}" for name in targets)
+        caption = f"From the left: original, reconstruction, {words} (strength {strength:g}). {self.source}"
+        return Tour(frames[-1], len(columns), frames, len(columns), False, caption)
+
+    def _still(self, z: Tensor, own: int | None) -> Tensor:
+        images = self._decode(z[None], None if own is None else torch.full((len(z),), own))
+        return images.repeat(self.frames, 1, 1, 1, 1)
+
+    def _arcs(self, start: Tensor, end: Tensor, y: Tensor | None) -> Float[Tensor, "frame tile channel side side"]:
+        return self._decode(slerp(start, end, torch.linspace(0, 1, self.frames)).transpose(0, 1), y)
+
+    def _draw(self, n: int, label: str | None) -> tuple[Tensor, Tensor | None]:
+        networks = self.model.networks
+        if label is None:
+            z = torch.randn(n, networks.latent_dim, generator=self.generator)
+            return z, self.model.draw_classes(n, self.generator) if networks.classes else None
+        z = self.model.mixture(label).sample(n, self.generator)
+        return z, torch.full((n,), self.model.labels.index(label)) if networks.classes else None
+
+    def _encode(self, x: Images, y: Tensor | None) -> Tensor:
+        networks = self.model.networks
+        return in_batches(lambda x, y: networks.encoder(x, y)[0], x, y, self.device, "encoding")
+
+    def _decode(self, z: Float[Tensor, "frame tile latent"], y: Tensor | None) -> Tensor:
+        frames, tiles = z.shape[:2]
+        every = None if y is None else y.repeat(frames)
+        images = in_batches(self.model.networks.decoder, z.flatten(0, 1), every, self.device, "decoding")
+        by_frame: Tensor = images.unflatten(0, (frames, tiles))
+        return by_frame
+
+
+def _of(label: str | None) -> str:
+    return "" if label is None else f" of {label}"
+
+
+def write(tour: Tour, path: Path, model: SavedModel) -> list[Path]:
+    """Write the grid and the animation as `PATH.png` and `PATH.gif`; gives their paths.
+
+    Raises:
+        OSError: if that fails.
+    """
+    provenance = f"synthetic; trained on {model.trained_on['caption']}"
+    still, moving = path.with_suffix(".png"), path.with_suffix(".gif")
+    save_png(tour.grid(), still, provenance)
+    first, *rest = tour.animation()
+    buffer = BytesIO()
+    first.save(
+        buffer, "GIF", save_all=True, append_images=rest, duration=MILLISECONDS, loop=0, comment=provenance.encode()
+    )
+    publish(moving, buffer.getbuffer(), verified=False)
+    return [still, moving]
