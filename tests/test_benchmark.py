@@ -50,6 +50,17 @@ def test_it_measures_what_it_says(run_command: Run, capfd: pytest.CaptureFixture
     assert not Path("outputs").exists()
 
 
+def test_another_model_is_timed_beside_larsen(run_command: Run) -> None:
+    few = ["data.per_class.Training=16", "data.per_class.Testing=4", "trainer.precision=32-true", "logger=csv"]
+    options = ["model=gan", "model.adversary.r1=1.0", "model.ema=0.9", "rounds=1", "output=speed"]
+    small = [option for option in SMALL if "encoder_channels" not in option]  # which a GAN has not
+    assert run_command(benchmark, "benchmark", *small, *few, *options) is None
+    figures = json.loads(Path("speed/benchmark.json").read_text())
+    assert list(figures["steps"]) == ["32-true", "bf16-mixed", "larsen, 32-true", "naive loop"]
+    assert figures["steps"]["larsen, 32-true"]["flops"] > 1.2 * figures["steps"]["32-true"]["flops"]
+    assert "encoder" not in figures["parts"]
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -82,4 +93,4 @@ def killed() -> Any:
 
 def test_a_variant_that_is_killed_is_named() -> None:
     with pytest.raises(UserError, match="the process that timed 32-true ended early"):
-        paired.measure(killed, ["32-true"], torch.device("cpu"), batch_size=2, rounds=1)
+        paired.measure({"32-true": killed}, torch.device("cpu"), batch_size=2, rounds=1)

@@ -1,11 +1,16 @@
-"""Measure the speed of training on this machine: `python -m vaegan_pl.benchmark`, with any options of training."""
+"""Measure the speed of training on this machine: `python -m vaegan_pl.benchmark`, with any options of training.
+
+A model other than `larsen` is timed beside it.
+"""
 
 import logging
+import re
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -43,13 +48,20 @@ def benchmark(config: DictConfig) -> None:
     data: ImageFolders = instantiate(config.data, _convert_="all")
     data.prepare_data()
     data.setup("fit")
-    variants = [chosen, *(other for other in ("bf16-mixed", "32-true") if other != chosen), paired.NAIVE]
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     overrides = [o for o in HydraConfig.get().overrides.task if o.partition("=")[0] not in OWN]
     with tempfile.TemporaryDirectory(prefix=".run-", dir=output) as folder:
         log.info("one epoch of training, with everything on:")
         whole = epoch.measure([*overrides, *epoch.at(root=data.root, cache=data.cache)], Path(folder))
-    timings = paired.measure(partial(build, plain), variants, device, config.data.batch_size, config.rounds)
+    asked = HydraConfig.get().overrides.task
+    larsen = hydra.compose("benchmark", [o for o in asked if not re.match(r"[+~]*model(?!\.networks\.)", o)]).model
+    reference = partial(build, {**plain, "model": OmegaConf.to_container(larsen, resolve=True)})
+    builds = {chosen: partial(build, plain)}
+    builds |= {other: builds[chosen] for other in ("bf16-mixed", "32-true") if other != chosen}
+    if OmegaConf.to_container(larsen, resolve=True) != plain["model"]:
+        builds[f"larsen, {chosen}"] = reference
+    builds[paired.NAIVE] = reference
+    timings = paired.measure(builds, device, config.data.batch_size, config.rounds)
     result = speed.Speed(device, chosen, config.data.batch_size, timings, whole)
     files = speed.write(result, output)
     log.info("%s", result.table())

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from statistics import median
@@ -57,14 +57,12 @@ def speedup(slow: Timing, fast: Timing) -> float:
     return median(a / b for a, b in zip(slow.seconds, fast.seconds, strict=True))
 
 
-def measure(
-    build: Build, variants: Sequence[str], device: torch.device, batch_size: int, rounds: int
-) -> dict[str, Timing]:
+def measure(builds: Mapping[str, Build], device: torch.device, batch_size: int, rounds: int) -> dict[str, Timing]:
     """Time each variant once a round, in an order that turns from round to round.
 
     Args:
-        build: makes the model and its optimizers, in every process anew.
-        variants: `NAIVE`, `32-true` or `bf16-mixed`.
+        builds: for each variant, what makes its model and optimizers, in a process of its own. A variant is called
+            `NAIVE`, or by any words that end in its precision, 32-true or bf16-mixed.
         device: what computes.
         batch_size: images in a batch; they are noise.
         rounds: how many times each is timed, after `WARM_UP` steps.
@@ -72,6 +70,7 @@ def measure(
     Raises:
         UserError: if a process ends early, for want of memory, say; its own words have been printed.
     """
+    variants = list(builds)
     context = multiprocessing.get_context("spawn")
     workers: dict[str, Connection] = {}
     timings = {variant: Timing() for variant in variants}
@@ -80,7 +79,9 @@ def measure(
     try:
         for variant in variants:
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, build, variant, str(device), batch_size), daemon=True)
+            process = context.Process(
+                target=_work, args=(theirs, builds[variant], variant, str(device), batch_size), daemon=True
+            )
             process.start()
             theirs.close()
             processes.append(process)
@@ -133,7 +134,7 @@ def _work(pipe: Connection, build: Build, variant: str, place: str, batch_size: 
         step: Any = NaiveStep(networks, own, model.gamma, model.similarity_layer)
     else:
         torch.backends.cudnn.benchmark = True
-        step = lean = LeanStep(VAEGANModule(model, optimizers, None, seed=0).to(device), variant == "bf16-mixed")
+        step = lean = LeanStep(VAEGANModule(model, optimizers, None, seed=0).to(device), variant.endswith("bf16-mixed"))
     for _ in range(WARM_UP):
         step(x)
     pipe.send(None)
