@@ -66,6 +66,34 @@ def test_the_reports_setup_is_the_default() -> None:
     assert [optimizer.param_groups[0]["lr"] for optimizer in optimizers] == [3e-4, 3e-4, 3e-5]
 
 
+def test_narrow_networks_have_half_the_reports_widths() -> None:
+    report, narrow = (composed(f"model/networks={table}").model.networks for table in ("report", "narrow"))
+    for name, value in report.items():
+        if name in ("encoder_channels", "decoder_channels", "discriminator_channels"):
+            assert narrow[name] == [channels // 2 for channels in value]
+        elif name.endswith("_features"):
+            assert narrow[name] == value // 2
+        else:
+            assert narrow[name] == value
+
+
+def test_a_model_keeps_what_it_is_made_of_with_other_networks() -> None:
+    assert composed("model=vae", "model/networks=narrow").model.networks.discriminator_channels is None
+    assert composed("model=gan", "model/networks=narrow").model.networks.encoder_channels is None
+    assert composed("model=conditional", "model/networks=narrow").model.networks.classes == 4
+
+
+def test_larsen2015_is_what_the_authors_train() -> None:
+    config = composed("model=larsen2015")
+    assert config.model.gamma == 1e-6
+    assert config.model.networks.decoder_kernel == 5
+    assert config.model.networks.discriminator_first_stride == 1
+    assert (config.model.gate.equilibrium, config.model.gate.margin) == (0.68, 0.35)
+    assert config.model.fakes == "prior"
+    assert config.optimizer.schedule.exponent == 0.75
+    assert config.optimizer.encoder.lr == 3e-4
+
+
 def test_the_gate_is_chosen_by_name() -> None:
     model = instantiate(composed("model/gate=equilibrium").model, _convert_="all")
     assert model.gate == EquilibriumGate(equilibrium=0.68, margin=0.35)

@@ -107,6 +107,8 @@ def test_everything_is_measured_and_written(run_command: Run, capfd: pytest.Capt
     assert model["verdict"] in ("PASS", "WARN")
     useful = model["usefulness"]
     assert useful["seeds"] == 2
+    with Image.open("found/by_class.png") as picture:
+        assert picture.width == 2 * (16 * (32 + 2) + 2)  # four of each of four classes, twice as large
     assert useful["TSTR / TRTR"]["value"] == pytest.approx(useful["TSTR"]["value"] / useful["TRTR"]["value"])
     gained = useful["real + synthetic"]["value"] - useful["TRTR"]["value"]
     assert useful["augmentation gain"]["value"] == pytest.approx(gained)

@@ -10,16 +10,16 @@ from vaegan_pl.model.networks import Encoder, Networks
 from ..conftest import networks_with
 
 
-def from_table(table: str, image_size: int = 64) -> Networks:
+def from_table(model: str, image_size: int = 64) -> Networks:
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        config = compose("train", [f"model/networks={table}", f"data.image_size={image_size}"])
+        config = compose("train", [f"model={model}", f"data.image_size={image_size}"])
     networks: Networks = instantiate(config.model.networks, _convert_="all")
     return networks
 
 
 @pytest.fixture(scope="module")
 def larsen() -> Networks:
-    return from_table("report")
+    return from_table("larsen")
 
 
 def parameters(network: torch.nn.Module) -> int:
@@ -100,7 +100,7 @@ def test_an_image_that_cannot_be_halved_often_enough_is_refused() -> None:
 
 
 def test_the_papers_networks_have_the_parameters_of_its_table() -> None:
-    paper = from_table("paper")
+    paper = from_table("larsen2015")
     ups = 25 * (256 * 256 + 256 * 128 + 128 * 32)
     norms = 2 * (8 * 8 * 256 + 256 + 128 + 32)
     assert parameters(paper.decoder) == 128 * 8 * 8 * 256 + ups + norms + 25 * 32 + 1
@@ -118,9 +118,9 @@ def test_the_papers_networks_have_the_parameters_of_its_table() -> None:
     ]
 
 
-@pytest.mark.parametrize("table", ["report", "paper"])
-def test_larger_images_get_one_stage_more(table: str) -> None:
-    networks = from_table(table, 128)
+@pytest.mark.parametrize("model", ["larsen", "larsen2015"])
+def test_larger_images_get_one_stage_more(model: str) -> None:
+    networks = from_table(model, 128)
     assert networks.arguments["encoder_channels"] == [64, 128, 256, 256]
     assert networks.arguments["decoder_channels"] == [256, 256, 256, 128, 32]
     assert networks.arguments["discriminator_channels"] == [32, 128, 256, 256, 256]
@@ -129,12 +129,12 @@ def test_larger_images_get_one_stage_more(table: str) -> None:
     assert networks.decoder.hidden(torch.randn(2, 128)).shape == (2, 256, 8, 8)
     assert networks.decoder(networks.encoder(x)[0]).shape == x.shape
     last = networks.discriminator(x)[1]["conv5"]
-    assert last.shape[1:] == ((256, 4, 4) if table == "report" else (256, 8, 8))
+    assert last.shape[1:] == ((256, 4, 4) if model == "larsen" else (256, 8, 8))
 
 
 @pytest.mark.parametrize(("image_size", "stages"), [(32, 3), (64, 3), (128, 4), (256, 5)])
 def test_the_smallest_map_keeps_its_side_from_64_pixels_on(image_size: int, stages: int) -> None:
-    channels = from_table("report", image_size).arguments["encoder_channels"]
+    channels = from_table("larsen", image_size).arguments["encoder_channels"]
     assert len(channels) == stages
 
 

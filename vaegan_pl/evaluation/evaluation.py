@@ -127,6 +127,11 @@ class Reference:
         """Their classes."""
         return labels_of(self.collection, held_out_images(self.collection))
 
+    @property
+    def labelled_held_out(self) -> Labelled:
+        """Both."""
+        return Labelled(self.held_out, self.held_out_labels)
+
     @cached_property
     def test(self) -> Labelled:
         """The test images, which nothing was chosen by; the validation images where there are none."""
@@ -304,6 +309,7 @@ class Evaluation:
         path: its file.
         model: the model.
         samples: images it drew: `PRIOR`, and `BY_CLASS` if the file knows classes.
+        labelled: as many samples of each class as train; None if the file knows no classes.
         levels: fidelity and diversity of each of `samples`.
         by_class: see `Reference.by_class`; empty if the file knows no classes.
         reconstructions: the held-out images' reconstructions; None if the model has no encoder, like the next three.
@@ -319,6 +325,7 @@ class Evaluation:
     path: Path
     model: SavedModel
     samples: dict[str, Images]
+    labelled: Labelled | None
     levels: dict[str, Levels]
     by_class: dict[str, Manifold]
     reconstructions: Images | None
@@ -366,6 +373,7 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, say: Callable[
         path,
         model,
         samples,
+        synthetic,
         found,
         {} if synthetic is None else reference.by_class(synthetic),
         reconstructions,
@@ -414,7 +422,7 @@ def _memorised(model: SavedModel, reference: Reference) -> Estimate:
 
 
 def _membership(model: SavedModel, reference: Reference, reconstructions: Images | None) -> dict[str, Estimate]:
-    device, held_out = reference.device, Labelled(reference.held_out, reference.held_out_labels)
+    device, held_out = reference.device, reference.labelled_held_out
     members = reference.train.some(len(held_out.x), reference.seed)
     scores: dict[str, tuple[Tensor, Tensor]] = {}
     if reconstructions is not None:

@@ -8,18 +8,22 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
 
 from vaegan_pl.data.splits import SPLITS
 from vaegan_pl.evaluation import privacy
 from vaegan_pl.evaluation.estimate import Estimate
 from vaegan_pl.evaluation.evaluation import BY_CLASS, PRIOR, STEPS, Evaluation, Reference
 from vaegan_pl.evaluation.privacy import FAIL, PASS, WARN
+from vaegan_pl.evaluation.usefulness import Labelled
 from vaegan_pl.report import model_card
 from vaegan_pl.report.model_card import NOT_A_GUARANTEE
 from vaegan_pl.report.page import Picture, Section, Table, picture, render
-from vaegan_pl.report.pictures import grid, pairs
+from vaegan_pl.report.pictures import grid, pairs, save_png, titled_rows
 
-JSON, PAGE = "metrics.json", "report.html"
+JSON, PAGE, PICTURE = "metrics.json", "report.html", "by_class.png"
+OF_EACH_CLASS = 4
 SHOWN = 64
 SHOWN_PAIRS = 16
 GOOD, EXCELLENT = 0.85, 0.95
@@ -200,13 +204,31 @@ def _how(samples: str) -> str:
 
 
 def write(evaluations: Sequence[Evaluation], reference: Reference, output: Path) -> list[Path]:
-    """Write `metrics.json` and `report.html` into a folder; returns their paths."""
+    """Write `metrics.json`, `report.html` and `by_class.png` into a folder; returns their paths."""
     output.mkdir(parents=True, exist_ok=True)
     (output / JSON).write_text(
         json.dumps(gather(evaluations, reference), indent=2, ensure_ascii=False, allow_nan=False), encoding="utf-8"
     )
     (output / PAGE).write_text(_page(evaluations, reference), encoding="utf-8")
-    return [output / JSON, output / PAGE]
+    save_png(by_class(evaluations, reference), output / PICTURE, "real images above synthetic ones, as titled")
+    return [output / JSON, output / PAGE, output / PICTURE]
+
+
+def by_class(evaluations: Sequence[Evaluation], reference: Reference) -> Image.Image:
+    """Held-out images above samples of each model, as many of each class; nothing is chosen by eye."""
+    n = OF_EACH_CLASS
+    rows = {f"real, held out: {n} of each of {', '.join(reference.classes)}": _of_each(reference.labelled_held_out, n)}
+    for name, one in zip(names(evaluations), evaluations, strict=True):
+        if one.labelled is None:
+            rows[f"{name}: samples of the prior"] = one.samples[PRIOR][: n * len(reference.classes)]
+        else:
+            rows[f"{name}: by class, in the same order"] = _of_each(one.labelled, n)
+    what = f"Synthetic but for the first row. Trained on {evaluations[0].model.trained_on['caption']}."
+    return titled_rows(rows, f"{what} The first {n} of each class, not chosen.")
+
+
+def _of_each(images: Labelled, n: int) -> Tensor:
+    return torch.cat([images.x[images.labels == label][:n] for label in images.labels.unique()])
 
 
 def table(evaluations: Sequence[Evaluation], reference: Reference) -> Table:

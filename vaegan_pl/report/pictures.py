@@ -1,6 +1,6 @@
 """Grids of images with a caption that says what they are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -44,6 +44,18 @@ def pairs(above: Images, below: Images, caption: str) -> Image.Image:
     blank = above.new_full((-len(above) % columns, *above.shape[1:]), -1)
     rows = (torch.cat([images, blank]).split(columns) for images in (above, below))
     return grid(torch.cat([row for pair in zip(*rows, strict=True) for row in pair]), columns, caption)
+
+
+def titled_rows(rows: Mapping[str, Images], caption: str) -> Image.Image:
+    """Sets of images in [-1, 1], one in each row, over strips with their titles, and a caption for all."""
+    pictures = [grid(images, len(images), title) for title, images in rows.items()]
+    size = max(picture.width for picture in pictures), sum(picture.height for picture in pictures)
+    sheet = Image.new("L", size, PAPER)
+    top = 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height
+    return captioned(sheet, caption)
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
