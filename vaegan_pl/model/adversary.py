@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.autograd import grad
 
-from vaegan_pl.model.losses import GAMES
+from vaegan_pl.model.losses import GAMES, at_least_float32
 from vaegan_pl.model.networks import Discriminator, Labels
 
 Images = Float[Tensor, "batch channel side side"]
@@ -144,16 +144,19 @@ class Adversary(nn.Module):
     def discriminator_cost(self, real: Logits, fakes: Sequence[Logits]) -> Scalar:
         """What the discriminator descends: its costs of real and decoded images, summed, and LeCam.
 
-        LeCam's averages move.
+        LeCam's averages move, by the means over all devices.
         """
         cost = self.game.real(real) + torch.stack([self.game.fake(logits) for logits in fakes]).sum()
         if not self.lecam:
             return cost
-        fake = torch.cat(list(fakes)).float()
-        now = torch.stack([real.detach().float().mean(), fake.detach().mean()])
+        real, fake = at_least_float32(real), at_least_float32(torch.cat(list(fakes)))
+        now = torch.stack([real.detach().mean(), fake.detach().mean()])
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(now)
+            now /= distributed.get_world_size()
         self.anchors.lerp_(now.to(self.anchors.dtype), 1 - ANCHOR_DECAY)
         real_anchor, fake_anchor = self.anchors.unbind()
-        return cost + self.lecam * ((real.float() - fake_anchor).square().mean() + (fake - real_anchor).square().mean())
+        return cost + self.lecam * ((real - fake_anchor).square().mean() + (fake - real_anchor).square().mean())
 
     def decoder_cost(self, fakes: Sequence[Logits]) -> Scalar:
         """What the decoder descends for its images."""

@@ -14,7 +14,8 @@ Scalar = Float[Tensor, ""]
 Logits = Float[Tensor, " batch"]
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """The same numbers in a precision that can be summed."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -24,7 +25,7 @@ def kl_divergence(mean: Float[Tensor, "batch latent"], log_variance: Float[Tenso
 
 
 def _twice_kl_by_dimension(mean: Tensor, log_variance: Tensor) -> Tensor:
-    mean, log_variance = _at_least_float32(mean), _at_least_float32(log_variance)
+    mean, log_variance = at_least_float32(mean), at_least_float32(log_variance)
     return mean.square() + log_variance.exp() - 1 - log_variance
 
 
@@ -74,7 +75,7 @@ def feature_likelihood(
     Dis_l(x) is Gaussian around Dis_l(x_tilde) with unit variance, so this is half the squared distance, summed
     over features, mean over images.
     """
-    difference = _at_least_float32(features_x_tilde) - _at_least_float32(features_x)
+    difference = at_least_float32(features_x_tilde) - at_least_float32(features_x)
     return 0.5 * difference.square().flatten(1).sum(1).mean()
 
 
@@ -87,7 +88,7 @@ def in_deviations(
     The discriminator can then no longer change the weight of L_llike by scaling its features. The deviations are
     constants to the gradient.
     """
-    x, x_tilde = _at_least_float32(features_x), _at_least_float32(features_x_tilde)
+    x, x_tilde = at_least_float32(features_x), at_least_float32(features_x_tilde)
     deviation = x.detach().var((0, 2, 3), correction=0, keepdim=True).add(1e-8).sqrt()
     return x / deviation, x_tilde / deviation
 
@@ -115,7 +116,7 @@ def pixel_likelihood(
     A `learned` sigma is the best one for the batch, the root of the mean squared error, which leaves
     n/2 (log MSE + 1) (arXiv 2006.13202, section 3.3).
     """
-    error = (_at_least_float32(x_tilde) - _at_least_float32(x)).square()
+    error = (at_least_float32(x_tilde) - at_least_float32(x)).square()
     if sigma == "learned":
         return 0.5 * x[0].numel() * (error.mean().log() + 1)
     return 0.5 * error.flatten(1).sum(1).mean() / sigma**2 + x[0].numel() * math.log(sigma)
@@ -123,22 +124,22 @@ def pixel_likelihood(
 
 def real_cost(logits: Logits) -> Scalar:
     """-log Dis(x) in nats, mean over images: what the discriminator pays for real images."""
-    return F.softplus(-_at_least_float32(logits)).mean()
+    return F.softplus(-at_least_float32(logits)).mean()
 
 
 def fake_cost(logits: Logits) -> Scalar:
     """-log(1 - Dis(x)) in nats, mean over images: what the discriminator pays for decoded images."""
-    return F.softplus(_at_least_float32(logits)).mean()
+    return F.softplus(at_least_float32(logits)).mean()
 
 
 def hinge_real_cost(logits: Logits) -> Scalar:
     """max(0, 1 - logit), mean over images (arXiv 1705.02894, eq. 3)."""
-    return F.relu(1 - _at_least_float32(logits)).mean()
+    return F.relu(1 - at_least_float32(logits)).mean()
 
 
 def hinge_fake_cost(logits: Logits) -> Scalar:
     """max(0, 1 + logit), mean over images (arXiv 1705.02894, eq. 3)."""
-    return F.relu(1 + _at_least_float32(logits)).mean()
+    return F.relu(1 + at_least_float32(logits)).mean()
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,6 @@ class Game:
 GAMES = {
     "saturating": Game(real_cost, fake_cost, lambda logits: -fake_cost(logits)),
     "non_saturating": Game(real_cost, fake_cost, real_cost),
-    "hinge": Game(hinge_real_cost, hinge_fake_cost, lambda logits: -_at_least_float32(logits).mean()),
+    "hinge": Game(hinge_real_cost, hinge_fake_cost, lambda logits: -at_least_float32(logits).mean()),
 }
 """Goodfellow et al.'s minimax game and its non-saturating form (arXiv 1406.2661, section 3), and the hinge game."""
