@@ -91,7 +91,9 @@ def test_larsen2015_is_what_the_authors_train() -> None:
     assert (config.model.gate.equilibrium, config.model.gate.margin) == (0.68, 0.35)
     assert config.model.fakes == "prior"
     assert config.optimizer.schedule.exponent == 0.75
-    assert config.optimizer.encoder.lr == 3e-4
+    for network in ("encoder", "decoder", "discriminator"):
+        options = config.optimizer[network]
+        assert (options.lr, options.alpha, options.weight_decay) == (3e-4, 0.9, 1e-5)
 
 
 def test_the_gate_is_chosen_by_name() -> None:

@@ -125,6 +125,7 @@ STABILISERS = [
     "model.adversary.diffaugment=[brightness,translation,cutout]",
     "model.adversary.r1=1.0",
     "model.adversary.lecam=0.1",
+    "trainer.max_epochs=6",  # 18 batches: R1 is due twice
 ]
 
 
@@ -144,7 +145,7 @@ def test_two_processes_are_one_with_the_joint_batch(options: list[str]) -> None:
     for network, tensors in saved[0]["state_dict"].items():
         for name, tensor in tensors.items():  # running statistics included
             torch.testing.assert_close(saved[1]["state_dict"][network][name], tensor, rtol=1e-6, atol=1e-9)
-    assert [file["training"]["batches"] for file in saved] == [6, 6]
+    assert [file["training"]["batches"] for file in saved] == ([6, 6] if options is GATE else [18, 18])
     one, two = (list(csv.DictReader(Path(run, "metrics.csv").read_text().splitlines())) for run in ("one", "two"))
     for row, other in zip(one, two, strict=True):
         assert row.keys() == other.keys()

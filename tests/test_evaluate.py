@@ -191,7 +191,8 @@ def test_a_class_can_be_sampled(run_command: Run) -> None:
     model = weights.load(Path("run/vae_gan_model.pth"))
     options = ["weights=run/vae_gan_model.pth", "label=notumor", "n=3", "seed=4", "output=one_class"]
     assert run_command(sample, "sample", *options) is None
-    z = model.mixture("notumor").sample(3, torch.Generator().manual_seed(4))
+    assert model.mixtures is not None
+    z = model.mixtures["notumor"].sample(3, torch.Generator().manual_seed(4))
     with torch.no_grad():
         expected = model.networks.decoder(z)
     for i in range(3):

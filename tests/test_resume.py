@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning as L
 import pytest
+from omegaconf import OmegaConf
 
 from vaegan_pl import checkpoints, runs, sealed
 from vaegan_pl.loggers import MetricsFile
@@ -114,6 +115,21 @@ def assert_as_the_reference(run: Path, reference: Path) -> None:
     assert sorted(path.name for path in (run / "images").iterdir()) == pictures
     for name in pictures:
         assert (run / "images" / name).read_bytes() == (reference / "images" / name).read_bytes(), name
+
+
+def test_runs_of_versions_without_todays_models_are_told_so(
+    run_command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(train, "train", *FEW, "trainer.max_steps=1", "hydra.run.dir=run") is None
+    config = OmegaConf.load("run/config.yaml")
+    del config.model.ema
+    del config.optimizer.schedule
+    config.model.networks._target_ = "vaegan_pl.model.networks.Networks"
+    OmegaConf.save(config, "run/config.yaml")
+    output = run_command(train, "train", "resume=run", "trainer.max_steps=2")
+    assert output is not None
+    assert "is no configuration of a run of this version; start a new run" in output
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 OWN = ("rounds", "output")
 """Options of the benchmark that training has not."""
 
+OF_A_MODEL = re.compile(r"[+~]*model(=|/gate=|\.(?!networks\.)|\.networks\.(classes=|\w+_channels=null))")
+"""Options that make another model than larsen; those of the networks' sizes do not."""
+
 
 def benchmark(config: DictConfig) -> None:
     """Time the step against a naive loop and in each precision, then a whole epoch; write a table, JSON and a chart."""
@@ -53,8 +56,7 @@ def benchmark(config: DictConfig) -> None:
     with tempfile.TemporaryDirectory(prefix=".run-", dir=output) as folder:
         log.info("one epoch of training, with everything on:")
         whole = epoch.measure([*overrides, *epoch.at(root=data.root, cache=data.cache)], Path(folder))
-    asked = HydraConfig.get().overrides.task
-    larsen = hydra.compose("benchmark", [o for o in asked if not re.match(r"[+~]*model(?!\.networks\.)", o)]).model
+    larsen = hydra.compose("benchmark", [o for o in HydraConfig.get().overrides.task if not OF_A_MODEL.match(o)]).model
     reference = partial(build, {**plain, "model": OmegaConf.to_container(larsen, resolve=True)})
     builds = {chosen: partial(build, plain)}
     builds |= {other: builds[chosen] for other in ("bf16-mixed", "32-true") if other != chosen}

@@ -215,17 +215,17 @@ class Quality(L.Callback):
                 self._warn(
                     trainer,
                     f"samples have become alike: their variety fell from {self.most:.0%} of that of real images to "
-                    f"{figures['variety']:.0%}; if that stays so, lower optimizer.discriminator.lr or raise "
-                    "model.gamma",
+                    f"{figures['variety']:.0%}; if that stays so, {pl_module.model.AGAINST_COLLAPSE}",
                 )
-        for name in ("real", "prior"):
-            cost = trainer.callback_metrics.get(f"discriminator/cost_{name}")
-            if cost is not None and float(cost) < self.WON:
+        model, metrics = pl_module.model, trainer.callback_metrics
+        decoded = "prior" if "discriminator/cost_prior" in metrics else "reconstruction"
+        for name in ("real", decoded):
+            cost = metrics.get(f"discriminator/cost_{name}")
+            if cost is not None and float(cost) < self.WON and model.costs_in_nats:
                 self._warn(
                     trainer,
                     f"the discriminator has won (its cost of {name} images is {float(cost):.4f} nats) and "
-                    "teaches nothing; "
-                    "lower optimizer.discriminator.lr or take model/gate=equilibrium",
+                    f"teaches nothing; {model.AGAINST_DEFEAT}",
                 )
 
     def _figures(self, trainer: L.Trainer, pl_module: VAEGANModule) -> dict[str, float]:
@@ -338,7 +338,7 @@ class ModelFile(L.Callback):
                 **model.description,
                 "seed": pl_module.seed,
                 "optimizers": {
-                    name: f"{type(optimizer).__name__}, lr {optimizer.param_groups[0]['lr']:g}"
+                    name: f"{type(optimizer).__name__}, lr {optimizer.param_groups[0]['initial_lr']:g}"
                     for name, optimizer in zip(model.NETWORKS, trainer.optimizers, strict=True)
                 },
                 "batch_size": _data(trainer).batch_size,

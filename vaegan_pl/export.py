@@ -23,7 +23,7 @@ def export(config: DictConfig) -> None:
     path = Path(str(config.weights))
     model = weights.load(path)
     metadata = {
-        "what": "part of a VAE/GAN; its images are synthetic, and not for diagnosis",
+        "what": f"part of a {model.kind}; its images are synthetic, and not for diagnosis",
         "made_by": f"vaegan_pl {__version__}",
         "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "networks": model.networks.arguments,

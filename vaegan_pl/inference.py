@@ -38,8 +38,9 @@ def in_batches(
         device: what computes.
         description: of the progress bar.
     """
-    classes = [None] * len(inputs) if y is None else y.split(AT_ONCE)
-    batches = tqdm(list(zip(inputs.split(AT_ONCE), classes, strict=False)), description, unit="batch", leave=False)
+    xs = inputs.split(AT_ONCE)
+    pairs = list(zip(xs, [None] * len(xs) if y is None else y.split(AT_ONCE), strict=True))
+    batches = tqdm(pairs, description, unit="batch", leave=False)
     return torch.cat([network(x.to(device), y if y is None else y.to(device)).cpu() for x, y in batches])
 
 
@@ -51,21 +52,16 @@ def from_prior(
     return in_batches(networks.decoder, z, y, device, "sampling")
 
 
-def from_model(model: SavedModel, n: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Decode `n` draws from the prior, of the classes that trained, as often, where the networks are conditional."""
-    y = model.draw_classes(n, generator) if model.networks.classes else None
-    return from_prior(model.networks, n, y, generator, device)
-
-
-def from_class(model: SavedModel, label: str, n: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Decode `n` draws from the mixture of a class.
+def from_model(
+    model: SavedModel, n: int, label: str | None, generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """Decode `n` draws; see `SavedModel.draw`.
 
     Raises:
-        UserError: as `SavedModel.mixture` does.
+        UserError: as that does.
     """
-    z = model.mixture(label).sample(n, generator)
-    y = torch.full((n,), model.labels.index(label)) if model.networks.classes else None
-    return in_batches(model.networks.decoder, z, y, device, f"sampling {label}")
+    z, y = model.draw(n, label, generator)
+    return in_batches(model.networks.decoder, z, y, device, f"sampling {label or ''}".strip())
 
 
 def class_mixtures(networks: Networks, collection: Collection, device: torch.device) -> ClassMixtures:
@@ -106,8 +102,13 @@ def read_images(
     Raises:
         UserError: if there is no such file or folder, or not one image there can be read.
     """
-    names, pictures = [], []
-    for file in tqdm(list_loose_images(path)[:most], "reading images", unit="image", leave=False):
+    names: list[str] = []
+    pictures = []
+    files = list_loose_images(path)
+    for file in tqdm(files, "reading images", unit="image", leave=False):
+        if len(names) == most:
+            log.warning("images=%s: the first %d of %d are taken", path, len(names), len(files))
+            break
         try:
             grey = read_grey(file, model.preprocessing["white"])
         except UNREADABLE as error:

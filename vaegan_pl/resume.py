@@ -60,7 +60,12 @@ def read(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> Dic
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is damaged ({str(error).partition(chr(10))[0]}); start a new run") from error
     before, now = OmegaConf.to_container(stored), OmegaConf.to_container(composed)
-    if not isinstance(before, dict) or not isinstance(now, dict) or not now.keys() <= before.keys():
+    if (
+        not isinstance(before, dict)
+        or not isinstance(now, dict)
+        or not now.keys() <= before.keys()
+        or not _of_now(before)
+    ):
         raise UserError(f"{path}: is no configuration of a run of this version; start a new run")
     config = deepcopy(before)
     for override in OverridesParser.create().parse_overrides(list(overrides)):
@@ -87,6 +92,12 @@ def read(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> Dic
     if config["trainer"]["precision"] == "auto":
         config["trainer"]["precision"] = before["trainer"]["precision"]
     return OmegaConf.create(config)
+
+
+def _of_now(config: dict[Any, Any]) -> bool:
+    """Whether a configuration has the parts that models and optimizers have in this version."""
+    model, optimizer = config.get("model"), config.get("optimizer")
+    return isinstance(model, dict) and isinstance(optimizer, dict) and "ema" in model and "schedule" in optimizer
 
 
 def _take(key: list[str], source: Any, target: Any) -> None:

@@ -18,6 +18,7 @@ from vaegan_pl.errors import UserError
 
 if TYPE_CHECKING:
     from vaegan_pl.data.datamodule import ImageFolders
+    from vaegan_pl.model.weights import SavedModel
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def sample(config: DictConfig) -> None:
     from vaegan_pl.data.phantoms import PHANTOM_MARKER
     from vaegan_pl.evaluation import evaluation, privacy
     from vaegan_pl.hardware import pick_device
-    from vaegan_pl.inference import clear, from_class, from_model
+    from vaegan_pl.inference import clear, from_model
     from vaegan_pl.model import weights
     from vaegan_pl.report.pictures import grid, save_png, single
 
@@ -51,7 +52,7 @@ def sample(config: DictConfig) -> None:
     labels = model.labels if by_class else [None if config.label is None else str(config.label)]
     made_from, facts = (
         f"synthetic; trained on {model.trained_on['caption']}",
-        _facts(path, model.trained_on, config.seed),
+        _facts(path, model, config.seed),
     )
     if config.audit:
         data: ImageFolders = instantiate(config.data, _convert_="all")
@@ -62,15 +63,14 @@ def sample(config: DictConfig) -> None:
 
     shown = []
     for label in labels:
-        draw = partial(from_model, model) if label is None else partial(from_class, model, label)
         name, folder = label or "sample", output / label if by_class and label else output
         if config.audit:
-            drawn = partial(draw, generator=generator, device=device)
+            drawn = partial(from_model, model, label=label, generator=generator, device=device)
             images, rejected = privacy.without_copies(drawn, n, detector, calibration.threshold)
             facts["audit"]["rejected"][name] = rejected
             log.info("%s: %d of %d draws were rejected as copies of training images", name, rejected, n + rejected)
         else:
-            images = draw(n, generator=generator, device=device)
+            images = from_model(model, n, label, generator=generator, device=device)
         clear(folder, name)
         for i, image in enumerate(images):
             save_png(single(image), folder / f"{name}_{i:05d}.png", made_from)
@@ -88,13 +88,13 @@ def sample(config: DictConfig) -> None:
     log.info("%d images, trained on %s: %s", total, model.trained_on["caption"], output / "grid.png")
 
 
-def _facts(path: Path, trained_on: Any, seed: int) -> dict[str, Any]:
+def _facts(path: Path, model: "SavedModel", seed: int) -> dict[str, Any]:
     return {
-        "what": "synthetic images, drawn from a VAE/GAN; not photographs of anyone",
+        "what": f"synthetic images, drawn from a {model.kind}; not photographs of anyone",
         "made_by": f"vaegan_pl {__version__}",
         "weights": str(path),
         "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "trained_on": dict(trained_on),
+        "trained_on": dict(model.trained_on),
         "seed": seed,
         "images": {},
         "audit": None,

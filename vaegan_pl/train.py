@@ -55,7 +55,7 @@ def train(config: DictConfig) -> None:
     L.seed_everything(config.seed, verbose=False)
     data: ImageFolders = instantiate(config.data, _convert_="all")
     model, optimizers = (instantiate(part, _convert_="all") for part in (config.model, config.optimizer))
-    schedule = optimizers.pop("schedule")
+    schedule = optimizers.pop("schedule", None)
     module = VAEGANModule(model, optimizers, schedule, config.seed, config.on_nan)
     if checkpoint is not None and not refuse_finished(checkpoint, config):
         checkpoint = None

@@ -81,9 +81,10 @@ def test_real_and_decoded_images_are_changed_alike() -> None:
     assert adversary_with().views([x], None)[0] is x
 
 
-@pytest.mark.parametrize("norm", ["batch", "group", "spectral"])
+@pytest.mark.parametrize("norm", ["group", "spectral"])
 def test_r1_is_half_its_weight_times_the_squared_slope_at_real_images(norm: str) -> None:
-    dis = networks_with(discriminator_norm=norm).double().discriminator.eval()
+    dis = networks_with(discriminator_norm=norm).double().discriminator
+    dis.train(norm == "group")  # spectral norm moves its vectors in training
     x, adversary = images(n=3), adversary_with(r1=4.0)
     gradient = tuple(torch.zeros_like(parameter) for parameter in dis.parameters())
     found = adversary.penalised(gradient, dis, x, None, number=2 * R1_INTERVAL)

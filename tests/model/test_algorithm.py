@@ -114,6 +114,35 @@ def test_the_decoders_cost_in_other_games(small_networks: Networks) -> None:
         torch.testing.assert_close(list(step.discriminator), list(expected), rtol=1e-9, atol=1e-12)
 
 
+def test_lecam_is_the_discriminators_alone(small_networks: Networks) -> None:
+    plain = build(small_networks).gradients(*batch())
+    model = build(small_networks, adversary=adversary_with(lecam=0.3).double())
+    step = model.gradients(*batch())
+    torch.testing.assert_close(list(step.decoder), list(plain.decoder), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(step.encoder, plain.encoder)
+    x, epsilon, z_p = batch()
+    mean, log_variance = small_networks.encoder(x)
+    fakes = [small_networks.decoder(mean + (0.5 * log_variance).exp() * epsilon), small_networks.decoder(z_p)]
+    real, *logits = (small_networks.discriminator(images)[0] for images in (x, *fakes))
+    fake = torch.cat(logits)
+    anchors = 0.01 * real.mean().item(), 0.01 * fake.mean().item()
+    lecam = (real - anchors[1]).square().mean() + (fake - anchors[0]).square().mean()
+    added = torch.autograd.grad(0.3 * lecam, list(small_networks.discriminator.parameters()))
+    expected = [a + b for a, b in zip(plain.discriminator, added, strict=True)]
+    torch.testing.assert_close(list(step.discriminator), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_shifted_views_of_each_row_compare_the_same_pixels(small_networks: Networks) -> None:
+    """With x_tilde = x the features agree, whatever the rows' shifts and holes are."""
+    uniform = torch.rand(6, DiffAugment.DRAWS, generator=torch.Generator().manual_seed(2))
+    model = build(small_networks, adversary=adversary_with(diffaugment=["translation", "cutout"]))
+    x = batch()[0]
+    views = model.adversary.views([x, x.clone()], uniform)
+    maps = [small_networks.discriminator(view)[1]["conv3"] for view in views]
+    assert model.feature_likelihood(*maps).item() == 0
+    assert not torch.allclose(views[0], x)
+
+
 def test_without_the_adversarial_term_the_decoder_descends_l_llike_alone(small_networks: Networks) -> None:
     model, reference = build(small_networks, adversarial=False), build(small_networks)
     step, full = model.gradients(*batch()), reference.gradients(*batch())
@@ -346,6 +375,14 @@ def test_the_gate_is_told_the_mean_cost_of_the_fakes_in_the_game(
 def test_options_out_of_range_are_refused(small_networks: Networks, option: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(small_networks, **{option: value})
+
+
+def test_r1_needs_an_image_to_be_judged_alone(small_networks: Networks) -> None:
+    with pytest.raises(ValueError, match=r"model.adversary.r1: .*take model.networks.discriminator_norm=group"):
+        build(small_networks, adversary=adversary_with(r1=1.0))
+    alone = networks_with(discriminator_norm="group")
+    with pytest.raises(ValueError, match=r"model.gate: .*take model.adversary.r1=0"):
+        build(alone, gate=EquilibriumGate(0.68, 0.35), adversary=adversary_with(r1=1.0))
 
 
 def test_a_gate_needs_costs_in_nats(small_networks: Networks) -> None:

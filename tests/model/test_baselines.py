@@ -60,6 +60,29 @@ def test_a_gan_plays_goodfellows_game(game: str) -> None:
     assert step.encoder == ()
 
 
+def test_a_hinge_gan_of_a_class_with_a_penalty() -> None:
+    networks = networks_with(encoder_channels=None, discriminator_norm="group", classes=2).double()
+    model, (x, epsilon, z_p), y = (
+        GAN(networks, adversary_with(game="hinge", r1=2.0), None),
+        batch(),
+        torch.tensor([0, 1] * 3),
+    )
+    step, later = model.gradients(x, epsilon, z_p, y), model.gradients(x, epsilon, z_p, y, number=1)
+    dec, dis = networks.decoder, networks.discriminator
+    logits, fakes = dis(x, y)[0], dis(dec(z_p, y), y)[0]
+    expected = torch.autograd.grad(-fakes.mean(), tuple(dec.parameters()), retain_graph=True)
+    torch.testing.assert_close(step.decoder, expected)
+    cost = (1 - logits).clamp_min(0).mean() + (1 + fakes).clamp_min(0).mean()
+    torch.testing.assert_close(
+        later.discriminator, torch.autograd.grad(cost, tuple(dis.parameters()), retain_graph=True)
+    )
+    at = x.clone().requires_grad_()
+    (slopes,) = torch.autograd.grad(dis(at, y)[0].sum(), at, create_graph=True)
+    penalty = 16 * 2.0 / 2 * slopes.square().sum() / 6
+    total = torch.autograd.grad(cost + penalty, tuple(dis.parameters()))
+    torch.testing.assert_close(step.discriminator, total)
+
+
 def test_a_vae_refuses_deviations_that_are_none() -> None:
     for sigma in (0.0, -1.0, "wide", None, float("inf")):
         with pytest.raises(ValueError, match=f"model.sigma={sigma}: must be a positive number or learned"):

@@ -95,8 +95,15 @@ def test_in_deviations_the_scale_of_a_channel_does_not_matter() -> None:
     deviations = x.numpy().std(axis=(0, 2, 3))[None, :, None, None]
     np.testing.assert_allclose(scaled.numpy(), x.numpy() / deviations, rtol=1e-6)
     np.testing.assert_allclose(scaled_tilde.numpy(), x_tilde.numpy() / deviations, rtol=1e-6)
-    by = torch.tensor([0.1, 3.0, 50.0], dtype=torch.float64)[None, :, None, None]
+    by = torch.tensor([0.1, 3.0, 5.0], dtype=torch.float64)[None, :, None, None]
     torch.testing.assert_close(in_deviations(by * x, by * x_tilde)[1], scaled_tilde, rtol=1e-5, atol=1e-5)
+
+
+def test_a_dead_channel_does_not_outweigh_the_others() -> None:
+    x, x_tilde = torch.randn(2, 6, 3, 4, 4, dtype=torch.float64)
+    x[:, 0] = 0.0
+    mean = float(np.mean([0.0, x[:, 1].numpy().std(), x[:, 2].numpy().std()]))
+    torch.testing.assert_close(in_deviations(x, x_tilde)[1][:, 0], x_tilde[:, 0] / (0.01 * mean))
 
 
 def test_pixel_likelihood_is_the_gaussian_log_density_without_its_constant() -> None:

@@ -23,7 +23,7 @@ from vaegan_pl.evaluation.floor import PrincipalComponents, principal_components
 from vaegan_pl.evaluation.privacy import Audit, Calibration, CopyDetector
 from vaegan_pl.evaluation.reconstruction import quality
 from vaegan_pl.evaluation.usefulness import Labelled, Trial
-from vaegan_pl.inference import from_class, from_model, in_batches
+from vaegan_pl.inference import from_model, in_batches
 from vaegan_pl.model.networks import Labels
 from vaegan_pl.model.weights import SavedModel
 
@@ -349,9 +349,9 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, say: Callable[
     device, seed = reference.device, reference.seed
     encodes = "encoder" in model.networks.to(device).names
     say("sampling")
-    samples = {PRIOR: as_saved(from_model(model, reference.n, torch.Generator().manual_seed(seed), device))}
+    samples = {PRIOR: as_saved(from_model(model, reference.n, None, torch.Generator().manual_seed(seed), device))}
     synthetic = None
-    if model.mixtures is not None:
+    if model.knows_classes:
         synthetic = _labelled_samples(model, reference, seed)
         order = torch.randperm(len(synthetic.x), generator=torch.Generator().manual_seed(seed))
         samples[BY_CLASS] = synthetic.x[order[: reference.n]]
@@ -391,7 +391,7 @@ def _labelled_samples(model: SavedModel, reference: Reference, seed: int) -> Lab
     counts = torch.bincount(reference.train.labels, minlength=len(reference.classes)).tolist()
     generator = torch.Generator().manual_seed(seed)
     images = [
-        as_saved(from_class(model, name, n, generator, reference.device))
+        as_saved(from_model(model, n, name, generator, reference.device))
         for name, n in zip(reference.classes, counts, strict=True)
     ]
     return Labelled(torch.cat(images), torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))

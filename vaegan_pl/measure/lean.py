@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
-from vaegan_pl.model import algorithm
+from vaegan_pl.model import adversary, algorithm, baselines
 from vaegan_pl.model.generative import Step
 from vaegan_pl.model.lightning_module import VAEGANModule
 
@@ -29,6 +29,8 @@ def synchronise(device: torch.device) -> None:
 class LeanStep:
     """One step of Algorithm 1 on a batch, as `VAEGANModule.training_step` takes it.
 
+    Penalties that are due every so many batches are left out, for they would fall into some rounds alone.
+
     Args:
         module: the LightningModule, on its device; its optimizers are built anew.
         bfloat16: whether networks compute in bfloat16, as Lightning's bf16-mixed lets them.
@@ -38,7 +40,6 @@ class LeanStep:
         self.model = module.model
         self.device = module.device
         self.bfloat16 = bfloat16
-        self.number = 0
         self.optimizers: Sequence[Optimizer] = module.configure_optimizers()
 
     def __call__(self, x: Tensor) -> None:
@@ -46,15 +47,14 @@ class LeanStep:
         step = self._gradients(x)
         for optimizer, name in zip(self.optimizers, self.model.NETWORKS, strict=True):
             VAEGANModule.descend(optimizer, getattr(self.model.networks, name), getattr(step, name))
-        self.model.update_averages()
+        self.model.update_averages(number=1000)
 
     def _gradients(self, x: Tensor) -> Step:
         epsilon, z_p = torch.randn(2, len(x), self.model.networks.latent_dim, device=self.device)
         uniform = torch.rand(len(x), self.model.uniform, device=self.device)
         y = torch.zeros(len(x), dtype=torch.long, device=self.device)
-        self.number += 1
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self.model.gradients(x, epsilon, z_p, y, uniform, self.number)
+            return self.model.gradients(x, epsilon, z_p, y, uniform, number=1)
 
     def flops(self, x: Tensor) -> int:
         """Floating-point operations of the matrix products and convolutions in the gradients of one batch."""
@@ -114,7 +114,8 @@ class LeanStep:
 
         with timed("whole"):
             with ExitStack() as patches:
-                patches.enter_context(patch.object(algorithm, "grad", timed_grad))
+                for module in (algorithm, baselines, adversary):
+                    patches.enter_context(patch.object(module, "grad", timed_grad))
                 for name, network in networks.items():
                     patches.enter_context(patch.object(network, "forward", timed_forward(name, network)))
                 step = self._gradients(x)

@@ -8,7 +8,7 @@ from torch import Tensor, distributed, nn
 from torch.autograd import grad
 
 from vaegan_pl.model.losses import GAMES, at_least_float32
-from vaegan_pl.model.networks import Discriminator, Labels
+from vaegan_pl.model.networks import Discriminator, Labels, Networks
 
 Images = Float[Tensor, "batch channel side side"]
 Logits = Float[Tensor, " batch"]
@@ -19,7 +19,10 @@ SHIFT, CUTOUT = 1 / 8, 1 / 2
 """Largest shift and side of the hole, as shares of the image's side (arXiv 2006.10738, section 3.2)."""
 
 R1_INTERVAL = 16
-"""Batches between two penalties, each of which counts for all of them (arXiv 1912.04958, section 3.1)."""
+"""Batches between two penalties, each that many times as large (arXiv 1912.04958, section 3.1).
+
+Under RMSProp, which divides by recent gradients, one large penalty weighs less than many small ones.
+"""
 
 ANCHOR_DECAY = 0.99
 """Of the moving averages that LeCam holds scores against (arXiv 2104.03310, section 4.1)."""
@@ -104,7 +107,7 @@ class Adversary(nn.Module):
         diffaugment: changes that `DiffAugment` makes; none leaves it out.
         r1: weight of the penalty on the discriminator's gradient at real images, gamma of arXiv 1801.04406, eq. 9;
             0 leaves it out.
-        lecam: weight of LeCam, lambda of arXiv 2104.03310, eq. 4; 0 leaves it out.
+        lecam: weight of LeCam as the paper prints it (arXiv 2104.03310; its code cuts one side off); 0 leaves it out.
 
     Raises:
         ValueError: if an option is none of those.
@@ -163,13 +166,29 @@ class Adversary(nn.Module):
         return torch.stack([self.game.decoder(logits) for logits in fakes]).sum()
 
     def refuse_gate(self, gate: object) -> None:
-        """Stop a gate that cannot weigh the costs of this game.
+        """Stop a gate that cannot weigh the costs of this game, or would drop the penalties that are due.
 
         Raises:
-            ValueError: if there is one in a game whose costs are not in nats.
+            ValueError: if there is one in a game whose costs are not in nats, or with R1.
         """
         if gate is not None and self.name == "hinge":
             raise ValueError("model.gate: weighs costs in nats; take model.adversary.game=saturating or non_saturating")
+        if gate is not None and self.r1:
+            raise ValueError(
+                "model.gate: may rest the discriminator where its penalty is due; take model.adversary.r1=0"
+            )
+
+    def refuse_batch_norm(self, networks: Networks) -> None:
+        """Stop R1 on a discriminator whose logit of an image depends on the other images of the batch.
+
+        Raises:
+            ValueError: if there is a weight for R1, and batch norm.
+        """
+        if self.r1 and networks.discriminator_norm == "batch":
+            raise ValueError(
+                "model.adversary.r1: penalises the slope at each image, which batch norm mixes with the others; take "
+                "model.networks.discriminator_norm=group or spectral"
+            )
 
     def penalised(
         self,

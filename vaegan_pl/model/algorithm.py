@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import grad
+from torch.nn.utils import parametrize
 
 from vaegan_pl.model.adversary import Adversary, DiffAugment
 from vaegan_pl.model.generative import EquilibriumGate, GenerativeModel, Images, Latents, Step, norm
@@ -58,6 +59,8 @@ class VAEGAN(GenerativeModel):
 
     NETWORKS = ("encoder", "decoder", "discriminator")
     LOSSES = ("loss/prior", "loss/llike", "loss/gan")
+    AGAINST_COLLAPSE = "lower optimizer.discriminator.lr or raise model.gamma"
+    AGAINST_DEFEAT = "lower optimizer.discriminator.lr or take model/gate=equilibrium"
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class VAEGAN(GenerativeModel):
         if sigma is not None:
             refuse_sigma(sigma)
         adversary.refuse_gate(gate)
+        adversary.refuse_batch_norm(networks)
         self.gamma = gamma
         self.similarity_layer = similarity_layer
         self.normalised_similarity = normalised_similarity
@@ -97,6 +101,7 @@ class VAEGAN(GenerativeModel):
         self.gate = gate
         self.prior = prior
         self.adversary = adversary
+        self.costs_in_nats = adversary.name != "hinge"
         self.uniform = 0 if adversary.diffaugment is None else DiffAugment.DRAWS
 
     def gradients(
@@ -121,7 +126,8 @@ class VAEGAN(GenerativeModel):
         x_tilde, *x_p = self._decode([z] if self.fakes == "reconstruction" else [z, z_p], y)
         # L_llike <- -E_q(Z|X)[p(Dis_l(X)|Z)]
         views = self.adversary.views([x, x_tilde, *x_p], uniform)
-        (logits_x, *logits_fakes), (dis_l_x, dis_l_x_tilde, *_) = self._discriminate(views, y)
+        with parametrize.cached():  # one set of weights where spectral norm would move them in every pass
+            (logits_x, *logits_fakes), (dis_l_x, dis_l_x_tilde, *_) = self._discriminate(views, y)
         metrics = {"loss/llike": self.feature_likelihood(dis_l_x.detach(), dis_l_x_tilde)}
         l_llike = metrics["loss/llike"]
         if self.sigma is not None:

@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import grad
+from torch.nn.utils import parametrize
 
 from vaegan_pl.model.adversary import Adversary, DiffAugment
 from vaegan_pl.model.generative import GenerativeModel, Images, Latents, Step
@@ -25,6 +26,7 @@ class VAE(GenerativeModel):
 
     NETWORKS = ("encoder", "decoder")
     LOSSES = ("loss/prior", "loss/pixel")
+    AGAINST_COLLAPSE = "lower model.prior.weight"
 
     def __init__(self, networks: Networks, sigma: Sigma, prior: Prior, ema: float | None) -> None:
         super().__init__(networks, ema)
@@ -70,10 +72,14 @@ class GAN(GenerativeModel):
 
     NETWORKS = ("decoder", "discriminator")
     LOSSES = ("loss/gan",)
+    AGAINST_COLLAPSE = "lower optimizer.discriminator.lr or take model.adversary.diffaugment=[translation,cutout]"
+    AGAINST_DEFEAT = "lower optimizer.discriminator.lr or take model.adversary.game=non_saturating"
 
     def __init__(self, networks: Networks, adversary: Adversary, ema: float | None) -> None:
         super().__init__(networks, ema)
+        adversary.refuse_batch_norm(networks)
         self.adversary = adversary
+        self.costs_in_nats = adversary.name != "hinge"
         self.uniform = 0 if adversary.diffaugment is None else DiffAugment.DRAWS
 
     def gradients(
@@ -89,7 +95,8 @@ class GAN(GenerativeModel):
         dec, dis = self.networks.decoder, self.networks.discriminator
         x_p = dec(z_p, y)
         views = self.adversary.views([x, x_p], uniform)
-        logits, logits_p = (dis(view, y)[0] for view in views)
+        with parametrize.cached():  # see `VAEGAN.gradients`
+            logits, logits_p = (dis(view, y)[0] for view in views)
         cost = self.adversary.discriminator_cost(logits, [logits_p])
         g_dec = grad(self.adversary.decoder_cost([logits_p]), tuple(dec.parameters()), retain_graph=True)
         g_dis = self.adversary.penalised(grad(cost, tuple(dis.parameters())), dis, views[0], y, number)

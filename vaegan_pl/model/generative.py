@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vaegan_pl.model.networks import Labels, Networks
 
@@ -76,6 +75,15 @@ class GenerativeModel(nn.Module, ABC):
     LOSSES: ClassVar[tuple[str, ...]]
     """The metrics of a step that must stay finite."""
 
+    AGAINST_COLLAPSE: ClassVar[str]
+    """What a user can do where samples become alike."""
+
+    AGAINST_DEFEAT: ClassVar[str] = ""
+    """What a user can do where the discriminator has won."""
+
+    costs_in_nats = True
+    """Whether the discriminator's costs are cross-entropies."""
+
     gate: EquilibriumGate | None = None
     """Decides from the discriminator's costs which of decoder and discriminator to update; None updates both."""
 
@@ -89,17 +97,14 @@ class GenerativeModel(nn.Module, ABC):
                 f"model.networks: has {', '.join(networks.names)}; this model is made of {', '.join(self.NETWORKS)}; "
                 "set encoder_channels or discriminator_channels accordingly"
             )
-        if ema is not None and not (isinstance(ema, float | int) and 0 <= ema < 1):
+        known = ema is None or (isinstance(ema, float | int) and not isinstance(ema, bool) and 0 <= ema < 1)
+        if not known:
             raise ValueError(f"model.ema={ema}: must be null or a number of at least 0 and below 1")
         self.networks = networks
         self.ema = ema
-        self.averages = nn.ModuleDict()
-        if ema is not None:
-            average = get_ema_multi_avg_fn(ema)
-            for name in networks.names:
-                if name != "discriminator":
-                    network = getattr(networks, name)
-                    self.averages[name] = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+        averaged = [] if ema is None else [name for name in networks.names if name != "discriminator"]
+        self.averages = nn.ModuleDict({name: copy.deepcopy(getattr(networks, name)) for name in averaged})
+        self.averages.requires_grad_(requires_grad=False)
 
     @abstractmethod
     def gradients(
@@ -127,11 +132,22 @@ class GenerativeModel(nn.Module, ABC):
         """The options that it learns with, in plain values, for the record."""
         return {"ema": self.ema}
 
-    def update_averages(self) -> None:
-        """Move the averages towards the networks, running statistics included."""
+    @torch.no_grad()
+    def update_averages(self, number: int) -> None:
+        """Move the averages towards the networks, running statistics included.
+
+        The decay starts low, so that the first batches are forgotten: (1 + number) / (10 + number) up to `ema`.
+
+        Args:
+            number: of the batch, from 0.
+        """
+        decay = min(self.ema or 0.0, (1 + number) / (10 + number))
         for name, average in self.averages.items():
-            assert isinstance(average, AveragedModel)
-            average.update_parameters(getattr(self.networks, name))
+            now, before = getattr(self.networks, name).state_dict(), average.state_dict()
+            floats = [key for key, value in before.items() if value.is_floating_point()]
+            torch._foreach_lerp_([before[key] for key in floats], [now[key] for key in floats], 1 - decay)
+            for key in before.keys() - floats:
+                before[key].copy_(now[key])
 
     @property
     def in_use(self) -> Networks:
@@ -140,7 +156,5 @@ class GenerativeModel(nn.Module, ABC):
             return self.networks
         networks = copy.copy(self.networks)
         networks._modules = dict(self.networks._modules)
-        for name, average in self.averages.items():
-            assert isinstance(average, AveragedModel)
-            networks._modules[name] = average.module
+        networks._modules.update(self.averages.items())
         return networks

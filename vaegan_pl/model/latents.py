@@ -12,7 +12,7 @@ Points = Float[Tensor, "*point latent"]
 
 
 def slerp(start: Points, end: Points, t: Float[Tensor, " step"]) -> Float[Tensor, "*point step latent"]:
-    """Spherical interpolation (arXiv 1609.04468, section 2.1): an arc whose length changes evenly between the ends'.
+    """Spherical interpolation (arXiv 1609.04468, section 2.1): the great circle, for ends of one length.
 
     A straight line between draws of N(0, I) would pass where the prior has hardly any mass.
 
@@ -42,7 +42,7 @@ def class_means(mixtures: Mapping[str, Mixture]) -> dict[str, Float[Tensor, " la
 
 
 def attribute_vector(means: Mapping[str, Tensor], name: str, others: Mapping[str, float]) -> Float[Tensor, " latent"]:
-    """The mean of z over images of a class less that over others (paper, section 4.2: visual attribute vectors).
+    """The mean of z over images of a class less that over others (paper, section 4.1.1: visual attribute vectors).
 
     Args:
         means: see `class_means`.

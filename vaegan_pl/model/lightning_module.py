@@ -132,7 +132,7 @@ class VAEGANModule(L.LightningModule):
                 self.descend(
                     optimizer if i == 0 else optimizer.optimizer, getattr(self.model.networks, name), gradients
                 )
-        self.model.update_averages()
+        self.model.update_averages(number)
         # Reading a number makes the processor wait for the GPU, so it is done for some batches only.
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if number % FINITE_CHECK_INTERVAL == 0 or (interval and (number + 1) % interval == 0):

@@ -86,10 +86,11 @@ def in_deviations(
     """Dis_l(x) and Dis_l(x_tilde), each channel in units of its standard deviation over the batch of real images.
 
     The discriminator can then no longer change the weight of L_llike by scaling its features. The deviations are
-    constants to the gradient.
+    constants to the gradient, and at least a hundredth of their mean, for a channel may be dead.
     """
     x, x_tilde = at_least_float32(features_x), at_least_float32(features_x_tilde)
-    deviation = x.detach().var((0, 2, 3), correction=0, keepdim=True).add(1e-8).sqrt()
+    deviation = x.detach().var((0, 2, 3), correction=0, keepdim=True).sqrt()
+    deviation = deviation.clamp_min(1e-8).maximum(0.01 * deviation.mean())
     return x / deviation, x_tilde / deviation
 
 
@@ -102,7 +103,9 @@ def refuse_sigma(sigma: object) -> None:
     Raises:
         ValueError: if it is neither a positive number nor `learned`.
     """
-    if sigma != "learned" and not (isinstance(sigma, float | int) and 0 < sigma < math.inf):
+    if sigma == "learned":
+        return
+    if isinstance(sigma, bool) or not isinstance(sigma, float | int) or not 0 < sigma < math.inf:
         raise ValueError(f"model.sigma={sigma}: must be a positive number or learned")
 
 
@@ -133,12 +136,12 @@ def fake_cost(logits: Logits) -> Scalar:
 
 
 def hinge_real_cost(logits: Logits) -> Scalar:
-    """max(0, 1 - logit), mean over images (arXiv 1705.02894, eq. 3)."""
+    """max(0, 1 - logit), mean over images (arXiv 1705.02894)."""
     return F.relu(1 - at_least_float32(logits)).mean()
 
 
 def hinge_fake_cost(logits: Logits) -> Scalar:
-    """max(0, 1 + logit), mean over images (arXiv 1705.02894, eq. 3)."""
+    """max(0, 1 + logit), mean over images (arXiv 1705.02894)."""
     return F.relu(1 + at_least_float32(logits)).mean()
 
 

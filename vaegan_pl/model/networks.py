@@ -6,6 +6,7 @@ they also take the images' class indices `y`: encoder and decoder beside their h
 (arXiv 1802.05637).
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal, cast, get_args
@@ -21,7 +22,7 @@ REPORT_SIZE = 64
 """Side of the images that the report's and the paper's tables are made for."""
 
 GROUP = 16
-"""Channels that group norm takes together (arXiv 1803.08494, Table 3)."""
+"""Channels that group norm takes together, or as many of them as divide a layer's (arXiv 1803.08494, Table 3)."""
 
 Norm = Literal["batch", "group"]
 DiscriminatorNorm = Literal["batch", "group", "spectral"]
@@ -29,7 +30,9 @@ Labels = Int64[Tensor, " batch"]
 
 
 def _norm2d(kind: str, channels: int) -> nn.Module:
-    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(max(1, channels // GROUP), channels)
+    return (
+        nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(channels // math.gcd(GROUP, channels), channels)
+    )
 
 
 def _norm1d(kind: str, features: int) -> nn.Module:
@@ -309,6 +312,7 @@ class Networks(nn.Module):
         self.image_channels = image_channels
         self.latent_dim = latent_dim
         self.classes = classes
+        self.discriminator_norm = discriminator_norm
         size = image_size, image_channels
         if encoder_channels is not None:
             self.encoder = Encoder(*size, encoder_channels, encoder_features, latent_dim, norm, classes)

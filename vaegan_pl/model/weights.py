@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vaegan_pl import sealed
 from vaegan_pl.errors import UserError
-from vaegan_pl.model.mixtures import ClassMixtures, Mixture, from_plain, to_plain
+from vaegan_pl.model.mixtures import ClassMixtures, from_plain, to_plain
 from vaegan_pl.model.networks import Networks
 
 FORMAT = "vaegan_pl"
@@ -47,15 +47,29 @@ class SavedModel:
     mixtures: ClassMixtures | None = None
 
     @property
+    def kind(self) -> str:
+        """What sort of model it is: VAE/GAN, VAE or GAN."""
+        return str(self.training.get("model", "VAE/GAN"))
+
+    @property
+    def knows_classes(self) -> bool:
+        """Whether classes can be sampled."""
+        return self.mixtures is not None or self.networks.classes > 0
+
+    @property
     def labels(self) -> list[str]:
         """The classes that can be sampled.
 
         Raises:
             UserError: if the file holds none.
         """
-        if self.mixtures is None:
-            raise UserError("weights: the file holds no classes to sample from; a run writes them when it ends")
-        return list(self.mixtures)
+        if self.mixtures is not None:
+            return list(self.mixtures)
+        if self.networks.classes:
+            return list(self.trained_on["classes"])
+        if "encoder" not in self.networks.names:
+            raise UserError("weights: the model has no encoder (a GAN), and so knows no classes to sample from")
+        raise UserError("weights: the file holds no classes to sample from; a run writes them when it ends")
 
     def label_for_encoding(self, label: object) -> int | None:
         """The class index that encoding images takes; None if the model asks for none.
@@ -66,6 +80,8 @@ class SavedModel:
         if "encoder" not in self.networks.names:
             raise UserError("weights: the model has no encoder (a GAN); it can be sampled only")
         if not self.networks.classes:
+            if label is not None:
+                raise UserError(f"label={label}: the model is not conditional; leave label out")
             return None
         classes = list(self.trained_on["classes"])
         if label not in classes:
@@ -78,15 +94,27 @@ class SavedModel:
         shares = torch.tensor([float(counts[name]) for name in self.trained_on["classes"]])
         return torch.multinomial(shares, n, replacement=True, generator=generator)
 
-    def mixture(self, label: str) -> Mixture:
-        """The mixture of a class.
+    def draw(self, n: int, label: str | None, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Latents of `n` images and, for conditional networks, their classes.
+
+        Args:
+            n: how many.
+            label: draws from the mixture of a class, or from the prior where a conditional model has no mixtures; None
+                draws from the prior, and classes as often as they were trained on.
+            generator: what draws.
 
         Raises:
-            UserError: if the file holds none of that name.
+            UserError: if there is no class of that name.
         """
-        if label not in self.labels or self.mixtures is None:
+        if label is not None and label not in self.labels:
             raise UserError(f"label={label}: the model knows {', '.join(self.labels)}")
-        return self.mixtures[label]
+        if label is None or self.mixtures is None:
+            z = torch.randn(n, self.networks.latent_dim, generator=generator)
+        else:
+            z = self.mixtures[label].sample(n, generator)
+        if not self.networks.classes:
+            return z, None
+        return z, self.draw_classes(n, generator) if label is None else torch.full((n,), self.labels.index(label))
 
 
 def save(

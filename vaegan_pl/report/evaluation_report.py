@@ -216,19 +216,24 @@ def write(evaluations: Sequence[Evaluation], reference: Reference, output: Path)
 
 def by_class(evaluations: Sequence[Evaluation], reference: Reference) -> Image.Image:
     """Held-out images above samples of each model, as many of each class; nothing is chosen by eye."""
-    n = OF_EACH_CLASS
-    rows = {f"real, held out: {n} of each of {', '.join(reference.classes)}": _of_each(reference.labelled_held_out, n)}
+    n, classes = OF_EACH_CLASS, len(reference.classes)
+    rows = {
+        f"real, held out: {n} of each of {', '.join(reference.classes)}": _of_each(
+            reference.labelled_held_out, n, classes
+        )
+    }
     for name, one in zip(names(evaluations), evaluations, strict=True):
         if one.labelled is None:
             rows[f"{name}: samples of the prior"] = one.samples[PRIOR][: n * len(reference.classes)]
         else:
-            rows[f"{name}: by class, in the same order"] = _of_each(one.labelled, n)
+            rows[f"{name}: by class, in the same order"] = _of_each(one.labelled, n, classes)
     what = f"Synthetic but for the first row. Trained on {evaluations[0].model.trained_on['caption']}."
     return titled_rows(rows, f"{what} The first {n} of each class, not chosen.")
 
 
-def _of_each(images: Labelled, n: int) -> Tensor:
-    return torch.cat([images.x[images.labels == label][:n] for label in images.labels.unique()])
+def _of_each(images: Labelled, n: int, classes: int) -> Tensor:
+    black = images.x.new_full((n, *images.x.shape[1:]), -1)  # in place of images that a small class lacks
+    return torch.cat([torch.cat([images.x[images.labels == label], black])[:n] for label in range(classes)])
 
 
 def table(evaluations: Sequence[Evaluation], reference: Reference) -> Table:

@@ -82,7 +82,7 @@ class Guide:
 
     def between_samples(self, n: int, label: str | None) -> Tour:
         """Arcs between `n` pairs of samples, of the prior or of a class."""
-        z, y = self._draw(2 * n, label)
+        z, y = self.model.draw(2 * n, label, self.generator)
         arcs = self._arcs(z[:n], z[n:], None if y is None else y[:n])
         still = arcs[self.shown].transpose(0, 1).flatten(0, 1)
         caption = f"Between samples{_of(label)}. {self.source}"
@@ -95,8 +95,6 @@ class Guide:
             UserError: if the model has no encoder, or `label` is missing for a conditional model or given to another.
         """
         own = self.model.label_for_encoding(label)
-        if own is None and label is not None:
-            raise UserError(f"label={label}: the model is not conditional; leave label out to go between two images")
         y = None if own is None else torch.tensor([own])
         start, end = (self._encode(images, y) for images in (first, last))
         arc = self._arcs(start, end, y)
@@ -108,11 +106,12 @@ class Guide:
     def walk(self, n: int, label: str | None) -> Tour:
         """A loop through samples, `n` loops at once, of the prior or of a class."""
         stops = max(2, self.frames // 8)
-        z, y = self._draw(n * stops, label)
-        steps = -(-self.frames // stops)
-        loops = torch.stack([loop(own, steps) for own in z.split(stops)], 1)[: self.frames]
+        z, y = self.model.draw(n * stops, label, self.generator)
+        steps = -(-self.frames // stops)  # so that there may be a few frames more
+        loops = torch.stack([loop(own, steps) for own in z.split(stops)], 1)
         frames = self._decode(loops, None if y is None else y[:n])
-        still = frames[self.shown].transpose(0, 1).flatten(0, 1)
+        shown = evenly(len(self.shown), len(frames))
+        still = frames[shown].transpose(0, 1).flatten(0, 1)
         caption = f"A walk through samples{_of(label)}. {self.source}"
         return Tour(still, len(self.shown), frames, min(n, MOST_TILES), True, caption)
 
@@ -127,11 +126,14 @@ class Guide:
         Raises:
             UserError: if the model has no encoder or knows no classes, or `label` is none of them.
         """
-        own, labels = self.model.label_for_encoding(label), self.model.labels
+        own = self.model.label_for_encoding(label if self.model.networks.classes else None)
+        labels = self.model.labels
         if label is not None and label not in labels:
             raise UserError(f"label={label}: the model knows {', '.join(labels)}")
         targets = [name for name in labels if name != label]
-        means = class_means(self.model.mixtures or {})
+        if len(labels) < 2 or self.model.mixtures is None:
+            raise UserError("weights: the file does not say where two classes lie; attributes go from one to another")
+        means = class_means(self.model.mixtures)
         counts = self.model.trained_on["counts"]["train"]
         z = self._encode(x, None if own is None else torch.full((len(x),), own))
         along = strength * torch.linspace(0, 1, self.frames)[:, None, None]
@@ -152,14 +154,6 @@ class Guide:
 
     def _arcs(self, start: Tensor, end: Tensor, y: Tensor | None) -> Float[Tensor, "frame tile channel side side"]:
         return self._decode(slerp(start, end, torch.linspace(0, 1, self.frames)).transpose(0, 1), y)
-
-    def _draw(self, n: int, label: str | None) -> tuple[Tensor, Tensor | None]:
-        networks = self.model.networks
-        if label is None:
-            z = torch.randn(n, networks.latent_dim, generator=self.generator)
-            return z, self.model.draw_classes(n, self.generator) if networks.classes else None
-        z = self.model.mixture(label).sample(n, self.generator)
-        return z, torch.full((n,), self.model.labels.index(label)) if networks.classes else None
 
     def _encode(self, x: Images, y: Tensor | None) -> Tensor:
         networks = self.model.networks

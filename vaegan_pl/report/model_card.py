@@ -12,9 +12,15 @@ NOT_A_GUARANTEE = (
     "nothing else."
 )
 
-_CARD = """# Model card: VAE/GAN of head slices
+_KINDS = {
+    "VAE/GAN": "Larsen et al.'s VAE/GAN (arXiv 1512.09300)",
+    "VAE": "A variational autoencoder (arXiv 1312.6114)",
+    "GAN": "A generative adversarial network (arXiv 1406.2661)",
+}
 
-Larsen et al.'s VAE/GAN (arXiv 1512.09300) for grey images, trained by vaegan_pl.
+_CARD = """# Model card: {kind} of head slices
+
+{what} for grey images, trained by vaegan_pl.
 
 File: {file}, SHA-256 {sha256}
 
@@ -41,7 +47,7 @@ diagnosis, not for decisions about patients, not as evidence of anatomy.
 ## Limits
 
 - One data set of single slices of unknown patients; slices of one patient may lie on both sides of the split.
-- Lesions in samples are of no known kind; a sample's label names the part of the latent space that it was drawn from.
+- Lesions in samples are of no known kind; a sample's label names {label}.
 - {not_a_guarantee}
 """
 
@@ -67,6 +73,11 @@ def text(path: Path, model: SavedModel, figures: Sequence[str]) -> str:
     )
     configuration = {**model.networks.arguments, **model.preprocessing, **model.training}
     return _CARD.format(
+        kind=model.kind,
+        what=_KINDS[model.kind],
+        label="the class its decoder was told"
+        if model.networks.classes
+        else "the part of the latent space that it was drawn from",
         file=path.name,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         caption=trained_on["caption"],
