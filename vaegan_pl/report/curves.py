@@ -1,6 +1,7 @@
 """The losses of a run as one picture."""
 
 import csv
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from matplotlib.figure import Figure
 PANELS = {
     "L_prior [nats]": {"loss/prior": "training", "validation/prior": "held out"},
     "L_llike": {"loss/llike": "training", "validation/llike": "held out, z = μ"},
-    "discriminator's cost [nats]": {
+    "-log p(x|z) of the pixels [nats]": {"loss/pixel": "training"},
+    "discriminator's cost": {
         "discriminator/cost_real": "real",
         "discriminator/cost_reconstruction": "reconstruction",
         "discriminator/cost_prior": "prior sample",
@@ -21,9 +23,11 @@ PANELS = {
     "samples, as shares of real images": {"validation/coverage": "coverage", "validation/variety": "variety"},
 }
 
+COLUMNS = 4
+
 
 def draw_curves(metrics: Path, picture: Path, caption: str) -> None:
-    """Plot the columns of a `metrics.csv` against batches.
+    """Plot the columns of a `metrics.csv` against batches, in panels for what the model has.
 
     Args:
         metrics: a CSV file with a `step` column; empty cells are skipped.
@@ -36,16 +40,17 @@ def draw_curves(metrics: Path, picture: Path, caption: str) -> None:
             for name, value in row.items():
                 if value:
                     series[name].append((int(row["step"]), float(value)))
-    figure = Figure(figsize=(17, 7), layout="constrained")
+    panels = {title: [name for name in curves if series[name]] for title, curves in PANELS.items()}
+    panels = {title: names for title, names in panels.items() if names}
+    rows = max(1, math.ceil(len(panels) / COLUMNS))
+    figure = Figure(figsize=(4.25 * COLUMNS, 3.5 * rows), layout="constrained")
     figure.suptitle(caption, parse_math=False)
-    for axes, (title, curves) in zip(figure.subplots(2, 4).flat, PANELS.items(), strict=True):
-        for name, label in curves.items():
-            axes.plot(
-                *zip(*series[name], strict=True) if series[name] else ([], []),
-                label=label,
-                marker="." if "validation" in name else None,
-            )
-        if "∇" in title and series["decoder/gradient_ratio"]:
+    for i, (title, names) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, COLUMNS, i)
+        for name in names:
+            marker = "." if "validation" in name else None
+            axes.plot(*zip(*series[name], strict=True), label=PANELS[title][name], marker=marker)
+        if "∇" in title:
             axes.set_yscale("log")
         axes.set_title(title)
         axes.set_xlabel("batches")
