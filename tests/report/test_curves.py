@@ -21,8 +21,6 @@ def test_curves_are_drawn_from_the_columns_that_are_there(tmp_path: Path) -> Non
     draw_curves(metrics, tmp_path / "empty.png", "caption")
     full, empty = colours(tmp_path / "full.png"), colours(tmp_path / "empty.png")
     blue = np.array([31, 119, 180])  # the first colour of matplotlib's cycle
-    panel = full.shape[1] // 4
-    drawn = [int((np.abs(part - blue).max(2) < 8).sum()) for part in np.split(full[:, : 4 * panel], 4, axis=1)]
-    assert min(drawn[:3]) > 50  # the three columns that are there, one panel each
-    assert drawn[3] == 0
+    drawn = [int((np.abs(part - blue).max(2) < 8).sum()) for part in np.array_split(full, 3, axis=1)]
+    assert min(drawn) > 50  # the three columns that are there, one panel each
     assert not (np.abs(empty - blue).max(2) < 8).any()
