@@ -123,7 +123,9 @@ class Adversary(nn.Module):
         self.name = game
         self.game = GAMES[game]
         self.zero_sum = game == "saturating" and not lecam
+        self.in_nats = game != "hinge"
         self.diffaugment = DiffAugment(diffaugment) if diffaugment else None
+        self.uniform = DiffAugment.DRAWS if diffaugment else 0
         self.r1 = r1
         self.lecam = lecam
         self.register_buffer("anchors", torch.zeros(2))
@@ -171,7 +173,7 @@ class Adversary(nn.Module):
         Raises:
             ValueError: if there is one in a game whose costs are not in nats, or with R1.
         """
-        if gate is not None and self.name == "hinge":
+        if gate is not None and not self.in_nats:
             raise ValueError("model.gate: weighs costs in nats; take model.adversary.game=saturating or non_saturating")
         if gate is not None and self.r1:
             raise ValueError(

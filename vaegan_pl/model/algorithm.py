@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import grad
 from torch.nn.utils import parametrize
 
-from vaegan_pl.model.adversary import Adversary, DiffAugment
+from vaegan_pl.model.adversary import Adversary
 from vaegan_pl.model.generative import EquilibriumGate, GenerativeModel, Images, Latents, Step, norm
 from vaegan_pl.model.losses import (
     Prior,
@@ -101,8 +101,8 @@ class VAEGAN(GenerativeModel):
         self.gate = gate
         self.prior = prior
         self.adversary = adversary
-        self.costs_in_nats = adversary.name != "hinge"
-        self.uniform = 0 if adversary.diffaugment is None else DiffAugment.DRAWS
+        self.costs_in_nats = adversary.in_nats
+        self.uniform = adversary.uniform
 
     def gradients(
         self,
@@ -163,12 +163,14 @@ class VAEGAN(GenerativeModel):
         g_dis = self.adversary.penalised(g_dis, dis, views[0], y, number)
 
         game = self.adversary.game
-        cost_real, cost_fakes = game.real(logits_x), [game.fake(logits) for logits in logits_fakes]
+        cost_real = game.real(logits_x)
+        cost_fakes = {name: game.fake(logits) for name, logits in zip(names, logits_fakes, strict=True)}
+        cost_entering = list(cost_fakes.values()) if self.fakes == "both" else [cost_fakes[self.fakes]]
         metrics |= {
             "loss/prior": kl_divergence(mu, log_variance),
             "loss/gan": l_gan,
             "discriminator/cost_real": cost_real,
-            **{f"discriminator/cost_{name}": cost for name, cost in zip(names, cost_fakes, strict=True)},
+            **{f"discriminator/cost_{name}": cost for name, cost in cost_fakes.items()},
             "discriminator/feature_norm": dis_l_x.float().flatten(1).square().sum(1).sqrt().mean(),
         }
         if self.adversarial:
@@ -178,7 +180,7 @@ class VAEGAN(GenerativeModel):
             decoder=g_dec,
             discriminator=g_dis,
             cost_real=cost_real.detach(),
-            cost_fake=torch.stack([game.fake(logits) for logits in entering]).mean().detach(),
+            cost_fake=torch.stack(cost_entering).mean().detach(),
             metrics={name: value.detach() for name, value in metrics.items()},
         )
 

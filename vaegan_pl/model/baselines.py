@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd import grad
 from torch.nn.utils import parametrize
 
-from vaegan_pl.model.adversary import Adversary, DiffAugment
+from vaegan_pl.model.adversary import Adversary
 from vaegan_pl.model.generative import GenerativeModel, Images, Latents, Step
 from vaegan_pl.model.losses import Prior, Sigma, kl_divergence, pixel_likelihood, refuse_sigma
 from vaegan_pl.model.networks import Labels, Networks
@@ -79,8 +79,8 @@ class GAN(GenerativeModel):
         super().__init__(networks, ema)
         adversary.refuse_batch_norm(networks)
         self.adversary = adversary
-        self.costs_in_nats = adversary.name != "hinge"
-        self.uniform = 0 if adversary.diffaugment is None else DiffAugment.DRAWS
+        self.costs_in_nats = adversary.in_nats
+        self.uniform = adversary.uniform
 
     def gradients(
         self,

@@ -54,11 +54,6 @@ def attribute_vector(means: Mapping[str, Tensor], name: str, others: Mapping[str
     return means[name] - away
 
 
-def shares_of_others(counts: Mapping[str, int], name: str) -> dict[str, float]:
-    """How many images each class but one has."""
-    return {other: float(count) for other, count in counts.items() if other != name}
-
-
 def evenly(n: int, of: int) -> Sequence[int]:
     """`n` places spread over 0 .. `of` - 1, ends included."""
     return [round(float(i)) for i in torch.linspace(0, of - 1, n)]

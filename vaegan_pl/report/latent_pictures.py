@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vaegan_pl.errors import UserError
 from vaegan_pl.inference import in_batches, read_images
-from vaegan_pl.model.latents import attribute_vector, class_means, evenly, loop, shares_of_others, slerp
+from vaegan_pl.model.latents import attribute_vector, class_means, evenly, loop, slerp
 from vaegan_pl.model.weights import SavedModel
 from vaegan_pl.report.pictures import grid, save_png
 from vaegan_pl.sealed import publish
@@ -139,7 +139,7 @@ class Guide:
         along = strength * torch.linspace(0, 1, self.frames)[:, None, None]
         columns = [x.repeat(self.frames, 1, 1, 1, 1), self._still(z, own)]
         for name in targets:
-            others = {label: 1.0} if label is not None else shares_of_others(counts, name)
+            others = {label: 1.0} if label is not None else {other: n for other, n in counts.items() if other != name}
             path = z + along * attribute_vector(means, name, others)
             y = None if own is None else torch.full((len(x),), labels.index(name))
             columns.append(self._decode(path, y))
