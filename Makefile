@@ -24,7 +24,7 @@ train: $(READY) ## Train on phantoms for a few epochs; ARGS='...' adds or change
 	$(BIN)/python -m vaegan_pl.train model=larsen trainer.devices=1 $(QUICK) $(ARGS)
 
 test: $(READY) ## Run the tests; ARGS='...' goes to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 faults: $(READY) ## Kill runs, break files, fill disks: some twenty minutes; ARGS='...' adds options
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(ARGS)

@@ -158,6 +158,9 @@ def test_learning_rates_fall_with_the_authors_annealing(run_command: Run) -> Non
     assert rates == pytest.approx(3 * [3e-4 * share])
     assert weights.load(Path("run/vae_gan_model.pth")).training["optimizers"]["decoder"] == "RMSprop, lr 0.0003"
 
+    assert run_command(train, "train", "resume=run", "trainer.max_epochs=4") is None
+    assert "the learning rates go up again before they fall" in Path("run/train.log").read_text()
+
 
 def test_larger_images_train_by_the_same_configuration(run_command: Run) -> None:
     assert run_command(train, "train", *FEW, "data.image_size=128", "trainer.max_epochs=1") is None
@@ -171,6 +174,10 @@ def test_larger_images_train_by_the_same_configuration(run_command: Run) -> None
     [
         (["model=conditional", "model.networks.classes=3"], "model.networks.classes=3: the images have 4 classes"),
         (["model=vae"], "has encoder, decoder, discriminator; this model is made of encoder, decoder"),
+        (
+            ["model=gan", "model.networks.encoder_channels=null", "optimizer.encoder.lr=1"],
+            "optimizer.encoder.lr=1: this model has no encoder; leave the option out",
+        ),
         (["model.ema=2"], "model.ema=2: must be null or a number of at least 0 and below 1"),
         (["model.adversary.diffaugment=[rotation]"], "must be made of brightness, contrast, translation, cutout"),
         (["model.adversary.r1=1.0"], "take model.networks.discriminator_norm=group or spectral"),

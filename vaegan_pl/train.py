@@ -56,6 +56,7 @@ def train(config: DictConfig) -> None:
     data: ImageFolders = instantiate(config.data, _convert_="all")
     model, optimizers = (instantiate(part, _convert_="all") for part in (config.model, config.optimizer))
     schedule = optimizers.pop("schedule", None)
+    refuse_unused(HydraConfig.get().overrides.task, set(optimizers) - set(model.NETWORKS))
     module = VAEGANModule(model, optimizers, schedule, config.seed, config.on_nan)
     if checkpoint is not None and not refuse_finished(checkpoint, config):
         checkpoint = None
@@ -110,6 +111,8 @@ def refuse_finished(checkpoint: Path, config: DictConfig) -> bool:
         raise UserError(
             f"resume={config.resume}: is finished, after {content['global_step']} batches; raise {ended} to go on"
         )
+    if limits is not None and config.optimizer.schedule is not None:
+        log.warning("optimizer.schedule is spread over the longer run: the learning rates go up again before they fall")
     return True
 
 
@@ -142,6 +145,18 @@ def refuse_unsupported(config: DictConfig) -> None:
         classes = None if config.data.classes is None else [str(name) for name in config.data.classes]
         aliases = {str(alias): str(name) for alias, name in (config.data.aliases or {}).items()}
         list_images(Path(str(config.data.root)), classes, aliases)
+
+
+def refuse_unused(overrides: list[str], unused: set[str]) -> None:
+    """Stop where an option of the command line is of the optimizer of a network that the model does not have.
+
+    Raises:
+        UserError: then.
+    """
+    for override in overrides:
+        for name in unused:
+            if override.lstrip("+").startswith(f"optimizer.{name}."):
+                raise UserError(f"{override}: this model has no {name}; leave the option out")
 
 
 def refuse_classes(conditional: int, classes: list[str]) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from vaegan_pl.measure.paired import NAIVE, Timing, speedup
 from vaegan_pl.report.speed import Speed, write
 
 FAST = Timing(
+    batch_size=64,
     seconds=[1.0, 2.0, 1.0],
     sampled=[100.0, 300.0, 200.0],
     matrix_rates=[4e12, 2e12, 4e12],
@@ -17,11 +19,10 @@ FAST = Timing(
     parts=[{"encoder": 0.1, "decoder": 0.7}, {"encoder": 0.3, "decoder": 0.5}, {"encoder": 0.2, "decoder": 0.6}],
     peak_bytes=3 * 2**30,
 )
-SLOW = Timing(seconds=[4.0, 8.0, 6.0], peak_bytes=2**30)
+SLOW = Timing(batch_size=64, seconds=[4.0, 8.0, 6.0], peak_bytes=2**30)
 SPEED = Speed(
     torch.device("cpu"),
     "bf16-mixed",
-    64,
     {"bf16-mixed": FAST, NAIVE: SLOW},
     Epoch(
         start_up=9.5,
@@ -33,13 +34,14 @@ SPEED = Speed(
 
 def test_ratios_are_medians_over_rounds() -> None:
     assert speedup(SLOW, FAST) == 4.0  # of 4, 4 and 6
+    assert speedup(SLOW, replace(FAST, batch_size=32)) == 2.0  # for half the images
     assert FAST.fraction == 0.5  # of 2/1/4, 2/2/2 and 2/1/4
 
 
 def test_the_table_says_it_all() -> None:
     table = SPEED.table()
-    assert "bf16-mixed              1.000      64.0      4.0    3.0 GB     4.00 TFLOP/s    50%" in table
-    assert "naive loop              6.000      10.7      1.0    1.0 GB" in table
+    assert "bf16-mixed               64    1.000      64.0      4.0    3.0 GB     4.00 TFLOP/s    50%" in table
+    assert "naive loop               64    6.000      10.7      1.0    1.0 GB" in table
     assert "sampling in float32: 200 images/s" in table
     assert "  decoder                       0.600 s 75.0%" in table
     assert "an epoch of 20 batches         100.00 s" in table

@@ -30,6 +30,7 @@ class Timing:
     """What was measured of one variant.
 
     Attributes:
+        batch_size: images in a step.
         seconds: of each step, in the order of the rounds.
         sampled: images a second when sampling, in the order of the rounds; lean variants only.
         matrix_rates: operations a second of a matrix product, in the order of the rounds; lean variants only.
@@ -38,6 +39,7 @@ class Timing:
         peak_bytes: most memory held: of the process on the CPU, of tensors on CUDA devices; elsewhere 0, unknown.
     """
 
+    batch_size: int
     seconds: list[float] = field(default_factory=list)
     sampled: list[float] = field(default_factory=list)
     matrix_rates: list[float] = field(default_factory=list)
@@ -53,18 +55,21 @@ class Timing:
 
 
 def speedup(slow: Timing, fast: Timing) -> float:
-    """How many times faster, median over rounds."""
-    return median(a / b for a, b in zip(slow.seconds, fast.seconds, strict=True))
+    """How many times faster an image is done with, median over rounds."""
+    ratio = median(a / b for a, b in zip(slow.seconds, fast.seconds, strict=True))
+    return ratio * fast.batch_size / slow.batch_size
 
 
-def measure(builds: Mapping[str, Build], device: torch.device, batch_size: int, rounds: int) -> dict[str, Timing]:
+def measure(
+    builds: Mapping[str, Build], device: torch.device, batch_sizes: Mapping[str, int], rounds: int
+) -> dict[str, Timing]:
     """Time each variant once a round, in an order that turns from round to round.
 
     Args:
         builds: for each variant, what makes its model and optimizers, in a process of its own. A variant is called
             `NAIVE`, or by any words that end in its precision, 32-true or bf16-mixed.
         device: what computes.
-        batch_size: images in a batch; they are noise.
+        batch_sizes: images in a batch of each variant; they are noise.
         rounds: how many times each is timed, after `WARM_UP` steps.
 
     Raises:
@@ -73,14 +78,14 @@ def measure(builds: Mapping[str, Build], device: torch.device, batch_size: int, 
     variants = list(builds)
     context = multiprocessing.get_context("spawn")
     workers: dict[str, Connection] = {}
-    timings = {variant: Timing() for variant in variants}
+    timings = {variant: Timing(batch_sizes[variant]) for variant in variants}
     processes = []
     bar = tqdm(total=len(variants) * (1 + rounds), desc="steps in turns", unit="step", leave=False)
     try:
         for variant in variants:
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=_work, args=(theirs, builds[variant], variant, str(device), batch_size), daemon=True
+                target=_work, args=(theirs, builds[variant], variant, str(device), batch_sizes[variant]), daemon=True
             )
             process.start()
             theirs.close()

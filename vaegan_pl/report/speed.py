@@ -22,14 +22,12 @@ class Speed:
     Attributes:
         device: what computed.
         chosen: the precision that training takes here.
-        batch_size: images in a batch.
         timings: of each variant of the step.
         epoch: of a whole epoch in the chosen precision.
     """
 
     device: torch.device
     chosen: str
-    batch_size: int
     timings: Mapping[str, Timing]
     epoch: Epoch
 
@@ -55,15 +53,16 @@ class Speed:
     def table(self) -> str:
         """Everything, to print."""
         naive = self.timings[NAIVE]
-        step = f"step of {self.batch_size} images"
         lines = [
             self.machine,
             "",
-            f"{step:<20}{'seconds':>9}{'images/s':>10}{'x naive':>9}{'memory':>10}{'matrix product':>17}{'share':>7}",
+            f"{'step':<20}{'images':>7}{'seconds':>9}{'images/s':>10}{'x naive':>9}{'memory':>10}{'matrix product':>17}"
+            f"{'share':>7}",
         ]
         for variant, timing in self.timings.items():
             seconds = median(timing.seconds)
-            row = f"{variant:<20}{seconds:>9.3f}{self.batch_size / seconds:>10.1f}{speedup(naive, timing):>9.1f}"
+            row = f"{variant:<20}{timing.batch_size:>7}{seconds:>9.3f}{timing.batch_size / seconds:>10.1f}"
+            row += f"{speedup(naive, timing):>9.1f}"
             row += f"{timing.peak_bytes / 2**30:>7.1f} GB" if timing.peak_bytes else f"{'unknown':>10}"
             if variant != NAIVE:
                 row += f"{median(timing.matrix_rates) / 1e12:>9.2f} TFLOP/s{timing.fraction:>7.0%}"
@@ -88,7 +87,6 @@ def write(speed: Speed, directory: Path) -> list[Path]:
     """Write `benchmark.json` and `benchmark.png`; returns both paths."""
     figures = {
         "machine": speed.machine,
-        "batch_size": speed.batch_size,
         "precision": speed.chosen,
         "steps": {
             variant: {
