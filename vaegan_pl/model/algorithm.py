@@ -187,7 +187,8 @@ class VAEGAN(GenerativeModel):
     def feature_likelihood(self, dis_l_x: Tensor, dis_l_x_tilde: Tensor) -> Tensor:
         """L_llike of feature maps, in nats."""
         if self.normalised_similarity:
-            dis_l_x, dis_l_x_tilde = in_deviations(dis_l_x, dis_l_x_tilde)
+            pixels = self.networks.image_channels * self.networks.image_size**2
+            dis_l_x, dis_l_x_tilde = in_deviations(dis_l_x, dis_l_x_tilde, pixels)
         return feature_likelihood(dis_l_x, dis_l_x_tilde)
 
     def _decode(self, latents: Sequence[Latents], y: Labels | None) -> list[Images]:

@@ -82,15 +82,22 @@ def feature_likelihood(
 def in_deviations(
     features_x: Float[Tensor, "batch channel height width"],
     features_x_tilde: Float[Tensor, "batch channel height width"],
+    size: int,
 ) -> tuple[Tensor, Tensor]:
     """Dis_l(x) and Dis_l(x_tilde), each channel in units of its standard deviation over the batch of real images.
 
-    The discriminator can then no longer change the weight of L_llike by scaling its features. The deviations are
-    constants to the gradient, and at least a hundredth of their mean, for a channel may be dead.
+    The discriminator can then no longer change the weight of L_llike by scaling its features, nor a wider one by having
+    more of them: all numbers of a map together vary as `size` numbers of unit variance do. The deviations are constants
+    to the gradient, and at least a hundredth of their mean, for a channel may be dead.
+
+    Args:
+        features_x: Dis_l(x).
+        features_x_tilde: Dis_l(x_tilde).
+        size: numbers of an image, say.
     """
     x, x_tilde = at_least_float32(features_x), at_least_float32(features_x_tilde)
     deviation = x.detach().var((0, 2, 3), correction=0, keepdim=True).sqrt()
-    deviation = deviation.clamp_min(1e-8).maximum(0.01 * deviation.mean())
+    deviation = deviation.clamp_min(1e-8).maximum(0.01 * deviation.mean()) * math.sqrt(x[0].numel() / size)
     return x / deviation, x_tilde / deviation
 
 
