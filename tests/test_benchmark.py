@@ -93,4 +93,4 @@ def killed() -> Any:
 
 def test_a_variant_that_is_killed_is_named() -> None:
     with pytest.raises(UserError, match="the process that timed 32-true ended early"):
-        paired.measure({"32-true": killed}, torch.device("cpu"), {"32-true": 2}, rounds=1)
+        paired.measure({"32-true": paired.Variant(killed, 2)}, torch.device("cpu"), rounds=1)

@@ -144,6 +144,7 @@ def test_a_resumed_run_ends_with_the_same_bits(run_command: Run) -> None:
     assert run_command(train, "train", *options, "hydra.run.dir=whole") is None
     assert run_command(train, "train", *options, "hydra.run.dir=parts", "trainer.max_steps=6") is None
     assert run_command(train, "train", "resume=parts", "trainer.max_steps=-1") is None
+    assert "the learning rates go up again" not in Path("parts/train.log").read_text()
     whole, parts = (sealed.read(Path(run, "checkpoints/last.ckpt"))["state_dict"] for run in ("whole", "parts"))
     assert {"model.adversary.anchors", "model.averages.decoder.image.0.weight"} < whole.keys()
     assert whole.keys() == parts.keys()

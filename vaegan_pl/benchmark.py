@@ -8,7 +8,7 @@ import re
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -51,28 +51,26 @@ def benchmark(config: DictConfig) -> None:
     data: ImageFolders = instantiate(config.data, _convert_="all")
     data.prepare_data()
     data.setup("fit")
-    plain = {key: _plain(config[key]) for key in ("model", "optimizer")}
     overrides = [o for o in HydraConfig.get().overrides.task if o.partition("=")[0] not in OWN]
     with tempfile.TemporaryDirectory(prefix=".run-", dir=output) as folder:
         log.info("one epoch of training, with everything on:")
         whole = epoch.measure([*overrides, *epoch.at(root=data.root, cache=data.cache)], Path(folder))
     larsen = hydra.compose("benchmark", [o for o in HydraConfig.get().overrides.task if not OF_A_MODEL.match(o)])
-    reference = partial(build, {key: _plain(larsen[key]) for key in ("model", "optimizer")})
-    builds = {chosen: partial(build, plain)}
-    builds |= {other: builds[chosen] for other in ("bf16-mixed", "32-true") if other != chosen}
-    if _plain(larsen.model) != plain["model"]:
-        builds[f"larsen, {chosen}"] = reference
-    builds[paired.NAIVE] = reference
-    batch_sizes = {name: (larsen if each is reference else config).data.batch_size for name, each in builds.items()}
-    result = speed.Speed(device, chosen, paired.measure(builds, device, batch_sizes, config.rounds), whole)
+    own, reference = (paired.Variant(partial(build, _plain(c)), c.data.batch_size) for c in (config, larsen))
+    variants = {chosen: own}
+    variants |= {other: own for other in ("bf16-mixed", "32-true") if other != chosen}
+    if _plain(larsen)["model"] != _plain(config)["model"]:
+        variants[f"larsen, {chosen}"] = reference
+    variants[paired.NAIVE] = reference
+    result = speed.Speed(device, chosen, paired.measure(variants, device, config.rounds), whole)
     files = speed.write(result, output)
     log.info("%s", result.table())
     for path in files:
         log.info("%s", path)
 
 
-def _plain(node: DictConfig) -> dict[str, Any]:
-    return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
+def _plain(config: DictConfig) -> dict[str, Any]:
+    return {key: OmegaConf.to_container(config[key], resolve=True) for key in ("model", "optimizer")}
 
 
 def build(config: dict[str, Any]) -> tuple[Any, Any]:

@@ -111,7 +111,7 @@ def refuse_finished(checkpoint: Path, config: DictConfig) -> bool:
         raise UserError(
             f"resume={config.resume}: is finished, after {content['global_step']} batches; raise {ended} to go on"
         )
-    if limits is not None and config.optimizer.schedule is not None:
+    if config.optimizer.schedule is not None and limits and limits["max_epochs"] != config.trainer.max_epochs:
         log.warning("optimizer.schedule is spread over the longer run: the learning rates go up again before they fall")
     return True
 

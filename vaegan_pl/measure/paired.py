@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -23,6 +23,18 @@ from vaegan_pl.model.lightning_module import OptimizerFactory, VAEGANModule
 Build = Callable[[], tuple[GenerativeModel, Mapping[str, OptimizerFactory]]]
 NAIVE = "naive loop"
 WARM_UP = 3
+
+
+class Variant(NamedTuple):
+    """What is timed.
+
+    Attributes:
+        build: makes the model and its optimizers, in a process of its own.
+        batch_size: images in a batch; they are noise.
+    """
+
+    build: Build
+    batch_size: int
 
 
 @dataclass
@@ -60,48 +72,42 @@ def speedup(slow: Timing, fast: Timing) -> float:
     return ratio * fast.batch_size / slow.batch_size
 
 
-def measure(
-    builds: Mapping[str, Build], device: torch.device, batch_sizes: Mapping[str, int], rounds: int
-) -> dict[str, Timing]:
+def measure(variants: Mapping[str, Variant], device: torch.device, rounds: int) -> dict[str, Timing]:
     """Time each variant once a round, in an order that turns from round to round.
 
     Args:
-        builds: for each variant, what makes its model and optimizers, in a process of its own. A variant is called
-            `NAIVE`, or by any words that end in its precision, 32-true or bf16-mixed.
+        variants: each called `NAIVE`, or by any words that end in its precision, 32-true or bf16-mixed.
         device: what computes.
-        batch_sizes: images in a batch of each variant; they are noise.
         rounds: how many times each is timed, after `WARM_UP` steps.
 
     Raises:
         UserError: if a process ends early, for want of memory, say; its own words have been printed.
     """
-    variants = list(builds)
+    names = list(variants)
     context = multiprocessing.get_context("spawn")
     workers: dict[str, Connection] = {}
-    timings = {variant: Timing(batch_sizes[variant]) for variant in variants}
+    timings = {name: Timing(variant.batch_size) for name, variant in variants.items()}
     processes = []
     bar = tqdm(total=len(variants) * (1 + rounds), desc="steps in turns", unit="step", leave=False)
     try:
-        for variant in variants:
+        for name, variant in variants.items():
             ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_work, args=(theirs, builds[variant], variant, str(device), batch_sizes[variant]), daemon=True
-            )
+            process = context.Process(target=_work, args=(theirs, variant, name, str(device)), daemon=True)
             process.start()
             theirs.close()
             processes.append(process)
-            workers[variant] = ours
-            _answer(variant, ours)
+            workers[name] = ours
+            _answer(name, ours)
             bar.update()
         for i in range(rounds):
-            for variant in (*variants[i % len(variants) :], *variants[: i % len(variants)]):
-                bar.set_postfix_str(variant)
-                workers[variant].send(None)
-                seconds, sampled, rate, flops, parts, peak = _answer(variant, workers[variant])
-                timing = timings[variant]
+            for name in (*names[i % len(names) :], *names[: i % len(names)]):
+                bar.set_postfix_str(name)
+                workers[name].send(None)
+                seconds, sampled, rate, flops, parts, peak = _answer(name, workers[name])
+                timing = timings[name]
                 timing.seconds.append(seconds)
                 timing.flops, timing.peak_bytes = flops, peak
-                if variant != NAIVE:
+                if name != NAIVE:
                     timing.sampled.append(sampled)
                     timing.matrix_rates.append(rate)
                     timing.parts.append(parts)
@@ -114,32 +120,32 @@ def measure(
     return timings
 
 
-def _answer(variant: str, pipe: Connection) -> Any:
+def _answer(name: str, pipe: Connection) -> Any:
     try:
         return pipe.recv()
     except (EOFError, ConnectionError) as error:
         raise UserError(
-            f"the process that timed {variant} ended early; a smaller data.batch_size needs less memory"
+            f"the process that timed {name} ended early; a smaller data.batch_size needs less memory"
         ) from error
 
 
-def _work(pipe: Connection, build: Build, variant: str, place: str, batch_size: int) -> None:
+def _work(pipe: Connection, variant: Variant, name: str, place: str) -> None:
     device = torch.device(place)
-    if device.type == "cpu" and variant != NAIVE:
+    if device.type == "cpu" and name != NAIVE:
         prepare_cpu()
     torch.manual_seed(0)
-    model, optimizers = build()
+    model, optimizers = variant.build()
     size = model.networks.image_size
-    x = torch.rand(batch_size, model.networks.image_channels, size, size, device=device) * 2 - 1
+    x = torch.rand(variant.batch_size, model.networks.image_channels, size, size, device=device) * 2 - 1
     lean = None
-    if variant == NAIVE:
+    if name == NAIVE:
         networks = model.networks.to(device)
-        own = [optimizers[name](getattr(networks, name).parameters()) for name in model.NETWORKS]
+        own = [optimizers[each](getattr(networks, each).parameters()) for each in model.NETWORKS]
         assert isinstance(model, VAEGAN)
         step: Any = NaiveStep(networks, own, model.gamma, model.similarity_layer)
     else:
         torch.backends.cudnn.benchmark = True
-        step = lean = LeanStep(VAEGANModule(model, optimizers, None, seed=0).to(device), variant.endswith("bf16-mixed"))
+        step = lean = LeanStep(VAEGANModule(model, optimizers, None, seed=0).to(device), name.endswith("bf16-mixed"))
     for _ in range(WARM_UP):
         step(x)
     pipe.send(None)
@@ -159,9 +165,9 @@ def _work(pipe: Connection, build: Build, variant: str, place: str, batch_size: 
             flops = flops or lean.flops(x)
             parts = lean.parts(x)
             start = perf_counter()
-            lean.sample(batch_size)
+            lean.sample(variant.batch_size)
             synchronise(device)
-            sampled = batch_size / (perf_counter() - start)
+            sampled = variant.batch_size / (perf_counter() - start)
         pipe.send((seconds, sampled, rate, flops, parts, peak))
 
 

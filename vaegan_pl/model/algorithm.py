@@ -135,8 +135,9 @@ class VAEGAN(GenerativeModel):
             l_llike = l_llike + metrics["loss/pixel"]
         # L_GAN <- log(Dis(X)) + log(1 - Dis(X_tilde)) + log(1 - Dis(X_p)), here as a cost (see the module's head)
         names = ["reconstruction", "prior"][: len(logits_fakes)]
-        entering = logits_fakes if self.fakes == "both" else [logits_fakes[names.index(self.fakes)]]
-        l_gan = self.adversary.discriminator_cost(logits_x, entering)
+        entering = names if self.fakes == "both" else [self.fakes]
+        logits_entering = [logits_fakes[names.index(name)] for name in entering]
+        l_gan = self.adversary.discriminator_cost(logits_x, logits_entering)
 
         # The backward pass is linear, so each loss is pulled back once to the decoded images, and on from there once.
         fakes = [x_tilde, *x_p]
@@ -148,9 +149,8 @@ class VAEGAN(GenerativeModel):
             pull = [llike - gan for llike, gan in zip(pull, gan_fakes, strict=True)]
         else:
             if self.adversarial:
-                gan_fakes = grad(
-                    self.adversary.decoder_cost(entering), fakes, retain_graph=True, materialize_grads=True
-                )
+                l_dec = self.adversary.decoder_cost(logits_entering)
+                gan_fakes = grad(l_dec, fakes, retain_graph=True, materialize_grads=True)
                 pull = [llike + gan for llike, gan in zip(pull, gan_fakes, strict=True)]
             g_dis = grad(l_gan, theta_dis, materialize_grads=True)
 
@@ -165,7 +165,6 @@ class VAEGAN(GenerativeModel):
         game = self.adversary.game
         cost_real = game.real(logits_x)
         cost_fakes = {name: game.fake(logits) for name, logits in zip(names, logits_fakes, strict=True)}
-        cost_entering = list(cost_fakes.values()) if self.fakes == "both" else [cost_fakes[self.fakes]]
         metrics |= {
             "loss/prior": kl_divergence(mu, log_variance),
             "loss/gan": l_gan,
@@ -180,7 +179,7 @@ class VAEGAN(GenerativeModel):
             decoder=g_dec,
             discriminator=g_dis,
             cost_real=cost_real.detach(),
-            cost_fake=torch.stack(cost_entering).mean().detach(),
+            cost_fake=torch.stack([cost_fakes[name] for name in entering]).mean().detach(),
             metrics={name: value.detach() for name, value in metrics.items()},
         )
 
