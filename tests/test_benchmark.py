@@ -61,6 +61,17 @@ def test_another_model_is_timed_beside_larsen(run_command: Run) -> None:
     assert set(figures["parts"]) == {"decoder", "discriminator", "optimizers", "losses and norms"}
 
 
+def test_each_model_is_timed_with_batches_of_its_own(run_command: Run) -> None:
+    few = ["data.per_class.Training=24", "data.per_class.Testing=4", "trainer.precision=32-true", "logger=csv"]
+    small = [option for option in SMALL if "batch_size" not in option]
+    assert run_command(benchmark, "benchmark", *small, *few, "model=larsen_plus", "rounds=1", "output=speed") is None
+    steps = json.loads(Path("speed/benchmark.json").read_text())["steps"]
+    sizes = {variant: step["batch_size"] for variant, step in steps.items()}
+    assert sizes == {"32-true": 32, "bf16-mixed": 32, "larsen, 32-true": 64, "naive loop": 64}
+    seconds = {variant: step["seconds"][0] / sizes[variant] for variant, step in steps.items()}
+    assert steps["32-true"]["times_naive"] == pytest.approx(seconds["naive loop"] / seconds["32-true"])
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

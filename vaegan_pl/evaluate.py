@@ -27,6 +27,7 @@ def evaluate(config: DictConfig) -> None:
 
     from vaegan_pl.evaluation import evaluation
     from vaegan_pl.evaluation.features import classifier_features, inception_features
+    from vaegan_pl.evaluation.reference import Reference, refuse_strangers
     from vaegan_pl.hardware import pick_device, prepare_cpu
     from vaegan_pl.model import weights
     from vaegan_pl.report import evaluation_report as report
@@ -43,14 +44,14 @@ def evaluate(config: DictConfig) -> None:
     data: ImageFolders = instantiate(config.data, _convert_="all")
     data.prepare_data()
     for path, model in models.items():
-        evaluation.refuse_strangers(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
+        refuse_strangers(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
     if config.features == "inception":
         file = None if config.inception_weights is None else Path(str(config.inception_weights))
         space = inception_features(device, file)
     else:
         space = classifier_features(data.collection, data.cache, device)
     log.info("%s; features: %s", data.source.caption, space)
-    reference = evaluation.Reference(data.collection, space, device, config.n, config.seeds, config.seed)
+    reference = Reference(data.collection, space, device, config.n, config.seeds, config.seed)
     found = [evaluation.evaluate(path, model, reference, log.info) for path, model in models.items()]
     for path in report.write(found, reference, Path(str(config.output))):
         log.info("%s", path)

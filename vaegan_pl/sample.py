@@ -37,7 +37,7 @@ def sample(config: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from vaegan_pl.data.phantoms import PHANTOM_MARKER
-    from vaegan_pl.evaluation import evaluation, privacy
+    from vaegan_pl.evaluation import privacy, reference
     from vaegan_pl.hardware import pick_device
     from vaegan_pl.inference import clear, from_model
     from vaegan_pl.model import weights
@@ -57,8 +57,8 @@ def sample(config: DictConfig) -> None:
     if config.audit:
         data: ImageFolders = instantiate(config.data, _convert_="all")
         data.prepare_data()
-        evaluation.refuse_strangers(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
-        detector, calibration = evaluation.copy_audit(data.collection, device)
+        reference.refuse_strangers(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
+        detector, calibration = reference.copy_audit(data.collection, device)
         facts["audit"] = {**vars(calibration), "rejected": {}}
 
     shown = []

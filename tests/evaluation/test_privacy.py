@@ -12,7 +12,6 @@ from torch.nn.functional import avg_pool2d, interpolate
 from vaegan_pl.data.augmentation import Augmentation
 from vaegan_pl.data.datamodule import ImageFolders, images_of
 from vaegan_pl.errors import UserError
-from vaegan_pl.evaluation.evaluation import copy_audit
 from vaegan_pl.evaluation.features import held_out_images
 from vaegan_pl.evaluation.privacy import (
     BLUR,
@@ -29,6 +28,7 @@ from vaegan_pl.evaluation.privacy import (
     membership,
     without_copies,
 )
+from vaegan_pl.evaluation.reference import copy_audit
 
 CPU = torch.device("cpu")
 

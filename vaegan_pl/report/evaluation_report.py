@@ -14,8 +14,9 @@ from torch import Tensor
 from vaegan_pl.data.splits import SPLITS
 from vaegan_pl.evaluation import privacy
 from vaegan_pl.evaluation.estimate import Estimate
-from vaegan_pl.evaluation.evaluation import BY_CLASS, PRIOR, STEPS, Evaluation, Reference
+from vaegan_pl.evaluation.evaluation import BY_CLASS, PRIOR, STEPS, Evaluation
 from vaegan_pl.evaluation.privacy import FAIL, PASS, WARN
+from vaegan_pl.evaluation.reference import Reference
 from vaegan_pl.evaluation.usefulness import Labelled
 from vaegan_pl.report import model_card
 from vaegan_pl.report.model_card import NOT_A_GUARANTEE
