@@ -97,12 +97,13 @@ def test_larsen2015_is_what_the_authors_train() -> None:
         assert (options.lr, options.alpha, options.weight_decay) == (3e-4, 0.9, 1e-5)
 
 
-def test_larsen_plus_brings_its_batches_and_learning_rate() -> None:
-    config, larsen = composed("model=larsen_plus", "data=mri", "data.root=/data"), composed()
+def test_larsen_plus_brings_its_networks_batches_and_learning_rate() -> None:
+    config, larsen = composed("model=larsen_plus", "data=mri", "data.root=/data"), composed("model/networks=narrow")
     assert config.data.batch_size == 32
     assert [config.optimizer[network].lr for network in ("encoder", "decoder", "discriminator")] == [3e-4, 3e-4, 1e-4]
     assert config.model.networks == larsen.model.networks
     assert composed("model=larsen_plus", "data.batch_size=64").data.batch_size == 64
+    assert composed("model=larsen_plus", "model/networks=report").model.networks == composed().model.networks
 
 
 def test_the_gate_is_chosen_by_name() -> None:
