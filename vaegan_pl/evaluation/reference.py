@@ -264,6 +264,5 @@ def refuse_strangers(path: Path, model: SavedModel, source: Source, image_size: 
     if differing:
         raise UserError(
             f"weights={path}: was trained with {', '.join(differing)}; give the data options of its training, "
-            "so that no "
-            "image it has seen is taken for a new one"
+            "so that no image it has seen is taken for a new one"
         )
