@@ -70,6 +70,12 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
+def limits_reached(content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The limits that a run ended at, from its checkpoint; None if it has not ended."""
+    limits: dict[str, Any] | None = content["callbacks"][Checkpoint.__qualname__]["finished"]
+    return limits
+
+
 class Checkpoint(L.Callback):
     """Keeps one checkpoint up to date, between two batches, and stops a run that is told to.
 

@@ -44,7 +44,7 @@ MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 """What ends a command with a message instead of a traceback, beside Lightning's `MisconfigurationException`."""
 
 
-def run(task: Callable[[DictConfig], None], config_name: str) -> None:
+def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Run `task` on the configuration that Hydra composes from `conf/CONFIG_NAME.yaml` and the command line.
 
     Exits with 1 and one message for users' mistakes: wrong options, and files that cannot be read or written. With
@@ -73,17 +73,18 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
         except Exception as error:
             if asked == "1" or not _is_mistake(error):
                 raise
-            sys.exit(f"error: {_message(error)}")
+            sys.exit(f"error: {explain(error)}")
 
     @wraps(task)
-    def job(config: DictConfig) -> None:
-        # In a sweep Hydra must see the error itself: it records the job as failed and goes on with the next.
+    def job(config: DictConfig) -> Any:
+        # A job of a sweep checks its options itself, so that a mistake in one does not end the others.
         in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         with nullcontext() if in_sweep else one_message():
-            check_options(config, config_name)
+            if not in_sweep:
+                check_options(config, config_name)
             os.environ["HYDRA_FULL_ERROR"] = asked  # processes that the task starts show messages, too
             try:
-                task(config)
+                return task(config)
             finally:
                 os.environ["HYDRA_FULL_ERROR"] = "1"
 
@@ -163,6 +164,11 @@ def _check_types(defaults: dict[Any, Any], values: dict[Any, Any], prefix: str) 
 def _is_mistake(error: Exception) -> bool:
     lightnings = any(kind.__name__ == "MisconfigurationException" for kind in type(error).__mro__)
     return lightnings or isinstance(error, MISTAKES)
+
+
+def explain(error: Exception) -> str:
+    """What went wrong, in one message; what is no user's mistake by its kind, too."""
+    return _message(error) if _is_mistake(error) else f"{type(error).__name__}: {error}"
 
 
 def _message(error: BaseException) -> str:

@@ -39,7 +39,7 @@ def write(config: DictConfig, directory: Path) -> None:
     """Keep a run's configuration in its directory, as it was composed."""
     from vaegan_pl import sealed
 
-    text = OmegaConf.to_yaml(OmegaConf.merge(config, {"resume": None}))
+    text = OmegaConf.to_yaml(OmegaConf.merge(config, {"resume": None, "sweep": {"name": config.sweep.name}}))
     sealed.publish(directory / CONFIG, text.encode())
 
 

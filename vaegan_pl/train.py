@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from vaegan_pl import commands, resume, runs
+from vaegan_pl import commands, resume, runs, sweep
 from vaegan_pl.data.folders import list_images
 from vaegan_pl.errors import UserError
 
@@ -31,7 +31,15 @@ EXPECTED_WARNINGS = (
 )
 
 
-def train(config: DictConfig) -> None:
+def train(config: DictConfig) -> float | None:
+    """Train once; in a sweep, do one of its jobs and return its objective."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return sweep.job(config, fit)
+    fit(config)
+    return None
+
+
+def fit(config: DictConfig) -> None:
     """Build everything that the configuration names and train; leave the results in the run's directory."""
     directory, checkpoint = Path(config.directory), None
     if config.resume is not None:
@@ -99,13 +107,13 @@ def refuse_finished(checkpoint: Path, config: DictConfig) -> bool:
     Raises:
         UserError: if the run is finished and its limits stand as they were, or the checkpoint cannot be used.
     """
-    from vaegan_pl.checkpoints import Checkpoint, read
+    from vaegan_pl.checkpoints import limits_reached, read
 
     if not checkpoint.exists():
         log.warning("%s was stopped before its first checkpoint, and starts again", config.resume)
         return False
     content = read(checkpoint)
-    limits = content["callbacks"][Checkpoint.__qualname__]["finished"]
+    limits = limits_reached(content)
     if limits is not None and all(config.trainer[name] == value for name, value in limits.items()):
         ended = ", ".join(f"trainer.{name}={value}" for name, value in limits.items() if value not in (None, -1))
         raise UserError(

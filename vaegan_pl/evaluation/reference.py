@@ -23,6 +23,7 @@ from vaegan_pl.evaluation.floor import PrincipalComponents, principal_components
 from vaegan_pl.evaluation.privacy import Calibration, CopyDetector
 from vaegan_pl.evaluation.reconstruction import quality
 from vaegan_pl.evaluation.usefulness import Labelled, Trial
+from vaegan_pl.inference import from_model
 from vaegan_pl.model.networks import Labels
 from vaegan_pl.model.weights import SavedModel
 
@@ -76,6 +77,26 @@ def copy_audit(collection: Collection, device: torch.device) -> tuple[CopyDetect
     detector = CopyDetector(images_of(collection, collection.split.images("train")), device)
     images = images_of(collection, held_out)
     return detector, privacy.calibrate(detector.nearest(images, "calibrating the copy audit"))
+
+
+def audit_of(model: SavedModel, collection: Collection, n: int, seed: int, device: torch.device) -> str | None:
+    """Verdict of the audit of copies among samples of a model; None where too few images are held out to audit by.
+
+    Args:
+        model: the model.
+        collection: the images that trained it.
+        n: how many samples; of the classes' mixtures, in turn, where the model has them.
+        seed: seed of the samples.
+        device: what computes.
+    """
+    if len(held_out_images(collection)) < privacy.LEAST_HELD_OUT:
+        return None
+    detector, calibration = copy_audit(collection, device)
+    model.networks.to(device)
+    generator = torch.Generator().manual_seed(seed)
+    labels = list(model.labels) if model.knows_classes else [None]
+    drawn = [from_model(model, max(1, n // len(labels)), label, generator, device) for label in labels]
+    return privacy.audit(detector.nearest(as_saved(torch.cat(drawn))), calibration).verdict
 
 
 @dataclass

@@ -1,11 +1,11 @@
 """The losses of a run as one picture."""
 
-import csv
 import math
-from collections import defaultdict
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from vaegan_pl.jobs import read_series
 
 PANELS = {
     "L_prior [nats]": {"loss/prior": "training", "validation/prior": "held out"},
@@ -34,12 +34,7 @@ def draw_curves(metrics: Path, picture: Path, caption: str) -> None:
         picture: the PNG to write.
         caption: the figure's title.
     """
-    series: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    with metrics.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value:
-                    series[name].append((int(row["step"]), float(value)))
+    series = read_series(metrics)
     panels = {title: [name for name in curves if series[name]] for title, curves in PANELS.items()}
     panels = {title: names for title, names in panels.items() if names}
     rows = max(1, math.ceil(len(panels) / COLUMNS))

@@ -1,0 +1,167 @@
+"""Jobs of a sweep, as their directories keep them."""
+
+import csv
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+from vaegan_pl import sealed
+from vaegan_pl.errors import UserError
+
+RECORD = "job.json"
+METRICS = "metrics.csv"
+
+State = Literal["running", "stopped", "finished", "pruned", "failed"]
+Series = dict[str, list[tuple[int, float]]]
+
+
+def read_series(metrics: Path) -> Series:
+    """The columns of a `metrics.csv`, each as pairs of batch and value; empty cells are skipped."""
+    series: Series = defaultdict(list)
+    with metrics.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value:
+                    series[name].append((int(row["step"]), float(value)))
+    return series
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the runs of a sweep are ranked by.
+
+    Attributes:
+        metric: name of a logged metric.
+        direction: whether the least or the greatest value is best.
+        worst: what a run counts as that has no finite value, or copies training images.
+    """
+
+    metric: str
+    direction: Literal["minimize", "maximize"]
+    worst: float
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("minimize", "maximize"):
+            raise UserError(f"sweep.direction={self.direction}: must be minimize or maximize")
+        if not math.isfinite(self.worst):
+            raise UserError(f"sweep.worst={self.worst}: must be a finite number")
+
+    def best(self, series: Series) -> tuple[int, float]:
+        """Batch and value of the best epoch.
+
+        Raises:
+            UserError: if the metric was not logged, or never finite.
+        """
+        if self.metric not in series:
+            known = ", ".join(sorted(name for name in series if "/" in name))
+            raise UserError(f"sweep.objective={self.metric}: was not logged; take one of {known}")
+        finite = [(step, value) for step, value in series[self.metric] if math.isfinite(value)]
+        if not finite:
+            raise UserError(f"{self.metric} was never a finite number")
+        return (min if self.direction == "minimize" else max)(finite, key=lambda pair: pair[1])
+
+
+@dataclass
+class Run:
+    """One seed of a job.
+
+    Attributes:
+        seed: the seed.
+        directory: where it is, from the job's directory.
+        value: the objective's best value; None until it is known.
+        step: the batch that the value was logged at.
+        copies: verdict of the audit of copies; None where none was made.
+        pruned: whether it was stopped early, as hopeless.
+    """
+
+    seed: int
+    directory: str
+    value: float | None = None
+    step: int | None = None
+    copies: str | None = None
+    pruned: bool = False
+
+
+@dataclass
+class Job:
+    """What is known of one job.
+
+    Attributes:
+        directory: its directory.
+        overrides: the options it was started with.
+        objective: what it is ranked by.
+        state: `running` also of a job whose process was lost.
+        attempts: how often it was started since it last ended in good order.
+        runs: one a seed.
+        reason: why it failed.
+    """
+
+    directory: Path
+    overrides: list[str]
+    objective: Objective
+    state: State = "running"
+    attempts: int = 0
+    runs: list[Run] = field(default_factory=list)
+    reason: str | None = None
+
+    @property
+    def number(self) -> str:
+        """Name of its directory."""
+        return self.directory.name
+
+    @property
+    def values(self) -> list[float]:
+        """Of each run that has one; the worst for those that copy training images."""
+        values = [(run, run.value) for run in self.runs]
+        return [self.objective.worst if run.copies == "FAIL" else v for run, v in values if v is not None]
+
+    @property
+    def score(self) -> float:
+        """Mean over the runs; the worst while there is none, or the job failed."""
+        return self.objective.worst if self.state == "failed" or not self.values else fmean(self.values)
+
+    def write(self) -> None:
+        """Keep it in its directory, in one step."""
+        content = {**asdict(self), "directory": None, "score": self.score}
+        sealed.publish(self.directory / RECORD, json.dumps(content, indent=1).encode())
+
+
+def read(directory: Path) -> Job:
+    """A job's record.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    path = directory / RECORD
+    try:
+        content = json.loads(path.read_text())
+        content.pop("score")
+        objective, runs = Objective(**content.pop("objective")), [Run(**run) for run in content.pop("runs")]
+        return Job(**{**content, "directory": directory}, objective=objective, runs=runs)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: is damaged ({error}); delete it, and the job is looked at anew") from error
+
+
+def in_directory(sweep: Path) -> list[Job]:
+    """The jobs of a sweep, in the order of their numbers.
+
+    Raises:
+        UserError: if there are none, or a record is damaged.
+    """
+    found = [read(path.parent) for path in sweep.glob(f"*/{RECORD}")]
+    if not found:
+        raise UserError(f"sweep={sweep}: holds no jobs of a sweep; give the directory that --multirun wrote")
+    return sorted(found, key=lambda job: (not job.number.isdigit(), job.number.zfill(9)))
+
+
+def swept(jobs: Sequence[Job]) -> dict[str, list[str]]:
+    """The options in which jobs differ, and each job's value of them; empty where a job has none."""
+    options = [dict(override.lstrip("+~").partition("=")[::2] for override in job.overrides) for job in jobs]
+    names = sorted({name for each in options for name in each})
+    table = {name: [each.get(name, "") for each in options] for name in names}
+    return {name: values for name, values in table.items() if len(set(values)) > 1}
