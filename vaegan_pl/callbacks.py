@@ -20,7 +20,7 @@ from vaegan_pl.evaluation.features import FeatureSpace, classifier_features
 from vaegan_pl.evaluation.fidelity import kernel_distance
 from vaegan_pl.hardware import native_bfloat16
 from vaegan_pl.inference import class_mixtures, from_prior, in_batches
-from vaegan_pl.loggers import WandB
+from vaegan_pl.loggers import Album, TensorBoard, WandB
 from vaegan_pl.model import weights
 from vaegan_pl.model.lightning_module import VAEGANModule
 from vaegan_pl.model.mixtures import ClassMixtures
@@ -94,7 +94,7 @@ class Pictures(L.Callback):
     """Samples from a fixed z and reconstructions of fixed held-out images, after every epoch.
 
     Writes `samples_epoch_NNNN.png`, `reconstructions_epoch_NNNN.png` (originals above their reconstructions) and
-    `progress.png` (the first epoch's samples beside the last's), and logs them to W&B where that is on.
+    `progress.png` (the first epoch's samples beside the last's), and logs them to W&B or TensorBoard where they are on.
 
     Args:
         directory: where the pictures go.
@@ -145,8 +145,8 @@ class Pictures(L.Callback):
     def _keep(self, trainer: L.Trainer, name: str, file: str, picture: Image.Image) -> None:
         save_png(picture, self.directory / file, f"trained on {_data(trainer).source.caption}")
         for logger in trainer.loggers:
-            if isinstance(logger, WandB):
-                logger.log_image(f"images/{name}", [picture], step=trainer.global_step)
+            if isinstance(logger, Album):
+                logger.log_picture(name, picture, trainer.global_step)
 
 
 class Quality(L.Callback):
@@ -432,6 +432,8 @@ class Console(L.Callback):
                 if not logger.lost:
                     upload = f"offline; to upload it: wandb sync {Path(run.dir).parent}"
                     log.info("W&B          %s", upload if run.offline else run.url)
+            elif isinstance(logger, TensorBoard):
+                log.info("TensorBoard  tensorboard --logdir %s", self.directory)
         log.info("directory    %s", self.directory)
 
     @rank_zero_only

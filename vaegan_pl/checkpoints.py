@@ -16,7 +16,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from vaegan_pl import sealed
 from vaegan_pl.errors import UserError
-from vaegan_pl.loggers import MetricsFile
+from vaegan_pl.loggers import Continued
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Checkpoint(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over the signals, and drop the figures that an earlier process logged after the checkpoint."""
         for logger in trainer.loggers:
-            if isinstance(logger, MetricsFile):
+            if isinstance(logger, Continued):
                 logger.keep(before=trained(trainer))
         self.saved, self.saved_at = monotonic(), trained(trainer)
         if threading.current_thread() is threading.main_thread():  # Lightning has put in its own, and removes all

@@ -7,16 +7,44 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
 
 from vaegan_pl import sealed
+from vaegan_pl.errors import UserError
 
 log = logging.getLogger(__name__)
+
+BEST = {
+    "validation/kid": "min",
+    "validation/coverage": "max",
+    "validation/variety": "max",
+    "validation/psnr": "max",
+    "validation/ssim": "max",
+}
+"""Which value sums up a run, where it is not the last."""
+
+
+@runtime_checkable
+class Continued(Protocol):
+    """A logger whose rows after a checkpoint are made again by the run that continues from it."""
+
+    def keep(self, before: int) -> None:
+        """Drop what was logged from a step on."""
+
+
+@runtime_checkable
+class Album(Protocol):
+    """A logger that takes pictures."""
+
+    def log_picture(self, name: str, picture: Image.Image, step: int) -> None:
+        """Log one."""
 
 
 class _Rows(ExperimentWriter):
@@ -120,16 +148,17 @@ class MetricsFile(CSVLogger):
 
 
 def _attempt(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, but a failure is told once and W&B then left alone."""
+    """The same, but a failure is told once and the logger then left alone."""
 
     @wraps(method)
-    def attempt(self: "WandB", *arguments: Any, **options: Any) -> Any:
+    def attempt(self: "WandB | TensorBoard", *arguments: Any, **options: Any) -> Any:
         if not self.lost:
             try:
                 return method(self, *arguments, **options)
-            except Exception as error:  # whatever W&B, its service process or the network do
+            except Exception as error:  # whatever W&B, its service process, the network or a disk do
                 self.lost = True
-                log.warning("W&B failed (%s: %s); training goes on without it", type(error).__name__, error)
+                what = self.CALLED
+                log.warning("%s failed (%s: %s); training goes on without it", what, type(error).__name__, error)
         return None
 
     return attempt
@@ -138,9 +167,13 @@ def _attempt(method: Callable[..., Any]) -> Callable[..., Any]:
 class WandB(WandbLogger):
     """A W&B run that is continued under its own id, and whose failures do not stop training.
 
+    Its summary holds the best value of each of `BEST`.
+
     Args:
         **options: see `lightning.pytorch.loggers.WandbLogger`.
     """
+
+    CALLED = "W&B"
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -155,7 +188,10 @@ class WandB(WandbLogger):
         if self.lost:
             return _DummyExperiment()
         try:
-            return super().experiment
+            run = super().experiment
+            for name, best in BEST.items():
+                run.define_metric(name, step_metric="trainer/global_step", summary=best)
+            return run
         except Exception as error:  # no key, no network, no service process, no space
             log.warning("W&B cannot be started (%s: %s)", type(error).__name__, error)
         if self._offline:
@@ -167,5 +203,49 @@ class WandB(WandbLogger):
 
     log_hyperparams = rank_zero_only(_attempt(WandbLogger.log_hyperparams))
     log_metrics = rank_zero_only(_attempt(WandbLogger.log_metrics))
-    log_image = rank_zero_only(_attempt(WandbLogger.log_image))
     finalize = rank_zero_only(_attempt(WandbLogger.finalize))
+
+    @rank_zero_only
+    @_attempt
+    def log_picture(self, name: str, picture: Image.Image, step: int) -> None:
+        """Log one picture."""
+        self.log_image(f"images/{name}", [picture], step=step)
+
+
+class TensorBoard(TensorBoardLogger):
+    """Scalars, options and pictures for TensorBoard; its failures do not stop training.
+
+    Args:
+        directory: where the event files go.
+
+    Raises:
+        UserError: if TensorBoard is not installed.
+    """
+
+    CALLED = "TensorBoard"
+
+    def __init__(self, directory: str | Path) -> None:
+        try:
+            super().__init__(directory, name="", version="", default_hp_metric=False)
+        except ModuleNotFoundError as error:
+            raise UserError("logger=tensorboard: is not installed; pip install 'vaegan_pl[tensorboard]'") from error
+        self.lost = False
+
+    log_hyperparams = rank_zero_only(_attempt(TensorBoardLogger.log_hyperparams))
+    log_metrics = rank_zero_only(_attempt(TensorBoardLogger.log_metrics))
+    save = rank_zero_only(_attempt(TensorBoardLogger.save))
+    finalize = rank_zero_only(_attempt(TensorBoardLogger.finalize))
+
+    @rank_zero_only
+    @_attempt
+    def log_picture(self, name: str, picture: Image.Image, step: int) -> None:
+        """Log one picture; at the last batch, so that a run that continues after it keeps the picture."""
+        self.experiment.add_image(f"images/{name}", np.asarray(picture.convert("L")), step - 1, dataformats="HW")
+
+    @rank_zero_only
+    @_attempt
+    def keep(self, before: int) -> None:
+        """Continue at a step: TensorBoard forgets what earlier files hold of that step and those after it."""
+        if before:
+            self.experiment.close()
+            self._experiment, self._kwargs["purge_step"] = None, before

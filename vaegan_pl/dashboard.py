@@ -1,0 +1,45 @@
+"""A W&B workspace for this project's runs: `python -m vaegan_pl.dashboard entity=NAME project=NAME`."""
+
+import json
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from vaegan_pl import commands
+from vaegan_pl.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def dashboard(config: DictConfig) -> None:
+    """Write the workspace as JSON; with `offline=false` create it in W&B, or replace the one at `url`."""
+    try:
+        from wandb_workspaces.workspaces import Workspace
+    except ImportError as error:
+        raise UserError("the dashboard needs wandb-workspaces; pip install 'vaegan_pl[dashboard]'") from error
+    from vaegan_pl.report.workspace import workspace
+
+    made = workspace(str(config.entity), str(config.project), str(config.name))
+    if config.offline:
+        path = Path(str(config.output)) / "workspace.json"
+        content = made._to_model().model_dump(by_alias=True, mode="json")
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        log.info("%s", path)
+        log.info("to publish it: wandb login, then the same command with offline=false")
+        return
+    try:
+        if config.url is not None:
+            old = Workspace.from_url(str(config.url))
+            made._internal_name, made._internal_id = old._internal_name, old._internal_id
+        made.save()
+    except Exception as error:  # no key, no such entity or project, no network
+        raise UserError(
+            f"W&B took no workspace for {config.entity}/{config.project} ({type(error).__name__}: {error}); "
+            "wandb login, check entity and project, or take offline=true"
+        ) from error
+    log.info("%s", made.url)
+
+
+if __name__ == "__main__":
+    commands.run(dashboard, "dashboard")
