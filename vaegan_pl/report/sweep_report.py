@@ -15,6 +15,7 @@ from statistics import fmean
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from PIL import Image
@@ -31,6 +32,7 @@ WIDE = 10
 
 SHOWN = 12
 _NAMED = 6
+_LETTERS = 6
 _COLUMNS = 3
 _NOT_OF_TRAINING = ("hydra.", "hydra/", "sweep.", "experiment=", "callbacks.pruning")
 
@@ -59,6 +61,11 @@ class Parameter:
     def levels(self) -> list[str]:
         """The different values, in their order."""
         return sorted(set(self.values), key=(lambda v: (float(v), v)) if self.numbers else (lambda v: (0.0, v)))
+
+    def shown(self, place: int) -> str:
+        """A job's value in few letters."""
+        value = self.values[place]
+        return value if self.numbers is None or len(value) <= _LETTERS else _number(float(value))
 
     @property
     def scale(self) -> str:
@@ -102,7 +109,7 @@ class Sweep:
 
     def settings(self, place: int) -> str:
         """What is particular to a job."""
-        return ", ".join(f"{p.name}={p.values[place]}" for p in self.parameters if p.values[place]) or "no options"
+        return ", ".join(f"{p.name}={p.shown(place)}" for p in self.parameters if p.values[place]) or "no options"
 
 
 def write(found: Sequence[Job], directory: Path) -> list[Path]:
@@ -224,7 +231,7 @@ def _table(sweep: Sweep) -> Table:
         copies = ", ".join(sorted({run.copies for run in job.runs if run.copies is not None})) or "not audited"
         score = _number(job.score) if i in sweep.measured else ""
         batch = str(round(fmean(steps))) if steps else ""
-        options = [parameter.values[i] for parameter in sweep.parameters]
+        options = [parameter.shown(i) for parameter in sweep.parameters]
         rows.append([i + 1, job.number, *options, score, spread, batch, copies, job.state])
     return Table(columns, rows)
 
@@ -244,54 +251,59 @@ def _colours(sweep: Sweep) -> tuple[Normalize, Colormap]:
 
 def _pairs(sweep: Sweep) -> list[Picture]:
     """A map for every pair of options: cells where they form a grid, points where they do not."""
-    pictures = []
-    for x, y in combinations(sweep.parameters, 2):
+    pairs = list(combinations(sweep.parameters, 2))
+    if not pairs:
+        return []
+    columns = min(2, len(pairs))
+    rows = math.ceil(len(pairs) / columns)
+    figure = Figure(figsize=(6 * columns, 4.4 * rows), layout="constrained")
+    averaged = False
+    for place, (x, y) in enumerate(pairs, start=1):
         cells: dict[tuple[int, int], list[float]] = {}
         for i in sweep.measured:
-            place = y.levels.index(y.values[i]), x.levels.index(x.values[i])
-            cells.setdefault(place, []).append(sweep.ranked[i].score)
-        gridded = len(x.levels) * len(y.levels) <= 2 * len(cells)
-        figure = Figure(figsize=(6.2, 4.6), layout="constrained")
-        axes = figure.subplots()
-        (_cells if gridded else _points)(axes, figure, sweep, x, y, cells)
+            cell = y.levels.index(y.values[i]), x.levels.index(x.values[i])
+            cells.setdefault(cell, []).append(sweep.ranked[i].score)
+        axes = figure.add_subplot(rows, columns, place)
+        if len(x.levels) * len(y.levels) <= 2 * len(cells):
+            _cells(axes, sweep, x, y, cells)
+            averaged |= len(pairs) > 1
+        else:
+            _points(axes, sweep, x, y)
         axes.set_xlabel(x.name)
         axes.set_ylabel(y.name)
-        what = "mean over the other options" if len(sweep.parameters) > 2 and gridded else "each job"
-        pictures.append(picture(figure, f"{sweep.metric} against {x.name} and {y.name}", f"{sweep.metric}, {what}."))
-    return pictures
+    norm, colours = _colours(sweep)
+    figure.colorbar(ScalarMappable(norm, colours), ax=figure.axes, label=sweep.metric)
+    caption = "Cells are means over the other options." if averaged else ""
+    return [picture(figure, f"{sweep.metric} against every pair of options", caption)]
 
 
-def _cells(
-    axes: Axes, figure: Figure, sweep: Sweep, x: Parameter, y: Parameter, cells: dict[tuple[int, int], list[float]]
-) -> None:
+def _cells(axes: Axes, sweep: Sweep, x: Parameter, y: Parameter, cells: dict[tuple[int, int], list[float]]) -> None:
     table = np.full((len(y.levels), len(x.levels)), np.nan)
     for place, scores in cells.items():
         table[place] = fmean(scores)
     norm, colours = _colours(sweep)
-    drawn = axes.imshow(table, cmap=colours, norm=norm, origin="lower", aspect="auto")
+    axes.imshow(table, cmap=colours, norm=norm, origin="lower", aspect="auto")
     axes.set_xticks(range(len(x.levels)), x.levels)
     axes.set_yticks(range(len(y.levels)), y.levels)
     for (row, column), value in np.ndenumerate(table):
         known = not math.isnan(value)
         red, green, blue, _ = colours(norm(value)) if known else (1, 1, 1, 1)
         ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
-        axes.text(column, row, _number(value) if known else "failed", ha="center", va="center", color=ink)
-    figure.colorbar(drawn, label=sweep.metric)
+        axes.text(column, row, _number(value) if known else "none", ha="center", va="center", color=ink)
 
 
-def _points(axes: Axes, figure: Figure, sweep: Sweep, x: Parameter, y: Parameter, _: object) -> None:
+def _points(axes: Axes, sweep: Sweep, x: Parameter, y: Parameter) -> None:
     norm, colours = _colours(sweep)
     places = sweep.measured
     scores = [sweep.ranked[i].score for i in places]
     xs, ys = ([parameter.places[i] for i in places] for parameter in (x, y))
-    drawn = axes.scatter(xs, ys, c=scores, cmap=colours, norm=norm, s=70, edgecolors="black", linewidths=0.5)
+    axes.scatter(xs, ys, c=scores, cmap=colours, norm=norm, s=70, edgecolors="black", linewidths=0.5)
     axes.scatter(xs[:1], ys[:1], s=260, facecolors="none", edgecolors="tab:red", label="best")
     for parameter, axis in ((x, "x"), (y, "y")):
         axes.set(**{f"{axis}scale": parameter.scale})
         if parameter.numbers is None:
             axes.set(**{f"{axis}ticks": range(len(parameter.levels)), f"{axis}ticklabels": parameter.levels})
     axes.legend()
-    figure.colorbar(drawn, label=sweep.metric)
 
 
 def _parallel(sweep: Sweep) -> Picture:
@@ -345,7 +357,7 @@ def _curves(sweep: Sweep) -> Picture:
         for n, run in enumerate(job.runs):
             curve = _curve(sweep, job, run)
             if curve:
-                label = f"{job.number}: {sweep.settings(i)}" if n == 0 and i < _NAMED else None
+                label = f"job {job.number}" if n == 0 and i < _NAMED else None
                 ends = "x" if run.pruned else "."
                 axes.plot(*zip(*curve, strict=True), label=label, color=colours(norm(job.score)))
                 axes.plot(*curve[-1], ends, color=colours(norm(job.score)))
