@@ -118,9 +118,11 @@ def _run(record: Job, seed: int, config: DictConfig, train: Callable[[DictConfig
 
 
 def _name(record: Job, seed: int, several: bool) -> str:
-    """What W&B calls the run: its number, and what the command line sets, without data and directories."""
-    own = [o for o in record.overrides if not o.startswith(("data.", "data=", "hydra", "sweep.", "output_root"))]
-    return " ".join([record.number, *own, *([f"seed={seed}"] if several else [])])
+    """What W&B calls the run: the job's number, what is swept as far as it is known here, and the seed."""
+    path = record.directory.parent / "multirun.yaml"
+    fixed = set(OmegaConf.load(path).hydra.overrides.task) if path.exists() else set()
+    swept = [override for override in record.overrides if override not in fixed]
+    return " ".join([record.number, *swept, *([f"seed={seed}"] if several else [])])
 
 
 def _finished(directory: Path) -> bool:

@@ -1,0 +1,175 @@
+"""Sweeps as a user runs them: what fails, is stopped or is killed costs that job alone, and is known afterwards."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vaegan_pl import jobs
+from vaegan_pl.sweep_report import sweep_report
+from vaegan_pl.train import train
+
+from .conftest import SMALL
+
+Run = Callable[..., str | None]
+FEW = [
+    *(option for option in SMALL if "quality" not in option),
+    "data.per_class.Training=16",
+    "data.per_class.Testing=8",
+    "trainer.log_every_n_steps=2",
+    "callbacks.quality.n=8",
+    "sweep.name=s",
+]
+SWEEP = Path("outputs/multirun/s")
+
+
+@pytest.fixture(autouse=True)
+def in_a_fresh_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def wandb_run(directory: Path) -> dict[str, Any]:
+    """What an offline W&B run holds: group, name, id, summary and the steps of its pictures."""
+    (file,) = directory.glob("wandb/offline-run-*/*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    found: dict[str, Any] = {"history": []}
+    for record in map(json.loads, lines):
+        if record["type"] == "run":
+            found |= record["run"]
+        elif record["type"] == "history":
+            found["history"].append(record["history"]["item"])
+        elif record["type"] == "metric":
+            found.setdefault("metrics", []).append(record["metric"])
+    return found
+
+
+def test_jobs_that_fail_are_recorded_and_the_others_run(run_command: Run) -> None:
+    """A mistake, and numbers that are lost."""
+    swept = ["model.gamma=0.1,-1", "optimizer.decoder.lr=3e-4,1e30"]
+    output = run_command(train, "train", "--multirun", *FEW, "trainer.max_epochs=2", *swept)
+    assert output == "error: 3 of 4 jobs failed: 1: " + str(jobs.read(SWEEP / "1").reason)
+    found = jobs.in_directory(SWEEP)
+    assert [job.state for job in found] == ["finished", "failed", "failed", "failed"]
+    assert "training stopped" in str(found[1].reason)
+    assert found[2].reason == "model.gamma=-1: must be a number of at least 0"
+    assert [job.score for job in found[1:]] == [1e6] * 3
+    series = jobs.read_series(SWEEP / "0" / "metrics.csv")["validation/kid"]
+    assert found[0].score == min(value for _, value in series)
+    assert not (SWEEP / "2" / "vae_gan_model.pth").exists()
+    page = (SWEEP / "sweep.html").read_text()
+    for text in ("4 jobs: 1 finished, 3 failed.", "model.gamma=-1: must be a number of at least 0"):
+        assert text in page
+
+
+def test_each_run_has_a_wandb_run_of_its_own_in_one_group(run_command: Run) -> None:
+    options = ["trainer.max_epochs=2", "model.gamma=0.1,1", "sweep.seeds=2", "seed=5"]
+    assert run_command(train, "train", "--multirun", *FEW, *options) is None
+    found = {}
+    for job, gamma in (("0", "0.1"), ("1", "1")):
+        for seed in (5, 6):
+            run = SWEEP / job / f"seed_{seed}"
+            assert torch.load(run / "vae_gan_model.pth", weights_only=True)["training"]["seed"] == seed
+            found[job, seed] = wandb_run(run)
+            assert found[job, seed]["run_group"] == "s"
+            assert found[job, seed]["display_name"] == f"{job} model.gamma={gamma} seed={seed}"
+            steps = [i["trainer/global_step"] for i in found[job, seed]["history"] if "images/samples.count" in i]
+            assert steps == [5, 10]
+            summaries = {metric.get("name"): metric.get("summary", {}) for metric in found[job, seed]["metrics"]}
+            assert summaries["validation/kid"].get("min") is True
+            assert summaries["validation/psnr"].get("max") is True
+    assert len({run["run_id"] for run in found.values()}) == 4
+    for job in jobs.in_directory(SWEEP):
+        best = [
+            min(v for _, v in jobs.read_series(job.directory / r.directory / "metrics.csv")["validation/kid"])
+            for r in job.runs
+        ]
+        assert job.score == pytest.approx(sum(best) / 2)
+
+
+def test_a_sweep_that_was_killed_goes_on_and_repeats_nothing(run_command: Run) -> None:
+    """Job 0 is done, job 1 is killed in its midst, job 2 was never begun."""
+    options = [*FEW, "logger=csv", "trainer.max_epochs=4", "callbacks.checkpoint.batches=1"]
+    swept = "model.gamma=0.1,1,10"
+    undisturbed = [option for option in options if not option.startswith("sweep.name")]
+    assert run_command(train, "train", "--multirun", *undisturbed, swept, "sweep.name=whole") is None
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vaegan_pl.train", "--multirun", *options, swept],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        },
+        start_new_session=True,
+    )
+    end = time.monotonic() + 120
+    while not (SWEEP / "1" / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert jobs.read(SWEEP / "1").state == "running"
+    done = (SWEEP / "0" / "vae_gan_model.pth").stat().st_mtime_ns
+    assert run_command(train, "train", "--multirun", *options, swept) is None
+    assert (SWEEP / "0" / "vae_gan_model.pth").stat().st_mtime_ns == done
+    assert [job.state for job in jobs.in_directory(SWEEP)] == ["finished"] * 3
+    for number in "012":
+        a, b = (
+            torch.load(Path("outputs/multirun", name, number, "vae_gan_model.pth"), weights_only=True)["state_dict"]
+            for name in ("whole", "s")
+        )
+        for network, tensors in a.items():
+            assert all(torch.equal(tensor, b[network][key]) for key, tensor in tensors.items())
+
+
+def test_a_job_whose_process_is_lost_again_and_again_is_given_up(run_command: Run) -> None:
+    options = [*FEW, "logger=csv", "trainer.max_epochs=1"]
+    overrides = sorted([*options, "model.gamma=1"])
+    (SWEEP / "0").mkdir(parents=True)
+    jobs.Job(SWEEP / "0", overrides, jobs.Objective("validation/kid", "minimize", 1e6), attempts=3).write()
+    output = run_command(train, "train", "--multirun", *options, "model.gamma=1")
+    assert output == "error: 1 of 1 jobs failed: 0: its process was lost 3 times (for want of memory?)"
+
+
+def test_another_sweep_is_not_mixed_with_one_of_the_same_name(run_command: Run) -> None:
+    options = [*FEW, "logger=csv", "trainer.max_epochs=1"]
+    assert run_command(train, "train", "--multirun", *options, "model.gamma=1") is None
+    output = run_command(train, "train", "--multirun", *options, "model.gamma=2")
+    assert output is not None
+    assert "holds a job with other options (model.gamma=1, model.gamma=2); take another sweep.name" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["sweep.objective=validation/nosuch"], "sweep.objective=validation/nosuch: was not logged; take one of"),
+        (["sweep.direction=up"], "sweep.direction=up: must be minimize or maximize"),
+        (["sweep.seeds=0"], "sweep.seeds=0: must be at least 1"),
+        (["model.gama=1,2"], "there is no option model.gama; did you mean model.gamma?"),
+    ],
+)
+def test_mistakes_end_with_one_clear_message(run_command: Run, options: list[str], message: str) -> None:
+    output = run_command(train, "train", "--multirun", *FEW, "logger=csv", "trainer.max_epochs=1", *options)
+    assert output is not None
+    assert output.startswith("error: ")
+    assert message in output
+
+
+def test_the_report_can_be_made_any_time(run_command: Run) -> None:
+    SWEEP.mkdir(parents=True)
+    message = run_command(sweep_report, "sweep_report", f"sweep={SWEEP}")
+    assert message == f"error: sweep={SWEEP}: holds no jobs of a sweep; give the directory that --multirun wrote"
+    (SWEEP / "0").mkdir()
+    (SWEEP / "0" / "job.json").write_text("{")
+    message = run_command(sweep_report, "sweep_report", f"sweep={SWEEP}")
+    assert message is not None
+    assert "job.json: is damaged" in message
