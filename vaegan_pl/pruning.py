@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,10 +70,14 @@ class Pruning(L.Callback):
                 continue
             for run in other.runs:
                 curve = jobs.read_series(path.parent / run.directory / jobs.METRICS).get(self.metric, [])
-                values = {i: value for i, (_, value) in enumerate(curve) if math.isfinite(value)}
-                if values and run.value is not None:
-                    study.add_trial(optuna.trial.create_trial(value=run.value, intermediate_values=values))
-        trial = study.ask()
-        for epoch, value in enumerate(self.values):
+                if run.value is not None:
+                    study.tell(_shown(study, [value for _, value in curve]), run.value)
+        return bool(_shown(study, self.values).should_prune())
+
+
+def _shown(study: "optuna.Study", values: Sequence[float]) -> "optuna.Trial":
+    trial = study.ask()
+    for epoch, value in enumerate(values):
+        if math.isfinite(value):
             trial.report(value, epoch)
-        return trial.should_prune()
+    return trial
