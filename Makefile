@@ -7,10 +7,10 @@ READY := $(VENV)/.ready
 QUICK := trainer.max_epochs=6 trainer.max_time=00:00:08:00
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test faults lint check format clean
+.PHONY: help install train test test-slow faults lint check format clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(READY) ## Create the virtual environment and install everything into it
 
@@ -25,6 +25,10 @@ train: $(READY) ## Train on phantoms for a few epochs; ARGS='...' adds or change
 
 test: $(READY) ## Run the tests; ARGS='...' goes to pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+
+test-slow: $(READY) ## Run the tests of sweeps in other processes, on Slurm and on Ray, which it installs
+	$(BIN)/python -m pip install --quiet --editable '.[ray]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
 
 faults: $(READY) ## Kill runs, break files, fill disks: some twenty minutes; ARGS='...' adds options
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(ARGS)
