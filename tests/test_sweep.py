@@ -62,9 +62,9 @@ def test_jobs_that_fail_are_recorded_and_the_others_run(run_command: Run) -> Non
     assert "training stopped" in str(found[1].reason)
     assert found[2].reason == "model.gamma=-1: must be a number of at least 0"
     assert [job.score for job in found[1:]] == [1e6] * 3
-    series = jobs.read_series(SWEEP / "0" / "metrics.csv")["validation/kid"]
+    series = jobs.read_series(SWEEP / "0" / "seed_0" / "metrics.csv")["validation/kid"]
     assert found[0].score == min(value for _, value in series)
-    assert not (SWEEP / "2" / "vae_gan_model.pth").exists()
+    assert not (SWEEP / "2" / "seed_0" / "vae_gan_model.pth").exists()
     page = (SWEEP / "sweep.html").read_text()
     for text in ("4 jobs: 1 finished, 3 failed.", "model.gamma=-1: must be a number of at least 0"):
         assert text in page
@@ -111,20 +111,22 @@ def test_a_sweep_that_was_killed_goes_on_and_repeats_nothing(run_command: Run) -
         start_new_session=True,
     )
     end = time.monotonic() + 120
-    while not (SWEEP / "1" / "checkpoints" / "last.ckpt").exists():
+    while not (SWEEP / "1" / "seed_0" / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None
         assert time.monotonic() < end
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert jobs.read(SWEEP / "1").state == "running"
-    done = (SWEEP / "0" / "vae_gan_model.pth").stat().st_mtime_ns
+    done = (SWEEP / "0" / "seed_0" / "vae_gan_model.pth").stat().st_mtime_ns
     assert run_command(train, "train", "--multirun", *options, swept) is None
-    assert (SWEEP / "0" / "vae_gan_model.pth").stat().st_mtime_ns == done
+    assert (SWEEP / "0" / "seed_0" / "vae_gan_model.pth").stat().st_mtime_ns == done
     assert [job.state for job in jobs.in_directory(SWEEP)] == ["finished"] * 3
     for number in "012":
         a, b = (
-            torch.load(Path("outputs/multirun", name, number, "vae_gan_model.pth"), weights_only=True)["state_dict"]
+            torch.load(Path("outputs/multirun", name, number, "seed_0", "vae_gan_model.pth"), weights_only=True)[
+                "state_dict"
+            ]
             for name in ("whole", "s")
         )
         for network, tensors in a.items():
@@ -137,7 +139,8 @@ def test_a_job_whose_process_is_lost_again_and_again_is_given_up(run_command: Ru
     (SWEEP / "0").mkdir(parents=True)
     jobs.Job(SWEEP / "0", overrides, jobs.Objective("validation/kid", "minimize", 1e6), attempts=3).write()
     output = run_command(train, "train", "--multirun", *options, "model.gamma=1")
-    assert output == "error: 1 of 1 jobs failed: 0: its process was lost 3 times (for want of memory?)"
+    assert output is not None
+    assert "1 of 1 jobs failed: 0: its process ended 3 times without getting on; it may need more memory" in output
 
 
 def test_another_sweep_is_not_mixed_with_one_of_the_same_name(run_command: Run) -> None:
@@ -145,7 +148,7 @@ def test_another_sweep_is_not_mixed_with_one_of_the_same_name(run_command: Run) 
     assert run_command(train, "train", "--multirun", *options, "model.gamma=1") is None
     output = run_command(train, "train", "--multirun", *options, "model.gamma=2")
     assert output is not None
-    assert "holds a job with other options (model.gamma=1, model.gamma=2); take another sweep.name" in output
+    assert "was started with other options (model.gamma=1, model.gamma=2); take another sweep.name" in output
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def check_two_jobs() -> None:
         1,
         1,
     ]
-    assert all((job.directory / "vae_gan_model.pth").exists() for job in found)
+    assert all((job.directory / "seed_0" / "vae_gan_model.pth").exists() for job in found)
     assert len(json.loads((SWEEP / "sweep.json").read_text())["jobs"]) == 2
 
 
@@ -85,7 +85,7 @@ def test_a_search_prunes_and_repeats_nothing_when_it_is_started_again() -> None:
     pruner = ["callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=0"]
     options = ["experiment=sweep_optuna", "trainer.max_epochs=3", *pruner]
     sweep(*options, "hydra.sweeper.n_trials=3")
-    models = {path: path.stat().st_mtime_ns for path in SWEEP.glob("*/vae_gan_model.pth")}
+    models = {path: path.stat().st_mtime_ns for path in SWEEP.glob("*/seed_0/vae_gan_model.pth")}
     assert len(models) == 3
     values = [job.overrides for job in jobs.in_directory(SWEEP)]
     sweep(*options, "hydra.sweeper.n_trials=4")
@@ -95,6 +95,6 @@ def test_a_search_prunes_and_repeats_nothing_when_it_is_started_again() -> None:
     assert {job.state for job in found} <= {"finished", "pruned"}
     assert len(found) == 4
     for job in found:
-        series = jobs.read_series(job.directory / "metrics.csv")["validation/kid"]
+        series = jobs.read_series(job.directory / "seed_0" / "metrics.csv")["validation/kid"]
         assert job.score == min(value for _, value in series)
         assert (job.state == "pruned") == (len(series) < 3)

@@ -40,6 +40,9 @@ NUMBER_OR_WORD = frozenset({"model.sigma"})
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 """What torchrun, Lightning and Slurm set in the environment of each of several processes that train one model."""
 
+AT_END: list[Callable[[BaseException | None], None]] = []
+"""What is called when the command ends, with what ended it before its time."""
+
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 """What ends a command with a message instead of a traceback, beside Lightning's `MisconfigurationException`."""
 
@@ -91,7 +94,11 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what goes wrong outside the job comes here instead of being printed by Hydra
     try:
         with one_message():
-            hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(job)()
+            try:
+                hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(job)()
+            finally:
+                while AT_END:
+                    AT_END.pop()(sys.exc_info()[1])
     finally:
         os.environ["HYDRA_FULL_ERROR"] = asked
 

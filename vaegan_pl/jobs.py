@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-from vaegan_pl import sealed
 from vaegan_pl.errors import UserError
 
 RECORD = "job.json"
@@ -21,13 +20,13 @@ Series = dict[str, list[tuple[int, float]]]
 
 
 def read_series(metrics: Path) -> Series:
-    """The columns of a `metrics.csv`, each as pairs of batch and value; empty cells are skipped."""
+    """The columns of a `metrics.csv` as pairs of batch and value, without empty cells and a row that is not finished."""
     series: Series = defaultdict(list)
-    with metrics.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value:
-                    series[name].append((int(row["step"]), float(value)))
+    lines = metrics.read_text().splitlines(keepends=True)
+    for row in csv.DictReader(line for line in lines if line.endswith("\n")):
+        for name, value in row.items():
+            if value:
+                series[name].append((int(row["step"]), float(value)))
     return series
 
 
@@ -38,7 +37,7 @@ class Objective:
     Attributes:
         metric: name of a logged metric.
         direction: whether the least or the greatest value is best.
-        worst: what a run counts as that has no finite value, or copies training images.
+        worst: how bad a run counts that has no finite value, or copies training images; a positive number.
     """
 
     metric: str
@@ -48,8 +47,13 @@ class Objective:
     def __post_init__(self) -> None:
         if self.direction not in ("minimize", "maximize"):
             raise UserError(f"sweep.direction={self.direction}: must be minimize or maximize")
-        if not math.isfinite(self.worst):
-            raise UserError(f"sweep.worst={self.worst}: must be a finite number")
+        if not 0 < self.worst < math.inf:
+            raise UserError(f"sweep.worst={self.worst}: must be a positive number; its sign follows sweep.direction")
+
+    @property
+    def penalty(self) -> float:
+        """The value of such a run."""
+        return self.worst if self.direction == "minimize" else -self.worst
 
     def best(self, series: Series) -> tuple[int, float]:
         """Batch and value of the best epoch.
@@ -96,7 +100,8 @@ class Job:
         overrides: the options it was started with.
         objective: what it is ranked by.
         state: `running` also of a job whose process was lost.
-        attempts: how often it was started since it last ended in good order.
+        attempts: how often it was started since it last got on or ended in good order.
+        moved: when its last checkpoint was written, in seconds since 1970, as of its last start.
         runs: one a seed.
         reason: why it failed.
     """
@@ -106,6 +111,7 @@ class Job:
     objective: Objective
     state: State = "running"
     attempts: int = 0
+    moved: float = 0.0
     runs: list[Run] = field(default_factory=list)
     reason: str | None = None
 
@@ -118,15 +124,22 @@ class Job:
     def values(self) -> list[float]:
         """Of each run that has one; the worst for those that copy training images."""
         values = [(run, run.value) for run in self.runs]
-        return [self.objective.worst if run.copies == "FAIL" else v for run, v in values if v is not None]
+        return [self.objective.penalty if run.copies == "FAIL" else v for run, v in values if v is not None]
+
+    @property
+    def counts(self) -> bool:
+        """Whether it can be compared with others: it is done, and copies no training images."""
+        return self.state in ("finished", "pruned") and all(run.copies != "FAIL" for run in self.runs)
 
     @property
     def score(self) -> float:
         """Mean over the runs; the worst while there is none, or the job failed."""
-        return self.objective.worst if self.state == "failed" or not self.values else fmean(self.values)
+        return self.objective.penalty if self.state == "failed" or not self.values else fmean(self.values)
 
     def write(self) -> None:
         """Keep it in its directory, in one step."""
+        from vaegan_pl import sealed  # which imports torch, and help is not to wait for that
+
         content = {**asdict(self), "directory": None, "score": self.score}
         sealed.publish(self.directory / RECORD, json.dumps(content, indent=1).encode())
 

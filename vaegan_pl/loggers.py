@@ -246,6 +246,6 @@ class TensorBoard(TensorBoardLogger):
     @_attempt
     def keep(self, before: int) -> None:
         """Continue at a step: TensorBoard forgets what earlier files hold of that step and those after it."""
-        if before:
+        if len(list(Path(self.log_dir).glob("events.*"))) > 1:
             self.experiment.close()
             self._experiment, self._kwargs["purge_step"] = None, before

@@ -1,4 +1,4 @@
-"""Stopping jobs of a sweep that are hopeless beside the others."""
+"""What jobs of a sweep do besides: look that they can be ranked, and end where they are hopeless beside the others."""
 
 import logging
 import math
@@ -17,20 +17,46 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class Objective(L.Callback):
+    """Stops a job after its first epoch if what it is to be ranked by was not measured.
+
+    Args:
+        metric: the logged metric.
+    """
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look for it.
+
+        Raises:
+            UserError: if it is not there.
+        """
+        if self.metric not in trainer.callback_metrics:
+            known = ", ".join(sorted(name for name in trainer.callback_metrics if "/" in name))
+            raise UserError(f"sweep.objective={self.metric}: was not logged; take one of {known}")
+
+
 class Pruning(L.Callback):
     """Ends a run, in good order, when one of Optuna's pruners would.
 
-    The pruner is shown the learning curves of the jobs that are done, as their directories keep them, so that it works
+    The pruner is shown the learning curves of the runs that are done, as their directories keep them, so that it works
     wherever the jobs run.
 
     Args:
         job: the job's directory; the others lie beside it.
         metric: the logged metric to judge by, the sweep's objective.
         direction: `minimize` or `maximize`.
-        pruner: decides; epochs are its steps.
+        pruner: decides; epochs are its steps, and runs its trials.
+
+    Raises:
+        ValueError: if the metric is not one of those that are logged once an epoch.
     """
 
     def __init__(self, job: str | Path, metric: str, direction: str, pruner: "optuna.pruners.BasePruner") -> None:
+        if not metric.startswith("validation/"):
+            raise ValueError(f"sweep.objective={metric}: to prune by it, it must be a validation/... metric")
         self.job = Path(job)
         self.metric = metric
         self.direction = direction
@@ -46,15 +72,9 @@ class Pruning(L.Callback):
         self.values = state_dict["values"]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Ask the pruner, and end the run if it says so.
-
-        Raises:
-            UserError: if the metric is not logged.
-        """
-        if self.metric not in trainer.callback_metrics:
-            raise UserError(f"callbacks.pruning: {self.metric} is not logged; take one of the logged metrics")
-        self.values.append(float(trainer.callback_metrics[self.metric]))
-        if trainer.strategy.broadcast(self._hopeless()):
+        """Ask the pruner, and end the run if it says so; after the last epoch there is nothing to ask."""
+        self.values.append(float(trainer.callback_metrics.get(self.metric, math.nan)))
+        if trainer.current_epoch + 1 != trainer.max_epochs and self._hopeless():
             log.warning("epoch %d: pruned, as hopeless beside the other jobs", trainer.current_epoch + 1)
             pl_module.log("sweep/pruned", 1.0)
             trainer.should_stop = True
@@ -65,13 +85,14 @@ class Pruning(L.Callback):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(direction=self.direction, pruner=self.pruner)
         for path in self.job.parent.glob(f"*/{jobs.RECORD}"):
-            other = jobs.read(path.parent)
-            if other.state != "finished" or path.parent == self.job:
-                continue
-            for run in other.runs:
-                curve = jobs.read_series(path.parent / run.directory / jobs.METRICS).get(self.metric, [])
-                if run.value is not None:
-                    study.tell(_shown(study, [value for _, value in curve]), run.value)
+            try:
+                other = jobs.read(path.parent)
+                for run in other.runs:
+                    if other.directory != self.job and run.value is not None and not run.pruned:
+                        curve = jobs.read_series(path.parent / run.directory / jobs.METRICS).get(self.metric, [])
+                        study.tell(_shown(study, [value for _, value in curve]), run.value)
+            except (UserError, OSError) as error:
+                log.warning("a job is not compared with: %s", error)
         return bool(_shown(study, self.values).should_prune())
 
 

@@ -1,23 +1,33 @@
 """One job of a sweep: recorded, repeated over seeds, and neither repeated nor lost when the sweep is started again."""
 
 import gc
+import json
 import logging
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from vaegan_pl import commands, jobs
+from vaegan_pl import commands, jobs, runs
 from vaegan_pl.errors import UserError
 from vaegan_pl.jobs import Job, Objective, Run
+from vaegan_pl.resume import ADDED, FIXED, MOVABLE
 
 log = logging.getLogger(__name__)
 
+PLAN = "options.json"
+"""The command line that a sweep was started with, in its directory."""
+
 ATTEMPTS = 3
+GROUPS = ("model=", "model/", "optimizer=", "data=", "experiment=", "trainer.max_")
+"""Options beside `resume.FIXED` that make another run."""
 
 
 def job(config: DictConfig, train: Callable[[DictConfig], None]) -> float:
@@ -30,39 +40,27 @@ def job(config: DictConfig, train: Callable[[DictConfig], None]) -> float:
         train: trains once, in `config.directory`, or continues the run in `config.resume`.
 
     Returns:
-        The objective's mean over seeds; `config.sweep.worst` if the job failed.
+        The objective's mean over seeds; the worst if the job failed.
 
     Raises:
-        UserError: if the options of the sweep itself are wrong, or its directory holds another sweep.
+        UserError: if the options of the sweep itself are wrong, its directory holds another sweep, or another process
+            does this job.
     """
+    if config.resume is not None:
+        raise UserError("resume: continues one run; to continue a sweep, start it again with the same sweep.name")
+    if config.sweep.seeds < 1:
+        raise UserError(f"sweep.seeds={config.sweep.seeds}: must be at least 1")
     directory = Path(config.directory)
-    overrides = sorted(HydraConfig.get().overrides.task)
     objective = Objective(config.sweep.objective, config.sweep.direction, config.sweep.worst)
-    record = _record(directory, overrides, objective)
-    if record.state in ("finished", "pruned"):
-        log.info("job %s is finished already: %s %.4g", record.number, objective.metric, record.score)
-        return record.score
-    record.attempts = record.attempts + 1 if record.state == "running" else 1
-    record.state, record.reason = "running", None
+    held = runs.lock(directory)
     try:
-        if record.attempts > ATTEMPTS:
-            raise UserError(f"its process was lost {ATTEMPTS} times (for want of memory?)")
-        commands.check_options(config, "train")
-        record.write()
-        for seed in _seeds(config):
-            _run(record, seed, config, train)
-        record.state = "pruned" if all(run.pruned for run in record.runs) else "finished"
-    except (KeyboardInterrupt, SystemExit):
-        record.state = "stopped"
-        raise
-    except Exception as error:
-        record.state, record.reason = "failed", commands.explain(error)
-        log.error("job %s failed: %s", record.number, record.reason)
-        log.debug("", exc_info=error)
+        record = _record(directory, sorted(HydraConfig.get().overrides.task), objective)
+        if not _is_done(record, config):
+            _do(record, config, train)
+        return record.score
     finally:
-        _write(record)
-        _release()
-    return record.score
+        if held is not None:
+            os.close(held)
 
 
 def _record(directory: Path, overrides: list[str], objective: Objective) -> Job:
@@ -74,41 +72,92 @@ def _record(directory: Path, overrides: list[str], objective: Objective) -> Job:
     if not (directory / jobs.RECORD).exists():
         return Job(directory, overrides, objective)
     record = jobs.read(directory)
-    if record.overrides != overrides:
-        differing = ", ".join(sorted(set(record.overrides) ^ set(overrides)))
-        raise UserError(
-            f"{directory}: holds a job with other options ({differing}); take another sweep.name, or the options that "
-            "the sweep was started with"
-        )
-    record.objective = objective
+    refuse_others(directory, record.overrides, overrides)
+    record.overrides, record.objective = overrides, objective
     return record
 
 
-def _seeds(config: DictConfig) -> range:
-    if config.sweep.seeds < 1:
-        raise UserError(f"sweep.seeds={config.sweep.seeds}: must be at least 1")
-    return range(config.seed, config.seed + config.sweep.seeds)
+def refuse_others(directory: Path, before: Sequence[str], now: Sequence[str]) -> None:
+    """Stop where options that make another run differ.
+
+    Raises:
+        UserError: then.
+    """
+    differing = {option for option in {*before} ^ {*now} if _makes_another(option)}
+    if differing:
+        raise UserError(
+            f"{directory}: was started with other options ({', '.join(sorted(differing))}); take another sweep.name, "
+            "or the options that it was started with"
+        )
+
+
+def _makes_another(option: str) -> bool:
+    name = option.lstrip("+~")
+    return name.startswith((*FIXED, *GROUPS)) and name.partition("=")[0] not in MOVABLE
+
+
+def _is_done(record: Job, config: DictConfig) -> bool:
+    """Whether nothing is left to do; what a search proposed next followed from its failed jobs, so they stay so."""
+    search = "BasicSweeper" not in HydraConfig.get().sweeper._target_
+    if record.state == "failed" and search:
+        log.info("job %s has failed already: %s", record.number, record.reason)
+        return True
+    if record.state in ("finished", "pruned") and len(record.runs) >= config.sweep.seeds:
+        log.info("job %s is finished already: %s %.4g", record.number, record.objective.metric, record.score)
+        return True
+    return False
+
+
+def _do(record: Job, config: DictConfig, train: Callable[[DictConfig], None]) -> None:
+    moved = max((path.stat().st_mtime for path in record.directory.glob("*/checkpoints/last.ckpt")), default=0.0)
+    lost = record.state == "running" and moved <= record.moved
+    record.attempts, record.moved = record.attempts + 1 if lost else 1, moved
+    record.state, record.reason = "running", None
+    try:
+        if record.attempts > ATTEMPTS:
+            raise UserError(f"its process ended {ATTEMPTS} times without getting on; it may need more memory")
+        commands.check_options(config, "train")
+        record.write()
+        for seed in range(config.seed, config.seed + config.sweep.seeds):
+            _run(record, seed, config, train)
+        record.state = "pruned" if all(run.pruned for run in record.runs) else "finished"
+    except (KeyboardInterrupt, SystemExit):
+        record.state = "stopped"
+        log.warning("to go on, start the sweep again with sweep.name=%s", record.directory.parent.name)
+        raise
+    except Exception as error:
+        if type(error).__name__ == "UncompletedJobError":  # the time limit of Slurm, through submitit
+            record.state = "stopped"
+            raise
+        record.state, record.reason = "failed", commands.explain(error)
+        log.error("job %s failed: %s", record.number, record.reason)
+        log.debug("", exc_info=error)
+    finally:
+        _write(record)
+        _release()
 
 
 def _run(record: Job, seed: int, config: DictConfig, train: Callable[[DictConfig], None]) -> None:
     """Train with one seed, or go on, unless that is done; and measure the objective."""
-    several = config.sweep.seeds > 1
     run = next((run for run in record.runs if run.seed == seed), None)
     if run is None:
-        run = Run(seed, f"seed_{seed}" if several else ".")
+        run = Run(seed, f"seed_{seed}")
         record.runs.append(run)
     elif run.value is not None:
         return
     directory = record.directory / run.directory
-    directory.mkdir(parents=True, exist_ok=True)
-    changes: dict[str, Any] = {"seed": seed, "directory": str(directory)}
-    begun = (directory / commands.CONFIG).is_file()
-    if begun:
-        changes["resume"] = str(directory)
+    directory.mkdir(exist_ok=True)
+    objective = {"_target_": ADDED, "metric": record.objective.metric}
+    changes: dict[str, Any] = {"seed": seed, "directory": str(directory), "callbacks": {"objective": objective}}
+    if OmegaConf.select(config, "logger.csv") is None:
+        raise UserError("logger: a sweep is ranked by metrics.csv; take logger=csv, default or tensorboard")
     if OmegaConf.select(config, "logger.wandb") is not None:
-        changes["logger"] = {"wandb": {"group": record.directory.parent.name, "name": _name(record, seed, several)}}
-    if not begun or not _finished(directory):
-        train(OmegaConf.merge(config, changes))
+        wandb = {"group": record.directory.parent.name, "name": _name(record, seed)}
+        changes["logger"] = {"wandb": {key: config.logger.wandb[key] or value for key, value in wandb.items()}}
+    if not (directory / commands.CONFIG).is_file():
+        train(_changed(config, changes))
+    elif not _finished(directory):
+        train(_changed(config, {**changes, "resume": str(directory)}))
     series = jobs.read_series(directory / jobs.METRICS)
     step, value = record.objective.best(series)
     if config.sweep.audit:
@@ -117,12 +166,18 @@ def _run(record: Job, seed: int, config: DictConfig, train: Callable[[DictConfig
     record.write()
 
 
-def _name(record: Job, seed: int, several: bool) -> str:
-    """What W&B calls the run: the job's number, what is swept as far as it is known here, and the seed."""
-    path = record.directory.parent / "multirun.yaml"
-    fixed = set(OmegaConf.load(path).hydra.overrides.task) if path.exists() else set()
-    swept = [override for override in record.overrides if override not in fixed]
-    return " ".join([record.number, *swept, *([f"seed={seed}"] if several else [])])
+def _changed(config: DictConfig, changes: dict[str, Any]) -> DictConfig:
+    with open_dict(config):
+        merged = OmegaConf.merge(config, changes)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _name(record: Job, seed: int) -> str:
+    """What W&B calls the run: the job's number, what is swept, and the seed."""
+    path = record.directory.parent / PLAN
+    fixed = set(json.loads(path.read_text())) if path.exists() else set()
+    return " ".join([record.number, *(option for option in record.overrides if option not in fixed), f"seed={seed}"])
 
 
 def _finished(directory: Path) -> bool:
@@ -133,7 +188,7 @@ def _finished(directory: Path) -> bool:
 
 
 def _copies(directory: Path, config: DictConfig) -> str | None:
-    """Verdict of the audit of copies on the best model; None where too few images are held out to audit by."""
+    """The worse verdict of the audits of copies on the best model and the last; None without enough held-out images."""
     from hydra.utils import instantiate
 
     from vaegan_pl.evaluation.reference import audit_of
@@ -142,9 +197,11 @@ def _copies(directory: Path, config: DictConfig) -> str | None:
 
     data = instantiate(config.data, _convert_="all")
     data.prepare_data()
-    best = directory / "vae_gan_model_best.pth"
-    model = weights.load(best if best.exists() else directory / "vae_gan_model.pth")
-    return audit_of(model, data.collection, config.sweep.audit, config.seed, pick_device(config.trainer.accelerator))
+    device = pick_device(config.trainer.accelerator)
+    files = filter(Path.exists, (directory / "vae_gan_model_best.pth", directory / "vae_gan_model.pth"))
+    models = {model.training["batches"]: model for model in map(weights.load, files)}
+    verdicts = [audit_of(m, data.collection, config.sweep.audit, config.seed, device) for m in models.values()]
+    return max(filter(None, verdicts), key=("PASS", "WARN", "FAIL").index, default=None)
 
 
 def _write(record: Job) -> None:
@@ -164,21 +221,60 @@ def _release() -> None:
             torch.cuda.empty_cache()
 
 
-class EndOfSweep(Callback):
-    """Writes the report when a sweep is over, and ends the command with a failure if a job failed."""
+class Bookkeeping(Callback):
+    """Refuses another sweep of the same name, and has the report written when the sweep is over."""
 
-    def on_multirun_end(self, config: DictConfig, **options: Any) -> None:
-        """See `report.sweep_report`.
+    def on_multirun_start(self, config: DictConfig, **options: Any) -> None:
+        """Look at what the directory holds.
 
         Raises:
-            SystemExit: if a job failed.
+            SystemExit: if it holds another sweep; Hydra turns other exceptions of callbacks into warnings.
         """
-        from vaegan_pl.report import sweep_report
-
         directory = Path(config.hydra.sweep.dir)
-        found = jobs.in_directory(directory)
+        path, now = directory / PLAN, list(config.hydra.overrides.task)
+        try:
+            if path.exists():
+                fixed = ([o for o in given if not _is_swept(o)] for given in (json.loads(path.read_text()), now))
+                refuse_others(directory, *fixed)
+            directory.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(now, indent=1))
+        except (UserError, OSError, ValueError) as error:
+            sys.exit(f"error: {commands.explain(error)}")
+        commands.AT_END.append(partial(conclude, directory))
+
+
+def _is_swept(option: str) -> bool:
+    return bool(OverridesParser.create().parse_override(option).is_sweep_override())
+
+
+def conclude(directory: Path, ended_by: BaseException | None) -> None:
+    """Write the report of a sweep that is over, or was stopped.
+
+    Args:
+        directory: the sweep's.
+        ended_by: what ended it before its time.
+
+    Raises:
+        UserError: if jobs failed, or the process of one was lost.
+    """
+    from vaegan_pl.report import sweep_report
+
+    if not any(directory.glob(f"*/{jobs.RECORD}")):
+        return
+    found = jobs.in_directory(directory)
+    try:
         for path in sweep_report.write(found, directory):
             log.info("%s", path)
-        failed = [job for job in found if job.state == "failed"]
-        if failed:
-            sys.exit(f"error: {len(failed)} of {len(found)} jobs failed: {failed[0].number}: {failed[0].reason}")
+    except OSError as error:
+        log.warning("the report could not be written: %s", error)
+    if ended_by is not None and not isinstance(ended_by, Exception):
+        return
+    lost = [job.number for job in found if job.state in ("running", "stopped")]
+    if ended_by is not None and lost:
+        raise UserError(
+            f"the process of job {', '.join(lost)} was lost ({commands.explain(ended_by)}); to go on, start the sweep "
+            f"again with sweep.name={directory.name}"
+        ) from ended_by
+    failed = [job for job in found if job.state == "failed"]
+    if failed and ended_by is None:
+        raise UserError(f"{len(failed)} of {len(found)} jobs failed: {failed[0].number}: {failed[0].reason}")

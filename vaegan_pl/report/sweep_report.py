@@ -31,10 +31,17 @@ WIDE = 10
 """Numbers are shown on a logarithmic axis where the greatest is so many times the least, or more."""
 
 SHOWN = 12
+STATES = {
+    "finished": "finished",
+    "pruned": "pruned",
+    "failed": "failed",
+    "stopped": "stopped",
+    "running": "running or lost",
+}
 _NAMED = 6
 _LETTERS = 6
 _COLUMNS = 3
-_NOT_OF_TRAINING = ("hydra.", "hydra/", "sweep.", "experiment=", "callbacks.pruning")
+_NOT_OF_TRAINING = ("hydra.", "hydra/", "sweep.", "experiment=sweep_", "callbacks.pruning")
 
 
 @dataclass(frozen=True)
@@ -88,19 +95,19 @@ class Sweep:
 
     @staticmethod
     def of(found: Sequence[Job]) -> "Sweep":
-        """Rank jobs; those that failed or have no value come last, others that copy training images before them."""
+        """Rank jobs; those that do not count come last."""
         sign = 1 if found[0].objective.direction == "minimize" else -1
 
         def order(job: Job) -> tuple[bool, float]:
-            return not job.values or job.state == "failed", sign * job.score
+            return not job.counts, sign * job.score
 
         ranked = sorted(found, key=order)
         return Sweep(ranked, [Parameter(name, values) for name, values in jobs.swept(ranked).items()])
 
     @property
     def measured(self) -> list[int]:
-        """Places in the ranking of the jobs that have a value."""
-        return [i for i, job in enumerate(self.ranked) if job.values and job.state != "failed"]
+        """Places in the ranking of the jobs that count."""
+        return [i for i, job in enumerate(self.ranked) if job.counts]
 
     @property
     def metric(self) -> str:
@@ -130,7 +137,8 @@ def command(job: Job) -> str:
     """The command that trains a job again, once, with its first seed."""
     own = [option for option in job.overrides if not option.lstrip("+~").startswith((*_NOT_OF_TRAINING, "seed="))]
     seed = [f"seed={job.runs[0].seed}"] if job.runs else []
-    return shlex.join(["python", "-m", "vaegan_pl.train", *own, *seed])
+    mode = ["hydra.mode=RUN"] if any("experiment=" in option for option in own) else []
+    return shlex.join(["python", "-m", "vaegan_pl.train", *own, *seed, *mode])
 
 
 def _csv(sweep: Sweep) -> str:
@@ -169,9 +177,8 @@ def _json(sweep: Sweep, directory: Path) -> str:
 
 def _page(sweep: Sweep, directory: Path) -> str:
     measured = sweep.measured
-    states = {state: sum(job.state == state for job in sweep.ranked) for state in ("finished", "pruned", "failed")}
-    others = len(sweep.ranked) - sum(states.values())
-    counts = [f"{n} {state}" for state, n in states.items() if n] + ([f"{others} under way"] if others else [])
+    states = {state: sum(job.state == state for job in sweep.ranked) for state in STATES}
+    counts = [f"{n} {words}" for words, n in zip(STATES.values(), states.values(), strict=True) if n]
     lead = [f"{len(sweep.ranked)} jobs: {', '.join(counts)}. Ranked by {_words(sweep)}."]
     sections = [Section("Ranking", _verdict(sweep), [_table(sweep)])]
     if measured:
@@ -345,7 +352,7 @@ def _shares(values: Sequence[float], change: Callable[[float], float]) -> list[f
 def _curve(sweep: Sweep, job: Job, run: Run) -> list[tuple[int, float]]:
     path = job.directory / run.directory / jobs.METRICS
     series: Series = jobs.read_series(path) if path.exists() else {}
-    return [(step, value) for step, value in series.get(sweep.metric, []) if math.isfinite(value)]
+    return series.get(sweep.metric, [])
 
 
 def _curves(sweep: Sweep) -> Picture:

@@ -19,7 +19,8 @@ SECTIONS = {
 
 IMAGES = ("images/progress", "images/samples", "images/reconstructions")
 SWEPT = ("model.gamma", "optimizer.encoder.lr", "optimizer.decoder.lr", "optimizer.discriminator.lr")
-OBJECTIVE = "validation/kid"
+OBJECTIVE = "validation/kid.min"
+"""As the summary of a run has it; see `loggers.BEST`."""
 
 
 def workspace(entity: str, project: str, name: str) -> "Workspace":
