@@ -8,6 +8,7 @@ import lightning as L
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig
@@ -18,7 +19,8 @@ from vaegan_pl.data.datamodule import ImageFolders, PhantomFolders
 from vaegan_pl.model.generative import EquilibriumGate, GenerativeModel
 from vaegan_pl.model.lightning_module import VAEGANModule
 
-GROUPS = sorted(str(p.relative_to(CONFIG_DIRECTORY).with_suffix("")) for p in CONFIG_DIRECTORY.glob("*/**/*.yaml"))
+FILES = sorted(str(p.relative_to(CONFIG_DIRECTORY).with_suffix("")) for p in CONFIG_DIRECTORY.glob("*/**/*.yaml"))
+GROUPS = [file for file in FILES if not file.startswith("experiment/")]
 
 
 def composed(*overrides: str, name: str = "train") -> DictConfig:
@@ -47,6 +49,19 @@ def test_every_option_of_every_group_composes_and_builds(option: str, tmp_path: 
         assert all(factory([weight]).param_groups for factory in built.values())
     else:
         assert isinstance(instantiate(node, _convert_="all"), GenerativeModel)
+
+
+@pytest.mark.parametrize("name", ["sweep_gamma_lr", "sweep_optuna"])
+def test_experiments_are_sweeps_over_options_that_exist(name: str) -> None:
+    if name == "sweep_optuna":
+        pytest.importorskip("optuna")
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        config = compose("train", [f"experiment={name}", "hydra.sweep.dir=here"], return_hydra_config=True)
+        assert config.hydra.mode == RunMode.MULTIRUN
+        assert "model.gamma" in config.hydra.sweeper.params
+        changed = compose("train", [f"{option}=0.5" for option in config.hydra.sweeper.params])
+    assert changed.model.gamma == changed.optimizer.discriminator.lr == 0.5
+    assert ("pruning" in config.callbacks) == (name == "sweep_optuna")
 
 
 def test_the_reports_setup_is_the_default() -> None:
@@ -128,7 +143,19 @@ def test_the_reports_data_is_the_official_split_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "sample", "reconstruct", "evaluate", "latent", "export", "inspect_data", "download"]
+    "command",
+    [
+        "train",
+        "sample",
+        "reconstruct",
+        "evaluate",
+        "latent",
+        "export",
+        "inspect_data",
+        "download",
+        "sweep_report",
+        "dashboard",
+    ],
 )
 def test_help_and_refusals_do_not_wait_for_torch(command: str) -> None:
     for argument, code in (("--help", 0), ("no_such_option=1", 1)):

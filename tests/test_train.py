@@ -195,10 +195,10 @@ def test_a_gate_rests_a_network_and_batches_still_count(run_command: Run, equili
 def test_a_sweep_gives_each_job_its_own_directory_and_wandb_run_and_outlives_a_mistake(run_command: Run) -> None:
     sweep = ["model.gamma=0.1,-1,1", "trainer.max_epochs=1", "hydra.sweep.dir=sweep"]
     output = run_command(train, "train", "--multirun", *FEW, *sweep)
-    assert output == "error: model.gamma=-1: must be a number of at least 0"
+    assert output == "error: 1 of 3 jobs failed: 1: model.gamma=-1: must be a number of at least 0"
     for job, gamma in (("0", 0.1), ("2", 1.0)):
-        assert torch.load(f"sweep/{job}/vae_gan_model.pth", weights_only=True)["training"]["gamma"] == gamma
-        assert len(list(Path("sweep", job).glob("wandb/offline-run-*"))) == 1
+        assert torch.load(f"sweep/{job}/seed_0/vae_gan_model.pth", weights_only=True)["training"]["gamma"] == gamma
+        assert len(list(Path("sweep", job).glob("seed_0/wandb/offline-run-*"))) == 1
 
 
 def test_real_folders_train_and_are_not_called_phantoms(run_command: Run, write_classes: Callable[..., Path]) -> None:
@@ -280,10 +280,10 @@ def test_several_devices_are_refused_in_a_sweep(run_command: Run) -> None:
     """Jobs of a sweep share one process, which Lightning would start again for every further device."""
     output = run_command(train, "train", "--multirun", *FEW, "trainer.devices=2", "model.gamma=0.1,1")
     assert output == (
-        "error: trainer.devices: 2 devices do not work in a sweep (--multirun), whose jobs share one process; "
+        "error: 2 of 2 jobs failed: 0: trainer.devices: 2 devices do not work in a sweep (--multirun), whose jobs share one process; "
         "take trainer.devices=1, or start each run by itself"
     )
-    assert not list(Path("outputs").glob("multirun/*/*/vae_gan_model.pth"))
+    assert not list(Path("outputs").glob("multirun/**/vae_gan_model.pth"))
 
 
 def test_a_run_is_never_overwritten(run_command: Run) -> None:

@@ -20,7 +20,7 @@ Series = dict[str, list[tuple[int, float]]]
 
 
 def read_series(metrics: Path) -> Series:
-    """The columns of a `metrics.csv` as pairs of batch and value, but for empty cells and a row that is not finished."""
+    """The columns of a `metrics.csv` as pairs of batch and value; not of empty cells, nor of an unfinished row."""
     series: Series = defaultdict(list)
     lines = metrics.read_text().splitlines(keepends=True)
     for row in csv.DictReader(line for line in lines if line.endswith("\n")):
