@@ -280,8 +280,8 @@ def test_several_devices_are_refused_in_a_sweep(run_command: Run) -> None:
     """Jobs of a sweep share one process, which Lightning would start again for every further device."""
     output = run_command(train, "train", "--multirun", *FEW, "trainer.devices=2", "model.gamma=0.1,1")
     assert output == (
-        "error: 2 of 2 jobs failed: 0: trainer.devices: 2 devices do not work in a sweep (--multirun), whose jobs share one process; "
-        "take trainer.devices=1, or start each run by itself"
+        "error: 2 of 2 jobs failed: 0: trainer.devices: 2 devices do not work in a sweep (--multirun), whose jobs "
+        "share one process; take trainer.devices=1, or start each run by itself"
     )
     assert not list(Path("outputs").glob("multirun/**/vae_gan_model.pth"))
 
