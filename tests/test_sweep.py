@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 
-from vaegan_pl import jobs
+from vaegan_pl import checkpoints, jobs, runs
 from vaegan_pl.sweep_report import sweep_report
 from vaegan_pl.train import train
 
@@ -34,6 +35,20 @@ SWEEP = Path("outputs/multirun/s")
 @pytest.fixture(autouse=True)
 def in_a_fresh_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+class Signal(L.Callback):
+    """Sends this process a signal in the second seed's third batch, once."""
+
+    armed = False
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        if Signal.armed and pl_module.seed == 1 and checkpoints.trained(trainer) == 3:
+            Signal.armed = False
+            signal.raise_signal(self.number)
 
 
 def wandb_run(directory: Path) -> dict[str, Any]:
@@ -174,3 +189,75 @@ def test_the_report_can_be_made_any_time(run_command: Run) -> None:
     message = run_command(sweep_report, "sweep_report", f"sweep={SWEEP}")
     assert message is not None
     assert "job.json: is damaged" in message
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, "143"), (signal.SIGINT, "130")])
+def test_a_signal_stops_the_sweep_and_it_goes_on(run_command: Run, number: signal.Signals, code: str) -> None:
+    """In the second of two seeds; the first is not trained again."""
+    options = [*FEW, "logger=csv", "trainer.max_epochs=2", "sweep.seeds=2", "model.gamma=1"]
+    stop = ["+callbacks.signal._target_=tests.test_sweep.Signal", f"+callbacks.signal.number={number}"]
+    Signal.armed = True
+    assert run_command(train, "train", "--multirun", *options, *stop) == code
+    job = jobs.read(SWEEP / "0")
+    assert job.state == "stopped"
+    assert [run.value is not None for run in job.runs] == [True, False]
+    assert "1 jobs: 1 stopped." in (SWEEP / "sweep.html").read_text()
+    first = (SWEEP / "0" / "seed_0" / "vae_gan_model.pth").stat().st_mtime_ns
+    assert run_command(train, "train", "--multirun", *options, *stop) is None
+    assert (SWEEP / "0" / "seed_0" / "vae_gan_model.pth").stat().st_mtime_ns == first
+    job = jobs.read(SWEEP / "0")
+    assert job.state == "finished"
+    assert [run.seed for run in job.runs] == [0, 1]
+
+
+def test_seeds_can_be_added(run_command: Run) -> None:
+    options = [*FEW, "logger=csv", "trainer.max_epochs=1", "model.gamma=1"]
+    assert run_command(train, "train", "--multirun", *options) is None
+    assert run_command(train, "train", "--multirun", *options, "sweep.seeds=2") is None
+    assert [run.seed for run in jobs.read(SWEEP / "0").runs] == [0, 1]
+
+
+def test_a_job_that_another_process_does_is_left_alone(run_command: Run) -> None:
+    (SWEEP / "0").mkdir(parents=True)
+    jobs.Job(SWEEP / "0", ["model.gamma=1"], jobs.Objective("validation/kid", "minimize", 1e6)).write()
+    before = (SWEEP / "0" / "job.json").read_text()
+    held = runs.lock(SWEEP / "0")
+    assert held is not None
+    output = run_command(train, "train", "--multirun", *FEW, "logger=csv", "model.gamma=1")
+    os.close(held)
+    assert output is not None
+    assert "another process is training in it" in output
+    assert (SWEEP / "0" / "job.json").read_text() == before
+
+
+def test_a_model_that_copies_counts_as_the_worst(run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vaegan_pl.sweep._copies", lambda *_: "FAIL")
+    options = [*FEW, "logger=csv", "trainer.max_epochs=1", "model.gamma=1"]
+    assert run_command(train, "train", "--multirun", *options) is None
+    job = jobs.read(SWEEP / "0")
+    assert (job.state, job.score) == ("finished", 1e6)
+    page = (SWEEP / "sweep.html").read_text()
+    assert "FAIL" in page
+    assert "Best:" not in page
+
+
+def test_a_process_that_the_launcher_lost_ends_in_one_message(
+    run_command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As joblib and submitit do it, when a worker is killed for want of memory."""
+
+    class TerminatedWorkerError(Exception):
+        """What joblib raises."""
+
+    def lose(self: object, job_overrides: Any, initial_job_idx: int) -> None:
+        (SWEEP / "0").mkdir(parents=True)
+        jobs.Job(SWEEP / "0", [], jobs.Objective("validation/kid", "minimize", 1e6)).write()
+        raise TerminatedWorkerError("a worker was killed")
+
+    monkeypatch.setattr("hydra._internal.core_plugins.basic_launcher.BasicLauncher.launch", lose)
+    output = run_command(train, "train", "--multirun", *FEW, "model.gamma=1,2")
+    assert output == (
+        "error: the process of job 0 was lost (TerminatedWorkerError: a worker was killed); to go on, start the sweep "
+        "again with sweep.name=s"
+    )
+    assert "1 jobs: 1 running or lost." in (SWEEP / "sweep.html").read_text()

@@ -1,6 +1,7 @@
 """The audit of copies on planted ones, and membership on scores with known answers."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from vaegan_pl.data.augmentation import Augmentation
 from vaegan_pl.data.datamodule import ImageFolders, images_of
 from vaegan_pl.errors import UserError
+from vaegan_pl.evaluation import reference
 from vaegan_pl.evaluation.features import held_out_images
 from vaegan_pl.evaluation.privacy import (
     BLUR,
@@ -28,7 +30,7 @@ from vaegan_pl.evaluation.privacy import (
     membership,
     without_copies,
 )
-from vaegan_pl.evaluation.reference import copy_audit
+from vaegan_pl.evaluation.reference import audit_of, copy_audit
 
 CPU = torch.device("cpu")
 
@@ -224,3 +226,19 @@ def test_real_slices_are_found_at_the_rates_the_page_on_evaluation_states(mri_ro
     some = torch.cat([halves[1].correlation, planted.correlation[:8], planted.correlation[:0]])
     mixed = Nearest(some, torch.zeros(len(some)), torch.zeros(len(some)))
     assert audit(mixed, calibrate(halves[0])).copies >= 8
+
+
+@pytest.mark.parametrize(
+    ("drawn", "held_out", "verdict"), [("train", 120, "FAIL"), ("new", 120, "PASS"), ("new", 90, None)]
+)
+def test_the_guard_of_sweeps_sees_a_model_that_draws_training_images(
+    monkeypatch: pytest.MonkeyPatch, drawn: str, held_out: int, verdict: str | None
+) -> None:
+    images = {"train": clouds(100, 1), "held out": clouds(held_out, 2), "new": clouds(60, 3)}
+    split = SimpleNamespace(images=lambda _: "train")
+    monkeypatch.setattr(reference, "held_out_images", lambda _: range(held_out))
+    monkeypatch.setattr(reference, "images_of", lambda _, which: images["train" if which == "train" else "held out"])
+    monkeypatch.setattr(reference, "from_model", lambda _, n, *__: images[drawn][:n])
+    model = SimpleNamespace(networks=SimpleNamespace(to=lambda _: None), knows_classes=False)
+    found = audit_of(model, SimpleNamespace(split=split), 60, 0, CPU)  # type: ignore[arg-type]
+    assert found == verdict
