@@ -42,7 +42,7 @@ def test_the_worst_lies_on_the_bad_side_whichever_way_is_better() -> None:
         copier = Job(Path(), [], objective, "finished", runs=[Run(0, "a", 0.5, copies="FAIL")])
         assert copier.score == sign * 100
         assert not copier.counts
-    with pytest.raises(UserError, match="sweep.worst=-1: must be a positive number"):
+    with pytest.raises(UserError, match=r"sweep\.worst=-1: must be a positive number"):
         Objective("validation/kid", "minimize", -1)
 
 

@@ -20,7 +20,7 @@ def finished(
     rows = [f"{10 * i + 9},{value}" for i, value in enumerate(values)]
     (directory / "metrics.csv").write_text("\n".join([f"step,{KID}", *rows, ""]))
     objective = jobs.Objective(KID, direction, 1e6)  # type: ignore[arg-type]
-    run = jobs.Run(0, ".", value=min(values), step=9)
+    run = jobs.Run(0, ".", value=min(values), step=9, pruned=state == "pruned")
     jobs.Job(directory, [], objective, state, runs=[run]).write()  # type: ignore[arg-type]
 
 
