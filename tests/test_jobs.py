@@ -18,9 +18,8 @@ def test_the_best_epoch_is_the_least_or_the_greatest_finite_value() -> None:
 
 
 def test_a_job_is_read_as_it_was_written(tmp_path: Path) -> None:
-    job = Job(
-        tmp_path, ["a=1"], Objective("validation/kid", "minimize", 7.0), "failed", 2, [Run(3, "seed_3", 1.5)], "x"
-    )
+    objective, runs = Objective("validation/kid", "minimize", 7.0), [Run(3, "seed_3", 1.5)]
+    job = Job(tmp_path, ["a=1"], objective, "failed", attempts=2, moved=1.5, runs=runs, reason="x")
     job.write()
     assert read(tmp_path) == job
 
