@@ -102,12 +102,10 @@ def test_each_run_has_a_wandb_run_of_its_own_in_one_group(run_command: Run) -> N
             assert summaries["validation/kid"].get("min") is True
             assert summaries["validation/psnr"].get("max") is True
     assert len({run["run_id"] for run in found.values()}) == 4
-    for job in jobs.in_directory(SWEEP):
-        best = [
-            min(v for _, v in jobs.read_series(job.directory / r.directory / "metrics.csv")["validation/kid"])
-            for r in job.runs
-        ]
-        assert job.score == pytest.approx(sum(best) / 2)
+    for one in jobs.in_directory(SWEEP):
+        curves = [jobs.read_series(one.directory / run.directory / "metrics.csv") for run in one.runs]
+        best = [min(value for _, value in curve["validation/kid"]) for curve in curves]
+        assert one.score == pytest.approx(sum(best) / 2)
 
 
 def test_a_sweep_that_was_killed_goes_on_and_repeats_nothing(run_command: Run) -> None:
