@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.plugins import Plugins
 
 from vaegan_pl import checkpoints, jobs, runs
 from vaegan_pl.sweep_report import sweep_report
@@ -253,7 +253,8 @@ def test_a_process_that_the_launcher_lost_ends_in_one_message(
         jobs.Job(SWEEP / "0", [], jobs.Objective("validation/kid", "minimize", 1e6)).write()
         raise TerminatedWorkerError("a worker was killed")
 
-    monkeypatch.setattr(BasicLauncher, "launch", lose)
+    launcher = Plugins.instance().class_name_to_class["hydra._internal.core_plugins.basic_launcher.BasicLauncher"]
+    monkeypatch.setattr(launcher, "launch", lose)
     output = run_command(train, "train", "--multirun", *FEW, "model.gamma=1,2")
     assert output == (
         "error: the process of job 0 was lost (TerminatedWorkerError: a worker was killed); to go on, start the sweep "
