@@ -248,6 +248,33 @@ def test_a_signal_saves_and_leaves(
     assert_as_the_reference(Path("run"), reference)
 
 
+def test_who_handles_a_signal_already_is_called_after_the_checkpoint(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run
+) -> None:
+    """As submitit, whose handler requeues the job and exits, or raises when it is out of time for good."""
+    saved = []
+
+    class UncompletedJobError(Exception):
+        pass
+
+    def handler(number: int, _: object) -> None:
+        saved.append(checkpoints.read(Path("run/checkpoints/last.ckpt"))["global_step"])
+        raise UncompletedJobError
+
+    before = signal.signal(signal.SIGUSR2, handler)
+    try:
+        hook = ["+callbacks.kill._target_=tests.test_resume.Signal", f"+callbacks.kill.number={int(signal.SIGUSR2)}"]
+        Signal.armed = True
+        with pytest.raises(UncompletedJobError):
+            run_command(train, "train", *FEW, *hook, "hydra.run.dir=run")
+        assert signal.getsignal(signal.SIGUSR2) == handler
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert saved == [6]
+    assert run_command(train, "train", "resume=run", *hook) is None
+    assert_as_the_reference(Path("run"), reference)
+
+
 def test_another_process_trains_the_same_bits(reference: Path) -> None:
     """With another seed of Python's hashes, and so of the order of its sets."""
     command = [sys.executable, "-m", "vaegan_pl.train", *FEW, "hydra.run.dir=run"]

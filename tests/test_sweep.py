@@ -1,6 +1,7 @@
 """Sweeps as a user runs them: what fails, is stopped or is killed costs that job alone, and is known afterwards."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -39,15 +40,16 @@ def in_a_fresh_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 class Signal(L.Callback):
-    """Sends this process a signal in the second seed's third batch, once."""
+    """Sends this process a signal in the run of seed 1, once."""
 
     armed = False
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, batch: int = 3) -> None:
         self.number = number
+        self.batch = batch
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
-        if Signal.armed and pl_module.seed == 1 and checkpoints.trained(trainer) == 3:
+        if Signal.armed and pl_module.seed == 1 and checkpoints.trained(trainer) == self.batch:
             Signal.armed = False
             signal.raise_signal(self.number)
 
@@ -209,6 +211,27 @@ def test_a_signal_stops_the_sweep_and_it_goes_on(run_command: Run, number: signa
     assert [run.seed for run in job.runs] == [0, 1]
 
 
+def test_a_hopeless_job_ends_early_even_if_it_was_stopped_before(run_command: Run) -> None:
+    """Stopped in its second epoch; from the third on it is judged, by all three."""
+    pytest.importorskip("optuna")
+    for number in range(1, 5):
+        (SWEEP / str(number)).mkdir(parents=True)
+        (SWEEP / str(number) / "metrics.csv").write_text("step,validation/kid\n4,0\n9,0\n14,0\n")
+        done = [jobs.Run(0, ".", value=0.0, step=4)]
+        jobs.Job(SWEEP / str(number), [], jobs.Objective("validation/kid", "minimize", 1e6), runs=done).write()
+    options = ["experiment=sweep_optuna", *FEW, "logger=csv", "trainer.max_epochs=5", "seed=1", "sweep.audit=0"]
+    warmup = ["hydra.sweeper.n_trials=1", "callbacks.pruning.pruner.n_warmup_steps=2"]
+    stop = ["+callbacks.signal._target_=tests.test_sweep.Signal", f"+callbacks.signal.number={int(signal.SIGTERM)}"]
+    Signal.armed = True
+    assert run_command(train, "train", *options, *warmup, *stop, "+callbacks.signal.batch=8") == "143"
+    run_command(train, "train", *options, *warmup, *stop, "+callbacks.signal.batch=8")
+    job = jobs.read(SWEEP / "0")
+    assert (job.state, job.runs[0].pruned) == ("pruned", True)
+    curve = jobs.read_series(SWEEP / "0" / "seed_1" / "metrics.csv")["validation/kid"]
+    assert len(curve) == 3
+    assert job.score == min(value for _, value in curve)
+
+
 def test_seeds_can_be_added(run_command: Run) -> None:
     options = [*FEW, "logger=csv", "trainer.max_epochs=1", "model.gamma=1"]
     assert run_command(train, "train", "--multirun", *options) is None
@@ -238,6 +261,32 @@ def test_a_model_that_copies_counts_as_the_worst(run_command: Run, monkeypatch: 
     page = (SWEEP / "sweep.html").read_text()
     assert "FAIL" in page
     assert "Best:" not in page
+
+
+def test_a_search_that_is_started_again_proposes_what_it_did(run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past its ten random trials, too, after which proposals follow from the results; one of them a failure."""
+    pytest.importorskip("optuna")
+    trained = []
+
+    def fit(config: Any) -> None:
+        trained.append(Path(config.directory).parent.name)
+        if trained[-1] == "4":
+            raise ValueError("out of luck")
+        run = Path(config.directory)
+        (run / "config.yaml").touch()
+        kid = abs(math.log10(config.model.gamma) + 2) + abs(math.log10(config.optimizer.discriminator.lr) + 4)
+        (run / "metrics.csv").write_text(f"step,validation/kid\n9,{kid}\n")
+
+    monkeypatch.setattr("vaegan_pl.train.fit", fit)
+    options = ["experiment=sweep_optuna", "sweep.name=s", "sweep.audit=0", "logger=csv"]
+    failed = "error: 1 of {} jobs failed: 4: ValueError: out of luck"
+    assert run_command(train, "train", *options, "hydra.sweeper.n_trials=14") == failed.format(14)
+    values = [job.overrides for job in jobs.in_directory(SWEEP)]
+    assert run_command(train, "train", *options, "hydra.sweeper.n_trials=16") == failed.format(16)
+    found = [job.overrides for job in jobs.in_directory(SWEEP)]
+    assert found[:14] == values
+    assert len({*map(tuple, found)}) == 16
+    assert trained == [str(number) for number in range(16)]
 
 
 def test_a_process_that_the_launcher_lost_ends_in_one_message(

@@ -5,11 +5,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import lightning as L
 import pytest
 
-from vaegan_pl import jobs
+from vaegan_pl import checkpoints, jobs
 
 from . import slurm
 from .conftest import SMALL
@@ -33,9 +35,24 @@ def in_a_fresh_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
 
 
+class Wait(L.Callback):
+    """Waits in the third batch, once, until the run is told to stop."""
+
+    def __init__(self, marker: str) -> None:
+        self.marker = Path(marker)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        (checkpoint,) = (each for each in trainer.callbacks if isinstance(each, checkpoints.Checkpoint))  # type: ignore[attr-defined]
+        end = time.monotonic() + 60
+        while checkpoints.trained(trainer) == 2 and not self.marker.exists() and time.monotonic() < end:
+            time.sleep(0.1)
+            if checkpoint.signal is not None:
+                self.marker.touch()
+
+
 def sweep(*options: str, environment: dict[str, str] | None = None) -> str:
-    """Run a sweep as a user does; returns what it says."""
-    command = [sys.executable, "-m", "vaegan_pl.train", *FEW, *options]
+    """Run a sweep, or train once, as a user does; returns what it says."""
+    command = [sys.executable, "-m", "vaegan_pl.train", *options, *FEW]
     paths = {"PYTHONPATH": str(Path(__file__).parents[1])}
     given = {**(environment or os.environ), **paths}
     result = subprocess.run(command, capture_output=True, text=True, timeout=600, env=given, check=False)
@@ -78,6 +95,23 @@ def test_two_jobs_on_slurm(tmp_path: Path) -> None:
         options = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=all", "hydra.launcher.cpus_per_task=1"]
         sweep("--multirun", *options, "trainer.max_epochs=1", "model.gamma=0.1,1", environment=environment)
     check_two_jobs()
+
+
+def test_slurm_requeues_a_job_that_is_out_of_time(tmp_path: Path) -> None:
+    """Its minute is over 40 seconds early, and Slurm starts it again some two minutes later."""
+    reason = slurm.why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    sweep("trainer.max_epochs=1")  # draws the phantoms, and trains the classifier of the features
+    options = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=all", "hydra.launcher.cpus_per_task=2"]
+    times = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=40", "hydra.launcher.max_num_timeout=2"]
+    wait = ["+callbacks.wait._target_=tests.test_sweep_elsewhere.Wait", f"+callbacks.wait.marker={tmp_path}/waited"]
+    with slurm.single_node(tmp_path / "slurm") as environment:
+        sweep("--multirun", *options, *times, *wait, "trainer.max_epochs=2", environment=environment)
+    (job,) = jobs.in_directory(SWEEP)
+    assert (job.state, job.attempts) == ("finished", 1)
+    assert "stopped by SIGUSR2 after 3 batches" in (job.directory / "train.log").read_text()
 
 
 def test_a_search_prunes_and_repeats_nothing_when_it_is_started_again() -> None:

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 FORMAT = "vaegan_pl checkpoint"
 FORMAT_VERSION = 1
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+REQUEUE = getattr(signal, "SIGUSR2", None)
+"""What submitit has Slurm send before a job of a sweep is out of time; its handler requeues the job."""
+
 EVERY = 10
 
 
@@ -81,7 +84,7 @@ class Checkpoint(L.Callback):
 
     One is written when so many minutes or batches have passed, when training ends, and when SIGTERM or SIGINT comes,
     after which the process exits with 143 or 130; a second SIGINT ends it at once. On Slurm, SIGUSR1 requeues the job
-    besides. All devices follow the first.
+    besides, and what handles SIGUSR2 already is called after the checkpoint. All devices follow the first.
 
     Args:
         path: the checkpoint.
@@ -103,6 +106,7 @@ class Checkpoint(L.Callback):
         self.batches = batches
         self.saved = self.saved_at = 0.0
         self.signal: signal.Signals | None = None
+        self.passed_on: Any = None
         self.limits = dict(limits)
         self.finished = False
 
@@ -127,6 +131,9 @@ class Checkpoint(L.Callback):
             for number in SIGNALS:
                 if number != signal.SIGUSR1 or "SLURM_JOB_ID" in os.environ:
                     signal.signal(number, self._notice)
+            self.passed_on = None if REQUEUE is None else signal.getsignal(REQUEUE)
+            if REQUEUE is not None and callable(self.passed_on):
+                signal.signal(REQUEUE, self._notice)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -183,6 +190,8 @@ class Checkpoint(L.Callback):
             )
             if told == signal.SIGUSR1:
                 requeue(os.environ)
+            elif told == REQUEUE:
+                self.passed_on(told, None)
         # Lightning kills the first process once another has ended with an error.
         raise SystemExit(128 + told if trainer.is_global_zero else 0)
 

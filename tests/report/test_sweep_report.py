@@ -40,9 +40,9 @@ def sweep(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_jobs_are_ranked_in_all_three_files(sweep: Path) -> None:
+def test_jobs_are_ranked_in_all_files(sweep: Path) -> None:
     paths = sweep_report.write(in_directory(sweep), sweep)
-    assert [path.name for path in paths] == ["sweep.csv", "sweep.json", "sweep.html"]
+    assert [path.name for path in paths] == ["sweep.csv", "sweep.json", "sweep.png", "sweep.html"]
     with paths[0].open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["rank"], row["job"], row["seed"], row[KID]) for row in rows[:3]] == [
@@ -59,7 +59,7 @@ def test_jobs_are_ranked_in_all_three_files(sweep: Path) -> None:
         ("3", None),
     ]
     assert found[0]["command"] == "python -m vaegan_pl.train data=mri a=1 b=y seed=0"
-    page = paths[2].read_text()
+    page = paths[3].read_text()
     assert "4 jobs: 2 finished, 1 pruned, 1 failed." in page
     assert "numbers were &lt;lost&gt;" in page
     assert "The first two lie 0.9 apart, their seeds no more than 0.4." in page
@@ -88,6 +88,7 @@ def test_a_sweep_under_way_or_of_failures_alone_has_a_page(sweep: Path) -> None:
     page = (sweep / "sweep.html").read_text()
     assert "1 jobs: 1 failed." in page
     assert "<img" not in page
+    assert not (sweep / "sweep.png").exists()
 
 
 def test_a_browser_shows_the_page(sweep: Path) -> None:

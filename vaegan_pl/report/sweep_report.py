@@ -25,7 +25,7 @@ from vaegan_pl.jobs import Job, Run, Series
 from vaegan_pl.report.page import Picture, Section, Table, picture, render
 from vaegan_pl.sealed import publish
 
-CSV, JSON, PAGE = "sweep.csv", "sweep.json", "sweep.html"
+CSV, JSON, MAPS, PAGE = "sweep.csv", "sweep.json", "sweep.png", "sweep.html"
 
 WIDE = 10
 """Numbers are shown on a logarithmic axis where the greatest is so many times the least, or more."""
@@ -120,17 +120,23 @@ class Sweep:
 
 
 def write(found: Sequence[Job], directory: Path) -> list[Path]:
-    """Write `sweep.csv`, `sweep.json` and `sweep.html` into a directory; returns their paths.
+    """Write `sweep.csv`, `sweep.json`, `sweep.html` and its maps as `sweep.png` into a directory; returns their paths.
+
+    There are maps where at least two options were swept.
 
     Args:
         found: the sweep's jobs.
         directory: where the files go.
     """
     sweep = Sweep.of(found)
-    texts = {CSV: _csv(sweep), JSON: _json(sweep, directory), PAGE: _page(sweep, directory)}
-    for name, text in texts.items():
-        publish(directory / name, text.encode(), verified=False)
-    return [directory / name for name in texts]
+    maps = _maps(sweep)
+    files = {CSV: _csv(sweep).encode(), JSON: _json(sweep, directory).encode()}
+    if maps is not None:
+        files[MAPS] = maps.png
+    files[PAGE] = _page(sweep, directory, maps).encode()
+    for name, content in files.items():
+        publish(directory / name, content, verified=False)
+    return [directory / name for name in files]
 
 
 def command(job: Job) -> str:
@@ -175,7 +181,7 @@ def _json(sweep: Sweep, directory: Path) -> str:
     return json.dumps({"sweep": directory.name, "objective": objective, "jobs": ranked}, indent=1, ensure_ascii=False)
 
 
-def _page(sweep: Sweep, directory: Path) -> str:
+def _page(sweep: Sweep, directory: Path, maps: Picture | None) -> str:
     measured = sweep.measured
     states = {state: sum(job.state == state for job in sweep.ranked) for state in STATES}
     counts = [f"{n} {words}" for words, n in zip(STATES.values(), states.values(), strict=True) if n]
@@ -186,7 +192,7 @@ def _page(sweep: Sweep, directory: Path) -> str:
         lead.append(f"Best: {sweep.settings(0)}, with {sweep.metric} {_number(best.score)}.")
         lead.append(f"To train it again: {command(best)}")
         sections += [
-            Section("Pairs of options", pictures=_pairs(sweep)),
+            Section("Pairs of options", pictures=[] if maps is None else [maps]),
             Section("All options at once", pictures=[_parallel(sweep)]),
             Section("Learning curves", pictures=[_curves(sweep)]),
             Section("Samples", _about_samples(sweep), pictures=_samples(sweep)),
@@ -256,11 +262,11 @@ def _colours(sweep: Sweep) -> tuple[Normalize, Colormap]:
     return (LogNorm if wide else Normalize)(low, high), colormaps["viridis" if best_low else "viridis_r"]
 
 
-def _pairs(sweep: Sweep) -> list[Picture]:
+def _maps(sweep: Sweep) -> Picture | None:
     """A map for every pair of options: cells where they form a grid, points where they do not."""
     pairs = list(combinations(sweep.parameters, 2))
-    if not pairs:
-        return []
+    if not pairs or not sweep.measured:
+        return None
     columns = min(2, len(pairs))
     rows = math.ceil(len(pairs) / columns)
     figure = Figure(figsize=(6 * columns, 4.4 * rows), layout="constrained")
@@ -281,7 +287,7 @@ def _pairs(sweep: Sweep) -> list[Picture]:
     norm, colours = _colours(sweep)
     figure.colorbar(ScalarMappable(norm, colours), ax=figure.axes, label=sweep.metric)
     caption = "Cells are means over the other options." if averaged else ""
-    return [picture(figure, f"{sweep.metric} against every pair of options", caption)]
+    return picture(figure, f"{sweep.metric} against every pair of options", caption)
 
 
 def _cells(axes: Axes, sweep: Sweep, x: Parameter, y: Parameter, cells: dict[tuple[int, int], list[float]]) -> None:
