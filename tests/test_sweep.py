@@ -3,11 +3,12 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,20 @@ FEW = [
 SWEEP = Path("outputs/multirun/s")
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds the phantoms, and the classifier of their features, once a test has made them."""
+    return tmp_path_factory.mktemp("made")
+
+
 @pytest.fixture(autouse=True)
-def in_a_fresh_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_fresh_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Path) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(made, "outputs")
+    yield
+    for name in ("phantoms", "cache"):
+        if Path("outputs", name).exists() and not (made / name).exists():
+            shutil.copytree(Path("outputs", name), made / name)
 
 
 class Signal(L.Callback):
@@ -95,7 +107,8 @@ def test_each_run_has_a_wandb_run_of_its_own_in_one_group(run_command: Run) -> N
     for job, gamma in (("0", "0.1"), ("1", "1")):
         for seed in (5, 6):
             run = SWEEP / job / f"seed_{seed}"
-            assert torch.load(run / "vae_gan_model.pth", weights_only=True)["training"]["seed"] == seed
+            trained = torch.load(run / "vae_gan_model.pth", weights_only=True)["training"]
+            assert (trained["seed"], trained["gamma"]) == (seed, float(gamma))
             found[job, seed] = wandb_run(run)
             assert found[job, seed]["run_group"] == "s"
             assert found[job, seed]["display_name"] == f"{job} model.gamma={gamma} seed={seed}"

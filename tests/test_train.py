@@ -192,15 +192,6 @@ def test_a_gate_rests_a_network_and_batches_still_count(run_command: Run, equili
     assert checkpoint["global_step"] == 4
 
 
-def test_a_sweep_gives_each_job_its_own_directory_and_wandb_run_and_outlives_a_mistake(run_command: Run) -> None:
-    sweep = ["model.gamma=0.1,-1,1", "trainer.max_epochs=1", "hydra.sweep.dir=sweep"]
-    output = run_command(train, "train", "--multirun", *FEW, *sweep)
-    assert output == "error: 1 of 3 jobs failed: 1: model.gamma=-1: must be a number of at least 0"
-    for job, gamma in (("0", 0.1), ("2", 1.0)):
-        assert torch.load(f"sweep/{job}/seed_0/vae_gan_model.pth", weights_only=True)["training"]["gamma"] == gamma
-        assert len(list(Path("sweep", job).glob("seed_0/wandb/offline-run-*"))) == 1
-
-
 def test_real_folders_train_and_are_not_called_phantoms(run_command: Run, write_classes: Callable[..., Path]) -> None:
     write_classes(Path("mine"), 10)
     Path("mine/glioma/0.png").rename("mine/glioma/broken.png")
