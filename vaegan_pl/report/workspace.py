@@ -79,12 +79,15 @@ def _sweep() -> "Section":
     objective = SummaryMetric(OBJECTIVE)
     columns = [ParallelCoordinatesPlotColumn(metric=Config(name), log=True) for name in SWEPT]
     columns.append(ParallelCoordinatesPlotColumn(metric=objective))
-    panels = [
-        ParallelCoordinatesPlot(title="options to KID", columns=columns),
-        ParameterImportancePlot(with_respect_to=OBJECTIVE),
-        *(
-            ScatterPlot(title=f"KID against {name}", x=Config(name), y=objective, log_x=True)
-            for name in ("model.gamma", "optimizer.discriminator.lr")
-        ),
-    ]
-    return Section(name="Sweeps", panels=panels, is_open=True)
+    return Section(
+        name="Sweeps",
+        panels=[
+            ParallelCoordinatesPlot(title="options to KID", columns=columns),
+            ParameterImportancePlot(with_respect_to=OBJECTIVE),
+            *(
+                ScatterPlot(title=f"KID against {name}", x=Config(name), y=objective, log_x=True)
+                for name in ("model.gamma", "optimizer.discriminator.lr")
+            ),
+        ],
+        is_open=True,
+    )
