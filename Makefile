@@ -27,7 +27,7 @@ test: $(READY) ## Run the tests; ARGS='...' goes to pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-slow: $(READY) ## Run the tests of sweeps in other processes, on Slurm and on Ray, which it installs
-	$(BIN)/python -m pip install --quiet --editable '.[ray]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,ray]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
 
 faults: $(READY) ## Kill runs, break files, fill disks: some twenty minutes; ARGS='...' adds options

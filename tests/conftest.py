@@ -13,9 +13,11 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from vaegan_pl import commands
+from vaegan_pl.model import weights
 from vaegan_pl.model.adversary import Adversary
 from vaegan_pl.model.algorithm import VAEGAN
 from vaegan_pl.model.losses import Prior
+from vaegan_pl.model.mixtures import Mixture
 from vaegan_pl.model.networks import Networks
 
 CLASSES = ["glioma", "meningioma", "notumor", "pituitary"]
@@ -58,6 +60,22 @@ def networks_with(**changes: Any) -> Networks:
     """The small networks with changes."""
     torch.manual_seed(0)
     return Networks(**{"image_size": 16, "image_channels": 1, "latent_dim": 5, **SMALL_NETWORKS, **changes})
+
+
+MIXTURES = {
+    name: Mixture(torch.ones(1), torch.full((1, 5), mean), 0.1 * torch.eye(5)[None])
+    for name, mean in (("a", 0.0), ("b", 2.0), ("c", -1.0))
+}
+"""Classes of twice, once and once as many training images."""
+
+
+def save_model(path: Path, networks: Networks, mixtures: object = MIXTURES, **training: int) -> None:
+    """A model of phantoms, as a run would leave it."""
+    counts = {"train": {"a": 2, "b": 1, "c": 1}}
+    caption = "PHANTOMS (drawings, not MRI)"
+    trained_on = {"kind": "phantom", "folder": "p", "classes": ["a", "b", "c"], "counts": counts, "caption": caption}
+    preprocessing = {"aspect_ratio": "pad", "white": 65535}
+    weights.save(path, networks.eval(), preprocessing, trained_on, training, mixtures)  # type: ignore[arg-type]
 
 
 def adversary_with(**changes: Any) -> Adversary:

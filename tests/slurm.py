@@ -57,7 +57,7 @@ def single_node(folder: Path) -> Iterator[dict[str, str]]:
     folder.chmod(0o755)
     names = {"host": socket.gethostname(), "folder": folder, "cpus": os.cpu_count()}
     configuration = folder / "slurm.conf"
-    configuration.write_text(CONFIGURATION.format(port=_free_port(), other=_free_port(), **names))
+    configuration.write_text(CONFIGURATION.format(port=free_port(), other=free_port(), **names))
     subprocess.run([str(_path("mungekey")), "--create", f"--keyfile={folder}/munge.key"], check=True)
     files = [f"--{kind}-file={folder}/munge.{kind}" for kind in ("key", "pid", "log", "seed")]
     commands = [
@@ -109,7 +109,8 @@ def _path(program: str) -> str | None:
     return shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens at."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

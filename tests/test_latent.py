@@ -10,32 +10,18 @@ from PIL import Image, ImageSequence
 
 from vaegan_pl.data.images import fit, read_grey, to_unit_range
 from vaegan_pl.latent import latent
-from vaegan_pl.model import weights
-from vaegan_pl.model.mixtures import Mixture
 from vaegan_pl.model.networks import Networks
 
-from .conftest import networks_with
+from .conftest import networks_with, save_model
 
 Run = Callable[..., str | None]
-MIXTURES = {
-    name: Mixture(torch.ones(1), torch.full((1, 5), mean), 0.1 * torch.eye(5)[None])
-    for name, mean in (("a", 0.0), ("b", 2.0), ("c", -1.0))
-}
 TILE = 2 * 16 + 4  # 16 pixels twice as large, and a margin of 2 pixels twice as large
-
-
-def saved(networks: Networks, mixtures: object = MIXTURES) -> None:
-    counts = {"train": {"a": 2, "b": 1, "c": 1}}
-    caption = "PHANTOMS (drawings, not MRI)"
-    trained_on = {"kind": "phantom", "folder": "p", "classes": ["a", "b", "c"], "counts": counts, "caption": caption}
-    preprocessing = {"aspect_ratio": "pad", "white": 65535}
-    weights.save(Path("m.pth"), networks, preprocessing, trained_on, {}, mixtures)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
 def _there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_networks: Networks) -> None:
     monkeypatch.chdir(tmp_path)
-    saved(small_networks.eval())
+    save_model(Path("m.pth"), small_networks)
     random = np.random.default_rng(0)
     for name in ("x", "y"):
         Image.fromarray(random.integers(0, 256, (20, 20), dtype=np.uint8)).save(f"{name}.png")
@@ -122,7 +108,7 @@ def test_a_walk_is_a_loop_and_repeats_itself(run_command: Run) -> None:
 
 def test_a_conditional_model_keeps_the_head_and_changes_the_class(run_command: Run) -> None:
     networks = networks_with(classes=3).eval()
-    saved(networks)
+    save_model(Path("m.pth"), networks)
     options = ["weights=m.pth", "tool=attributes", "images=x.png", "frames=2", "strength=0", "output=out"]
     said = run_command(latent, "latent", *options)
     assert said is not None
@@ -158,11 +144,11 @@ def test_mistakes_end_with_one_clear_message(run_command: Run, options: list[str
 
 
 def test_models_that_lack_a_part_say_so(run_command: Run) -> None:
-    saved(networks_with(encoder_channels=None).eval(), None)
+    save_model(Path("m.pth"), networks_with(encoder_channels=None), None)
     assert run_command(latent, "latent", "weights=m.pth", "frames=2") is None
     said = run_command(latent, "latent", "weights=m.pth", "images=[x.png,y.png]")
     assert said == "error: weights: the model has no encoder (a GAN); it can be sampled only"
-    saved(networks_with().eval(), None)
+    save_model(Path("m.pth"), networks_with(), None)
     said = run_command(latent, "latent", "weights=m.pth", "tool=attributes", "images=x.png")
     assert said is not None
     assert "holds no classes" in said

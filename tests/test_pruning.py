@@ -55,6 +55,21 @@ def test_more_is_better_where_the_objective_says_so(tmp_path: Path) -> None:
     assert not hopeless(tmp_path, [0.1, 0.2, 0.6], "maximize")
 
 
+def test_successive_halving_keeps_the_best_third_at_each_rung(tmp_path: Path) -> None:
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+    for number in range(8):
+        finished(tmp_path, number, [float(number)] * 3)
+    for value, expected in ((9.0, True), (0.5, False)):
+        callback = Pruning(tmp_path / "9", KID, "minimize", pruner)
+        callback.values = [value, value]
+        assert callback._hopeless() is expected
+
+
+def test_hyperband_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Hyperband cannot be used here; take SuccessiveHalvingPruner"):
+        Pruning(tmp_path, KID, "minimize", optuna.pruners.HyperbandPruner())
+
+
 def test_only_finished_jobs_are_compared_with_and_enough_of_them(tmp_path: Path) -> None:
     finished(tmp_path, 0, [1, 1, 1])
     finished(tmp_path, 1, [1, 1, 1])

@@ -15,13 +15,21 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import wandb
+from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
+from hydra.utils import instantiate
 
-from vaegan_pl import checkpoints, jobs, runs
+from vaegan_pl import checkpoints, jobs, runs, sweep
+from vaegan_pl.commands import CONFIG_DIRECTORY
+from vaegan_pl.data.datamodule import images_of
+from vaegan_pl.errors import UserError
+from vaegan_pl.loggers import WandB
+from vaegan_pl.model.weights import SavedModel
 from vaegan_pl.sweep_report import sweep_report
 from vaegan_pl.train import train
 
-from .conftest import SMALL
+from .conftest import SMALL, networks_with, save_model
 
 Run = Callable[..., str | None]
 FEW = [
@@ -71,12 +79,14 @@ def wandb_run(directory: Path) -> dict[str, Any]:
     (file,) = directory.glob("wandb/offline-run-*/*.wandb")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    found: dict[str, Any] = {"history": []}
+    found: dict[str, Any] = {"history": [], "summary": {}}
     for record in map(json.loads, lines):
         if record["type"] == "run":
             found |= record["run"]
         elif record["type"] == "history":
             found["history"].append(record["history"]["item"])
+        elif record["type"] == "summary":
+            found["summary"] |= record["summary"]["update"]
         elif record["type"] == "metric":
             found.setdefault("metrics", []).append(record["metric"])
     return found
@@ -111,7 +121,7 @@ def test_each_run_has_a_wandb_run_of_its_own_in_one_group(run_command: Run) -> N
             assert (trained["seed"], trained["gamma"]) == (seed, float(gamma))
             found[job, seed] = wandb_run(run)
             assert found[job, seed]["run_group"] == "s"
-            assert found[job, seed]["display_name"] == f"{job} model.gamma={gamma} seed={seed}"
+            assert found[job, seed]["display_name"] == f"{job} seed={seed} gamma={gamma}"
             steps = [i["trainer/global_step"] for i in found[job, seed]["history"] if "images/samples.count" in i]
             assert steps == [5, 10]
             summaries = {metric.get("name"): metric.get("summary", {}) for metric in found[job, seed]["metrics"]}
@@ -184,6 +194,8 @@ def test_another_sweep_is_not_mixed_with_one_of_the_same_name(run_command: Run) 
         (["sweep.objective=validation/nosuch"], "sweep.objective=validation/nosuch: was not logged; take one of"),
         (["sweep.direction=up"], "sweep.direction=up: must be minimize or maximize"),
         (["sweep.seeds=0"], "sweep.seeds=0: must be at least 1"),
+        (["sweep.seeds=abc"], "sweep.seeds=abc: must be a whole number, such as 1"),
+        (["sweep.worst=null"], "sweep.worst=None: must be a number, such as 1000000.0"),
         (["model.gama=1,2"], "there is no option model.gama; did you mean model.gamma?"),
     ],
 )
@@ -300,6 +312,149 @@ def test_a_search_that_is_started_again_proposes_what_it_did(run_command: Run, m
     assert found[:14] == values
     assert len({*map(tuple, found)}) == 16
     assert trained == [str(number) for number in range(16)]
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Training that takes no time: KID follows from the options. Holds the jobs that were trained, in order."""
+    found: list[str] = []
+
+    def fit(config: Any) -> None:
+        found.append(f"{Path(config.directory).parent.name}/{config.seed}")
+        if Path("full").exists():
+            raise OSError(28, "No space left on device", "disk")
+        run = Path(config.directory)
+        (run / "config.yaml").touch()
+        kid = abs(math.log10(config.model.gamma) + 2) + config.seed / 100
+        (run / "metrics.csv").write_text(f"step,validation/kid,validation/coverage\n9,{kid},{kid / 10}\n")
+
+    monkeypatch.setattr("vaegan_pl.train.fit", fit)
+    monkeypatch.setattr("vaegan_pl.sweep._finished", lambda _: True)
+    return found
+
+
+STUBBED = ["sweep.name=s", "sweep.audit=0", "logger=csv"]
+
+
+def test_ranked_by_something_else_runs_are_measured_again_and_not_trained(run_command: Run, trained: list[str]) -> None:
+    assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,1") is None
+    other = ["sweep.objective=validation/coverage", "sweep.direction=maximize"]
+    assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,1,10", *other) is None
+    assert trained == ["0/0", "1/0", "2/0"]
+    assert [job.score for job in jobs.in_directory(SWEEP)] == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_runs_are_audited_once_that_is_asked_for(
+    run_command: Run, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vaegan_pl.sweep._copies", lambda *_: "WARN")
+    options = ["sweep.name=s", "logger=csv", "model.gamma=1"]
+    assert run_command(train, "train", "--multirun", *options, "sweep.audit=0") is None
+    assert jobs.read(SWEEP / "0").runs[0].copies is None
+    assert run_command(train, "train", "--multirun", *options, "sweep.audit=500") is None
+    assert jobs.read(SWEEP / "0").runs[0].copies == "WARN"
+    assert trained == ["0/0"]
+
+
+def test_what_is_measured_cannot_change_within_a_sweep(run_command: Run, trained: list[str]) -> None:
+    assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=1") is None
+    output = run_command(train, "train", "--multirun", *STUBBED, "model.gamma=1", "callbacks.quality.n=64")
+    assert "was started with other options (callbacks.quality.n=64)" in str(output)
+
+
+@pytest.mark.parametrize("option", ["sweep.seeds=2", "sweep.objective=validation/coverage", "hydra.sweeper.n_jobs=2"])
+def test_what_decides_a_searchs_proposals_cannot_change(run_command: Run, trained: list[str], option: str) -> None:
+    pytest.importorskip("optuna")
+    options = ["experiment=sweep_optuna", *STUBBED, "hydra.sweeper.n_trials=2"]
+    assert run_command(train, "train", *options) is None
+    output = run_command(train, "train", *options, option)
+    assert f"was started with other options ({option})" in str(output)
+
+
+def test_a_search_that_failed_from_some_job_on_tries_those_again(run_command: Run, trained: list[str]) -> None:
+    """Its disk is full after six jobs, four of which Optuna drew at random and six it did not."""
+    pytest.importorskip("optuna")
+    random = "hydra.sweeper.sampler.n_startup_trials=4"
+    options = ["experiment=sweep_optuna", *STUBBED, random]
+    assert run_command(train, "train", *options, "hydra.sweeper.n_trials=6") is None
+    Path("full").touch()
+    output = run_command(train, "train", *options, "hydra.sweeper.n_trials=10")
+    assert str(output).startswith("error: 4 of 10 jobs failed: 6: disk: No space left on device")
+    Path("full").unlink()
+    assert run_command(train, "train", *options, "hydra.sweeper.n_trials=10") is None
+    assert [job.state for job in jobs.in_directory(SWEEP)] == ["finished"] * 10
+    assert trained == [f"{number}/0" for number in (*range(10), *range(6, 10))]
+
+
+def test_names_of_runs_are_short_and_say_what_is_swept(run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna")
+    names = []
+
+    def fit(config: Any) -> None:
+        names.append(config.logger.wandb.name)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("vaegan_pl.train.fit", fit)
+    fixed = ["trainer.max_epochs=3", "data.batch_size=16"]
+    run_command(train, "train", "experiment=sweep_optuna", "sweep.name=s", "hydra.sweeper.n_trials=1", *fixed)
+    assert names[0].startswith("0 seed=0 gamma=0.0")
+    assert len(names[0]) <= 128
+    for option in ("encoder.lr", "decoder.lr", "discriminator.lr"):
+        assert option in names[0]
+    assert "max_epochs" not in names[0]
+    run_command(train, "train", "--multirun", "sweep.name=t", "optimizer.decoder.lr=3e-4", "model.gamma=0.5,1")
+    assert names[1] == "0 seed=0 gamma=0.5"
+
+
+def test_the_summary_of_a_continued_wandb_run_holds_the_best_of_all_its_parts(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,validation/kid,validation/psnr\n9,0.5,20\n19,2,21\n")
+    logger = WandB(save_dir=str(tmp_path), offline=True, project="p")
+    logger.log_metrics({"validation/kid": 2.0, "validation/psnr": 21.0}, 19)
+    logger.finalize("success")
+    wandb.finish()
+    summary = wandb_run(tmp_path)["summary"]
+    assert summary["validation/kid"] == {"min": 0.5}
+    assert summary["validation/psnr"] == {"max": 21.0}
+
+
+@pytest.mark.parametrize(("best", "last", "expected"), [("copies", "new", "FAIL"), ("new", "new", "PASS")])
+def test_the_guard_looks_at_the_best_model_and_at_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_classes: Any, best: str, last: str, expected: str
+) -> None:
+    """Both are files of a run, with 128 images held out; what they draw is training images, or new ones."""
+    root, drawn = write_classes(tmp_path / "images", per_class=40), {1: best, 2: last}
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        data = [f"data.root={root}", "data.image_size=16", "data.validation_fraction=0.4", "data.test_fraction=0.4"]
+        config = compose("train", ["data=mri", *data, "directory=.", "sweep.audit=100", "trainer.accelerator=cpu"])
+    for batches, name in ((1, "vae_gan_model_best.pth"), (2, "vae_gan_model.pth")):
+        save_model(tmp_path / name, networks_with(), batches=batches)
+    collection = instantiate(config.data, _convert_="all").collection
+    train_images = images_of(collection, collection.split.images("train"))
+    noise = torch.rand(100, 1, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+    def draw(model: SavedModel, n: int, *_: object) -> torch.Tensor:
+        return (train_images if drawn[model.training["batches"]] == "copies" else noise)[:n]
+
+    monkeypatch.setattr("vaegan_pl.evaluation.reference.from_model", draw)
+    assert sweep._copies(tmp_path, config) == expected
+
+
+def test_a_sweep_whose_jobs_write_elsewhere_says_so(run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = Plugins.instance().class_name_to_class["hydra._internal.core_plugins.basic_launcher.BasicLauncher"]
+    monkeypatch.setattr(launcher, "launch", lambda *_, **__: [])
+    output = run_command(train, "train", "--multirun", *FEW, "model.gamma=1,2")
+    assert "outputs/multirun/s: no job wrote anything there; if jobs run on other machines" in str(output)
+
+
+def test_a_job_that_another_process_still_does_is_not_lost() -> None:
+    (SWEEP / "0").mkdir(parents=True)
+    jobs.Job(SWEEP / "0", [], jobs.Objective("validation/kid", "minimize", 1e6)).write()
+    held = runs.lock(SWEEP / "0")
+    assert held is not None
+    sweep.conclude(SWEEP, RuntimeError("another job was lost"))
+    os.close(held)
+    with pytest.raises(UserError, match="the process of job 0 was lost"):
+        sweep.conclude(SWEEP, RuntimeError("another job was lost"))
 
 
 def test_a_process_that_the_launcher_lost_ends_in_one_message(

@@ -133,8 +133,13 @@ def _in_its_own_directory(arguments: list[str]) -> list[str]:
     raise UserError(f"resume={wanted}: there is no run in {found.resolve()}; give a directory that holds {CONFIG}")
 
 
-def check_options(config: DictConfig, config_name: str) -> None:
+def check_options(config: DictConfig, config_name: str, only: str | None = None) -> None:
     """Hold the options' types against those of the same configuration without the user's values.
+
+    Args:
+        config: the configuration.
+        config_name: the command's.
+        only: the group whose options are looked at; all if None.
 
     Raises:
         UserError: for a value of another type than its default, and for an added option that no command reads.
@@ -146,6 +151,8 @@ def check_options(config: DictConfig, config_name: str) -> None:
     values = OmegaConf.to_container(config)
     assert isinstance(defaults, dict)
     assert isinstance(values, dict)
+    if only is not None:
+        defaults, values = {only: defaults[only]}, {only: values[only]}
     for name in sorted(map(str, values.keys() - defaults.keys())):
         raise UserError(f"there is no option {name}{_suggestion(name, defaults)}")
     _check_types(defaults, values, "")

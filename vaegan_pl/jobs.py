@@ -102,6 +102,7 @@ class Job:
         state: `running` also of a job whose process was lost.
         attempts: how often it was started since it last got on or ended in good order.
         moved: when its last checkpoint was written, in seconds since 1970, as of its last start.
+        audit: how many samples of each run were searched for copies.
         runs: one a seed.
         reason: why it failed.
     """
@@ -112,6 +113,7 @@ class Job:
     state: State = "running"
     attempts: int = 0
     moved: float = 0.0
+    audit: int = 0
     runs: list[Run] = field(default_factory=list)
     reason: str | None = None
 

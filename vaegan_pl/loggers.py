@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -18,6 +19,7 @@ from PIL import Image
 
 from vaegan_pl import sealed
 from vaegan_pl.errors import UserError
+from vaegan_pl.jobs import METRICS, read_series
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +205,19 @@ class WandB(WandbLogger):
 
     log_hyperparams = rank_zero_only(_attempt(WandbLogger.log_hyperparams))
     log_metrics = rank_zero_only(_attempt(WandbLogger.log_metrics))
-    finalize = rank_zero_only(_attempt(WandbLogger.finalize))
+
+    @rank_zero_only
+    @_attempt
+    def finalize(self, status: str) -> None:
+        """End, with the best values of the whole run, of which W&B knows the last part alone if it was continued."""
+        metrics = Path(self.save_dir or ".") / METRICS
+        if self._experiment is not None and metrics.is_file():
+            series = read_series(metrics)
+            for name, best in BEST.items():
+                finite = [value for _, value in series.get(name, []) if math.isfinite(value)]
+                if finite:
+                    self.experiment.summary[name] = {best: (min if best == "min" else max)(finite)}
+        super().finalize(status)
 
     @rank_zero_only
     @_attempt

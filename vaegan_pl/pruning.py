@@ -51,12 +51,15 @@ class Pruning(L.Callback):
         pruner: decides; epochs are its steps, and runs its trials.
 
     Raises:
-        ValueError: if the metric is not one of those that are logged once an epoch.
+        ValueError: if the metric is not one of those that are logged once an epoch, or the pruner goes by the numbers
+            of trials (Hyperband), which runs do not have.
     """
 
     def __init__(self, job: str | Path, metric: str, direction: str, pruner: "optuna.pruners.BasePruner") -> None:
         if not metric.startswith("validation/"):
             raise ValueError(f"sweep.objective={metric}: to prune by it, it must be a validation/... metric")
+        if type(pruner).__name__ == "HyperbandPruner":
+            raise ValueError("callbacks.pruning.pruner: Hyperband cannot be used here; take SuccessiveHalvingPruner")
         self.job = Path(job)
         self.metric = metric
         self.direction = direction
@@ -90,15 +93,17 @@ class Pruning(L.Callback):
                 for run in other.runs:
                     if other.directory != self.job and run.value is not None and not run.pruned:
                         curve = jobs.read_series(path.parent / run.directory / jobs.METRICS).get(self.metric, [])
-                        study.tell(_shown(study, [value for _, value in curve]), run.value)
+                        study.tell(_show(study, [value for _, value in curve])[0], run.value)
             except (UserError, OSError) as error:
                 log.warning("a job is not compared with: %s", error)
-        return bool(_shown(study, self.values).should_prune())
+        return _show(study, self.values)[1]
 
 
-def _shown(study: "optuna.Study", values: Sequence[float]) -> "optuna.Trial":
-    trial = study.ask()
+def _show(study: "optuna.Study", values: Sequence[float]) -> "tuple[optuna.Trial, bool]":
+    """A trial of these values, and what the pruner says after the last; some keep in a trial what they said before."""
+    trial, hopeless = study.ask(), False
     for epoch, value in enumerate(values):
         if math.isfinite(value):
             trial.report(value, epoch)
-    return trial
+            hopeless = bool(trial.should_prune())
+    return trial, hopeless

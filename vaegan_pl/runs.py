@@ -41,6 +41,17 @@ def lock(directory: Path) -> int | None:
     return held
 
 
+def is_held(directory: Path) -> bool:
+    """Whether another process holds a run's directory."""
+    try:
+        held = lock(directory)
+    except UserError:
+        return True
+    if held is not None:
+        os.close(held)
+    return False
+
+
 def claim(directory: Path, output_root: Path) -> None:
     """Take a directory for a new run and make `output_root/latest` point at it.
 

@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,8 +27,15 @@ PLAN = "options.json"
 """The command line that a sweep was started with, in its directory."""
 
 ATTEMPTS = 3
-GROUPS = ("model=", "model/", "optimizer=", "data=", "experiment=", "trainer.max_")
-"""Options beside `resume.FIXED` that make another run."""
+GROUPS = ("model=", "model/", "optimizer=", "data=", "experiment=", "trainer.max_", "callbacks.quality.")
+"""Options beside `resume.FIXED` that make another run, or another measure of it."""
+
+OF_A_SEARCH = ("sweep.objective", "sweep.direction", "sweep.worst", "sweep.seeds", "sweep.audit", "hydra.sweeper.")
+"""Options that decide what a search proposes next."""
+
+LENGTHENS = "hydra.sweeper.n_trials"
+LONGEST_NAME = 128
+"""What W&B takes as the name of a run, in characters."""
 
 
 def job(config: DictConfig, train: Callable[[DictConfig], None]) -> float:
@@ -48,13 +56,14 @@ def job(config: DictConfig, train: Callable[[DictConfig], None]) -> float:
     """
     if config.resume is not None:
         raise UserError("resume: continues one run; to continue a sweep, start it again with the same sweep.name")
+    commands.check_options(config, "train", "sweep")
     if config.sweep.seeds < 1:
         raise UserError(f"sweep.seeds={config.sweep.seeds}: must be at least 1")
     directory = Path(config.directory)
     objective = Objective(config.sweep.objective, config.sweep.direction, config.sweep.worst)
     held = runs.lock(directory)
     try:
-        record = _record(directory, sorted(HydraConfig.get().overrides.task), objective)
+        record = _record(directory, sorted(HydraConfig.get().overrides.task), objective, config.sweep.audit)
         if not _is_done(record, config):
             _do(record, config, train)
         return record.score
@@ -63,27 +72,48 @@ def job(config: DictConfig, train: Callable[[DictConfig], None]) -> float:
             os.close(held)
 
 
-def _record(directory: Path, overrides: list[str], objective: Objective) -> Job:
-    """The job's record, as it was left; a new one for a new job.
+def _record(directory: Path, overrides: list[str], objective: Objective, audit: int) -> Job:
+    """The job's record, as it was left; a new one for a new job, and where a search proposes another in its place.
+
+    Runs that were ranked by something else, or audited otherwise, are to be measured again.
 
     Raises:
         UserError: if the directory holds a job with other options.
     """
+    new = Job(directory, overrides, objective, audit=audit)
     if not (directory / jobs.RECORD).exists():
-        return Job(directory, overrides, objective)
+        return new
     record = jobs.read(directory)
+    if record.state not in ("finished", "pruned") and _searches() and record.overrides != overrides:
+        for run in record.runs:
+            shutil.rmtree(directory / run.directory, ignore_errors=True)
+        return new
     refuse_others(directory, record.overrides, overrides)
-    record.overrides, record.objective = overrides, objective
+    if (record.objective, record.audit) != (objective, audit):
+        for run in record.runs:
+            run.value = run.step = run.copies = None
+    record.overrides, record.objective, record.audit = overrides, objective, audit
     return record
 
 
-def refuse_others(directory: Path, before: Sequence[str], now: Sequence[str]) -> None:
+def _searches() -> bool:
+    """Whether jobs are proposed one after the other, by what came of those before."""
+    return "BasicSweeper" not in HydraConfig.get().sweeper._target_
+
+
+def refuse_others(directory: Path, before: Sequence[str], now: Sequence[str], more: tuple[str, ...] = ()) -> None:
     """Stop where options that make another run differ.
+
+    Args:
+        directory: whose options they are.
+        before: those it was started with.
+        now: those of the command line.
+        more: how the names of options begin that may not differ either.
 
     Raises:
         UserError: then.
     """
-    differing = {option for option in {*before} ^ {*now} if _makes_another(option)}
+    differing = {option for option in {*before} ^ {*now} if _makes_another(option) or option.startswith(more)}
     if differing:
         raise UserError(
             f"{directory}: was started with other options ({', '.join(sorted(differing))}); take another sweep.name, "
@@ -97,15 +127,25 @@ def _makes_another(option: str) -> bool:
 
 
 def _is_done(record: Job, config: DictConfig) -> bool:
-    """Whether nothing is left to do; what a search proposed next followed from its failed jobs, so they stay so."""
-    search = "BasicSweeper" not in HydraConfig.get().sweeper._target_
-    if record.state == "failed" and search:
+    """Whether nothing is left to do; where a search went on after a failed job, what it proposed followed from that."""
+    if record.state == "failed" and _searches() and _went_on(record):
         log.info("job %s has failed already: %s", record.number, record.reason)
         return True
-    if record.state in ("finished", "pruned") and len(record.runs) >= config.sweep.seeds:
+    measured = sum(run.value is not None for run in record.runs)
+    if record.state in ("finished", "pruned") and measured == len(record.runs) >= config.sweep.seeds:
         log.info("job %s is finished already: %s %.4g", record.number, record.objective.metric, record.score)
         return True
     return False
+
+
+def _went_on(record: Job) -> bool:
+    """Whether a later job of the search has ended well."""
+    others = (jobs.read(path.parent) for path in record.directory.parent.glob(f"*/{jobs.RECORD}"))
+    return any(
+        other.state in ("finished", "pruned") and int(other.number) > int(record.number)
+        for other in others
+        if other.number.isdigit() and record.number.isdigit()
+    )
 
 
 def _do(record: Job, config: DictConfig, train: Callable[[DictConfig], None]) -> None:
@@ -174,10 +214,20 @@ def _changed(config: DictConfig, changes: dict[str, Any]) -> DictConfig:
 
 
 def _name(record: Job, seed: int) -> str:
-    """What W&B calls the run: the job's number, what is swept, and the seed."""
+    """What W&B calls the run: the job's number, what is swept, and the seed, in few letters."""
     path = record.directory.parent / PLAN
-    fixed = set(json.loads(path.read_text())) if path.exists() else set()
-    return " ".join([record.number, *(option for option in record.overrides if option not in fixed), f"seed={seed}"])
+    given = json.loads(path.read_text()) if path.exists() else []
+    fixed = {option.partition("=")[0] for option in given if not _is_swept(option)}
+    own = (option.partition("=") for option in record.overrides)
+    words = [f"{name.partition('.')[2] or name}={_short(value)}" for name, _, value in own if name not in fixed]
+    return " ".join([record.number, f"seed={seed}", *words])[:LONGEST_NAME]
+
+
+def _short(value: str) -> str:
+    try:
+        return f"{float(value):.3g}"
+    except ValueError:
+        return value
 
 
 def _finished(directory: Path) -> bool:
@@ -231,11 +281,13 @@ class Bookkeeping(Callback):
             SystemExit: if it holds another sweep; Hydra turns other exceptions of callbacks into warnings.
         """
         directory = Path(config.hydra.sweep.dir)
-        path, now = directory / PLAN, list(config.hydra.overrides.task)
+        given = config.hydra.overrides
+        path, now = directory / PLAN, [*given.task, *(o for o in given.hydra if not o.startswith(LENGTHENS))]
         try:
             if path.exists():
-                fixed = ([o for o in given if not _is_swept(o)] for given in (json.loads(path.read_text()), now))
-                refuse_others(directory, *fixed)
+                before, after = ([o for o in c if not _is_swept(o)] for c in (json.loads(path.read_text()), now))
+                search = "BasicSweeper" not in config.hydra.sweeper._target_
+                refuse_others(directory, before, after, OF_A_SEARCH if search else ())
             directory.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(now, indent=1))
         except (UserError, OSError, ValueError) as error:
@@ -255,11 +307,16 @@ def conclude(directory: Path, ended_by: BaseException | None) -> None:
         ended_by: what ended it before its time.
 
     Raises:
-        UserError: if jobs failed, or the process of one was lost.
+        UserError: if jobs failed, the process of one was lost, or none left anything here.
     """
     from vaegan_pl.report import sweep_report
 
     if not any(directory.glob(f"*/{jobs.RECORD}")):
+        if ended_by is None:
+            raise UserError(
+                f"{directory}: no job wrote anything there; if jobs run on other machines, give an output_root "
+                "that all of them share, from / on"
+            )
         return
     found = jobs.in_directory(directory)
     try:
@@ -269,7 +326,7 @@ def conclude(directory: Path, ended_by: BaseException | None) -> None:
         log.warning("the report could not be written: %s", error)
     if ended_by is not None and not isinstance(ended_by, Exception):
         return
-    lost = [job.number for job in found if job.state in ("running", "stopped")]
+    lost = [job.number for job in found if job.state in ("running", "stopped") and not runs.is_held(job.directory)]
     if ended_by is not None and lost:
         raise UserError(
             f"the process of job {', '.join(lost)} was lost ({commands.explain(ended_by)}); to go on, start the sweep "

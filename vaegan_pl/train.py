@@ -68,7 +68,8 @@ def fit(config: DictConfig) -> None:
     module = VAEGANModule(model, optimizers, schedule, config.seed, config.on_nan)
     if checkpoint is not None and not refuse_finished(checkpoint, config):
         checkpoint = None
-    config.run_id = config.run_id or secrets.token_hex(4)
+    agents = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+    config.run_id = config.run_id or agents or secrets.token_hex(4)
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     exit_code, held = 1, None
     try:
