@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 QUICK := trainer.max_epochs=6 trainer.max_time=00:00:08:00
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow faults lint check format clean
+.PHONY: help install train explore test test-slow faults lint check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ $(READY): pyproject.toml
 train: $(READY) ## Train on phantoms for a few epochs; ARGS='...' adds or changes options
 	@echo "A short run: 6 epochs on 1,280 phantoms. The report's 25: $(BIN)/python -m vaegan_pl.train"
 	$(BIN)/python -m vaegan_pl.train model=larsen trainer.devices=1 $(QUICK) $(ARGS)
+
+explore: $(READY) ## Open the newest run's model in the browser; ARGS='...' adds or changes options
+	$(BIN)/python -m vaegan_pl.explore $(ARGS)
 
 test: $(READY) ## Run the tests; ARGS='...' goes to pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -53,14 +52,19 @@ def from_prior(
 
 
 def from_model(
-    model: SavedModel, n: int, label: str | None, generator: torch.Generator, device: torch.device
+    model: SavedModel,
+    n: int,
+    label: str | None,
+    generator: torch.Generator,
+    device: torch.device,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Decode `n` draws; see `SavedModel.draw`.
 
     Raises:
         UserError: as that does.
     """
-    z, y = model.draw(n, label, generator)
+    z, y = model.draw(n, label, generator, temperature)
     return in_batches(model.networks.decoder, z, y, device, f"sampling {label or ''}".strip())
 
 
@@ -110,15 +114,25 @@ def read_images(
             log.warning("images=%s: the first %d of %d are taken", path, len(names), len(files))
             break
         try:
-            grey = read_grey(file, model.preprocessing["white"])
+            pictures.append(read_image(file, model))
         except UNREADABLE as error:
             log.warning("skipped %s: %s", file, error)
             continue
         names.append(file.stem)
-        pictures.append(fit_image(grey, model.networks.image_size, model.preprocessing["aspect_ratio"]))
     if not pictures:
         raise UserError(f"images={path}: not one image there can be read")
-    return names, to_unit_range(torch.from_numpy(np.stack(pictures)))[:, None]
+    return names, torch.stack(pictures)
+
+
+def read_image(file: Path, model: SavedModel) -> Float[Tensor, "1 side side"]:
+    """An image as a model takes it.
+
+    Raises:
+        UNREADABLE: see `images.read_grey`.
+    """
+    grey = read_grey(file, model.preprocessing["white"])
+    fitted = fit_image(grey, model.networks.image_size, model.preprocessing["aspect_ratio"])
+    return to_unit_range(torch.from_numpy(fitted))[None]
 
 
 def clear(output: Path, prefix: str) -> None:

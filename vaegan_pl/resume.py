@@ -58,32 +58,14 @@ def read(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> Dic
         UserError: if it cannot be read, names what this project does not start, or would make another run of it.
     """
     path = directory / CONFIG
-    try:
-        stored = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is damaged ({str(error).partition(chr(10))[0]}); start a new run") from error
-    before, now = OmegaConf.to_container(stored), OmegaConf.to_container(composed)
-    if (
-        not isinstance(before, dict)
-        or not isinstance(now, dict)
-        or not now.keys() <= before.keys()
-        or not _of_now(before)
-    ):
+    before, now = _load(path), OmegaConf.to_container(composed)
+    if not isinstance(now, dict) or not now.keys() <= before.keys() or not _of_now(before):
         raise UserError(f"{path}: is no configuration of a run of this version; start a new run")
     config = deepcopy(before)
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         _take(override.key_or_group.replace("/", ".").split("."), now, config)
     config |= {key: now[key] for key in ("directory", "resume")}
-    for text in _texts(before):
-        if "${" in _REFERENCE.sub("", text):
-            raise UserError(f"{path}: holds {text}, which this project did not write; nothing was started")
-    known = {*_targets(now), *_shipped(), ADDED}
-    for target in _targets(config):
-        if target not in known and not _LIBRARIES.fullmatch(target):
-            raise UserError(
-                f"{path}: names {target}, which is not part of this project; nothing was started; if you trust it, "
-                "give the option that names it again"
-            )
+    _refuse_strange(path, before, config, {*_targets(now)})
     old, new = (_flat(OmegaConf.to_container(OmegaConf.create(each), resolve=True)) for each in (before, config))
     fixed = (key for key in {*old, *new} if key.startswith(FIXED) and key not in MOVABLE)
     for key in sorted(fixed, key=lambda key: (key.count("."), key)):
@@ -95,6 +77,50 @@ def read(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> Dic
     if config["trainer"]["precision"] == "auto":
         config["trainer"]["precision"] = before["trainer"]["precision"]
     return OmegaConf.create(config)
+
+
+def data_of(directory: Path) -> DictConfig:
+    """The `data` options that a run was started with.
+
+    Args:
+        directory: the run's directory.
+
+    Raises:
+        OSError: if there is no configuration.
+        UserError: if it cannot be read, or names what this project does not start.
+    """
+    path = directory / CONFIG
+    stored = _load(path)
+    _refuse_strange(path, stored, stored, set())
+    data = OmegaConf.create(stored).get("data")
+    if not isinstance(data, DictConfig) or "root" not in data:
+        raise UserError(f"{path}: does not say which images trained the model; give data=mri data.root=PATH")
+    return data
+
+
+def _load(path: Path) -> dict[Any, Any]:
+    try:
+        stored = OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is damaged ({str(error).partition(chr(10))[0]}); start a new run") from error
+    return stored if isinstance(stored, dict) else {}
+
+
+def _refuse_strange(path: Path, stored: dict[Any, Any], config: dict[Any, Any], known: set[str]) -> None:
+    """Stop where a stored configuration refers to more than options, or what comes of it names what is not known.
+
+    Raises:
+        UserError: then.
+    """
+    for text in _texts(stored):
+        if "${" in _REFERENCE.sub("", text):
+            raise UserError(f"{path}: holds {text}, which this project did not write; nothing was started")
+    for target in _targets(config):
+        if target not in {*known, *_shipped(), ADDED} and not _LIBRARIES.fullmatch(target):
+            raise UserError(
+                f"{path}: names {target}, which is not part of this project; nothing was started; if you trust it, "
+                "give the option that names it again"
+            )
 
 
 def _of_now(config: dict[Any, Any]) -> bool:

@@ -4,25 +4,22 @@
 of the training, draws again what copies a training image.
 """
 
-import hashlib
 import json
 import logging
+import math
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from vaegan_pl import __version__, commands
+from vaegan_pl import commands
 from vaegan_pl.errors import UserError
 
 if TYPE_CHECKING:
     from vaegan_pl.data.datamodule import ImageFolders
-    from vaegan_pl.model.weights import SavedModel
 
 log = logging.getLogger(__name__)
-
-PROVENANCE = "provenance.json"
 
 
 def sample(config: DictConfig) -> None:
@@ -33,6 +30,8 @@ def sample(config: DictConfig) -> None:
         raise UserError(f"{'n_per_class' if by_class else 'n'}={n}: must be a whole number of at least 1")
     if by_class and config.label is not None:
         raise UserError("label, n_per_class: take one of them; n_per_class draws every class")
+    if not 0 <= config.temperature < math.inf:
+        raise UserError(f"temperature={config.temperature}: must be a number of at least 0; 1 draws as trained")
     import torch
     from hydra.utils import instantiate
 
@@ -41,6 +40,7 @@ def sample(config: DictConfig) -> None:
     from vaegan_pl.hardware import pick_device
     from vaegan_pl.inference import clear, from_model
     from vaegan_pl.model import weights
+    from vaegan_pl.report import provenance
     from vaegan_pl.report.pictures import grid, save_png, single
 
     path, output = Path(str(config.weights)), Path(str(config.output))
@@ -50,10 +50,8 @@ def sample(config: DictConfig) -> None:
     if (by_class or config.audit) and any(output.rglob("*.png")):
         raise UserError(f"output={output}: holds pictures already; a set to share needs a folder of its own")
     labels = model.labels if by_class else [None if config.label is None else str(config.label)]
-    made_from, facts = (
-        f"synthetic; trained on {model.trained_on['caption']}",
-        _facts(path, model, config.seed),
-    )
+    made_from = provenance.words(model)
+    facts = provenance.facts(path, model, config.seed, config.temperature)
     if config.audit:
         data: ImageFolders = instantiate(config.data, _convert_="all")
         data.prepare_data()
@@ -64,13 +62,15 @@ def sample(config: DictConfig) -> None:
     shown = []
     for label in labels:
         name, folder = label or "sample", output / label if by_class and label else output
+        drawn = partial(
+            from_model, model, label=label, generator=generator, device=device, temperature=config.temperature
+        )
         if config.audit:
-            drawn = partial(from_model, model, label=label, generator=generator, device=device)
             images, rejected = privacy.without_copies(drawn, n, detector, calibration.threshold)
             facts["audit"]["rejected"][name] = rejected
             log.info("%s: %d of %d draws were rejected as copies of training images", name, rejected, n + rejected)
         else:
-            images = from_model(model, n, label, generator=generator, device=device)
+            images = drawn(n)
         clear(folder, name)
         for i, image in enumerate(images):
             save_png(single(image), folder / f"{name}_{i:05d}.png", made_from)
@@ -79,26 +79,13 @@ def sample(config: DictConfig) -> None:
     what = f"{', '.join(model.labels)}: " if by_class else f"{config.label}: " if config.label else ""
     caption = f"{what}Synthetic, seed {config.seed}. Trained on {model.trained_on['caption']}."
     save_png(grid(torch.cat(shown), 8, caption), output / "grid.png", made_from)
-    (output / PROVENANCE).write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
+    (output / provenance.NAME).write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
     if model.trained_on["kind"] == "phantom":
         (output / PHANTOM_MARKER).write_text(json.dumps({"sampled_from": str(path)}))
     elif (output / PHANTOM_MARKER).exists() and "sampled_from" in (output / PHANTOM_MARKER).read_text():
         (output / PHANTOM_MARKER).unlink()
     total = n * len(labels)
     log.info("%d images, trained on %s: %s", total, model.trained_on["caption"], output / "grid.png")
-
-
-def _facts(path: Path, model: "SavedModel", seed: int) -> dict[str, Any]:
-    return {
-        "what": f"synthetic images, drawn from a {model.kind}; not photographs of anyone",
-        "made_by": f"vaegan_pl {__version__}",
-        "weights": str(path),
-        "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "trained_on": dict(model.trained_on),
-        "seed": seed,
-        "images": {},
-        "audit": None,
-    }
 
 
 if __name__ == "__main__":

@@ -97,6 +97,17 @@ def test_it_names_the_image_and_the_way_round(detector: CopyDetector, train: Ten
     assert float(found.correlation.min()) > 0.97
 
 
+def test_the_images_most_like_one_are_those_of_a_search_one_by_one(train: Tensor) -> None:
+    x = changed("mirrored and shifted", train[7:8])[0]
+    alone = [CopyDetector(image[None], CPU).nearest(x[None]) for image in train[:40]]
+    order = sorted(range(40), key=lambda i: -alone[i].correlation.item())[:5]
+    found = CopyDetector(train[:40], CPU).most_like(x, 5)
+    assert found.image.tolist() == order
+    assert order[0] == 7
+    torch.testing.assert_close(found.correlation, torch.cat([alone[i].correlation for i in order]))
+    assert found.mirrored.tolist() == [bool(alone[i].mirrored) for i in order]
+
+
 def test_one_in_a_hundred_held_out_images_lies_above_the_threshold() -> None:
     values = torch.arange(1000) / 1000
     found = calibrate(Nearest(values, torch.zeros(1000), torch.zeros(1000)))

@@ -5,7 +5,7 @@ not, at shifts of up to `SHIFT` pixels each way. How high is too high is calibra
 copies, exceed the threshold in 1 % of cases.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,11 +67,30 @@ class CopyDetector:
 
     def nearest(self, x: Images, description: str = "looking for copies") -> Nearest:
         """Compare images in [-1, 1] with all training images, both ways round, at all shifts."""
-        side = x.shape[-1]
-        middle = _unit(_blurred(x.to(self.device))[..., SHIFT : side - SHIFT, SHIFT : side - SHIFT])
-        best = middle.new_full((len(x),), -2)
+        best = torch.full((len(x),), -2.0, device=self.device)
         image = torch.zeros(len(x), dtype=torch.long, device=self.device)
         mirrored = torch.zeros(len(x), dtype=torch.bool, device=self.device)
+        for flip, correlations in self._correlations(x, description):
+            value, index = correlations.max(1)
+            better = value > best
+            best, image = torch.where(better, value, best), torch.where(better, index, image)
+            mirrored = torch.where(better, torch.full_like(mirrored, flip), mirrored)
+        return Nearest(best.cpu(), image.cpu(), mirrored.cpu())
+
+    def most_like(self, x: Float[Tensor, "channel side side"], n: int) -> Nearest:
+        """The `n` training images most like one image in [-1, 1], the most like first."""
+        best = torch.full((len(self.train),), -2.0, device=self.device)
+        mirrored = torch.zeros(len(self.train), dtype=torch.bool, device=self.device)
+        for flip, (correlation,) in self._correlations(x[None], "looking for the nearest"):
+            mirrored = torch.where(correlation > best, torch.full_like(mirrored, flip), mirrored)
+            best = torch.maximum(best, correlation)
+        found, image = best.topk(min(n, len(best)))
+        return Nearest(found.cpu(), image.cpu(), mirrored[image].cpu())
+
+    def _correlations(self, x: Images, description: str) -> Iterator[tuple[bool, Float[Tensor, "query train"]]]:
+        """Of images with all training images, for each way round and each shift."""
+        side = x.shape[-1]
+        middle = _unit(_blurred(x.to(self.device))[..., SHIFT : side - SHIFT, SHIFT : side - SHIFT])
         width = side - 2 * SHIFT
         places = [
             (flip, row, column)
@@ -81,12 +100,7 @@ class CopyDetector:
         ]
         for flip, row, column in tqdm(places, description, unit="shift", leave=False):
             train = self.train.flip(-1) if flip else self.train
-            window = _unit(train[..., row : row + width, column : column + width])
-            value, index = (middle @ window.T).max(1)
-            better = value > best
-            best, image = torch.where(better, value, best), torch.where(better, index, image)
-            mirrored = torch.where(better, torch.full_like(mirrored, flip), mirrored)
-        return Nearest(best.cpu(), image.cpu(), mirrored.cpu())
+            yield flip, middle @ _unit(train[..., row : row + width, column : column + width]).T
 
 
 def _blurred(x: Images) -> Images:

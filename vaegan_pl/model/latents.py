@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaegan_pl.model.mixtures import Mixture
+from vaegan_pl.model.networks import Decoder
 
 Points = Float[Tensor, "*point latent"]
 
@@ -52,6 +53,27 @@ def attribute_vector(means: Mapping[str, Tensor], name: str, others: Mapping[str
     total = sum(others.values())
     away = torch.stack([means[other] * (share / total) for other, share in others.items()]).sum(0)
     return means[name] - away
+
+
+@torch.no_grad()
+def leading_directions(decoder: Decoder, n: int) -> Float[Tensor, "direction latent"]:
+    """The `n` orthogonal unit directions of z that change the decoder's hidden layer most, the strongest first.
+
+    The first right singular vectors of its weights (SeFa: arXiv 2007.06600, equation 5), each row as the norm that
+    follows scales it.
+    """
+    linear, norm = decoder.hidden[0], decoder.hidden[1]
+    assert isinstance(linear, nn.Linear)
+    assert isinstance(norm, nn.BatchNorm1d | nn.LayerNorm)
+    scale = norm.weight.double()
+    if isinstance(norm, nn.BatchNorm1d):
+        assert norm.running_var is not None
+        scale = scale / (norm.running_var.double() + norm.eps).sqrt()
+    own = linear.weight[:, : linear.in_features - decoder.classes].double()  # the others are the class's
+    found: Tensor = torch.linalg.eigh((scale[:, None] * own).T @ (scale[:, None] * own))[1]
+    directions = found.T.flip(0)[:n]
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    return (directions * largest.sign()).to(linear.weight.dtype)
 
 
 def evenly(n: int, of: int) -> Sequence[int]:

@@ -38,10 +38,10 @@ class Mixture:
     means: Float[Tensor, "component latent"]
     factors: Float[Tensor, "component latent latent"]
 
-    def sample(self, n: int, generator: torch.Generator) -> Latents:
-        """Draw `n` latents."""
+    def sample(self, n: int, generator: torch.Generator, temperature: float = 1.0) -> Latents:
+        """Draw `n` latents, at `temperature` times each component's deviations from its mean."""
         chosen = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        noise = torch.randn(n, self.means.shape[1], generator=generator)
+        noise = temperature * torch.randn(n, self.means.shape[1], generator=generator)
         z = self.means[chosen]
         for component in chosen.unique().tolist():
             own = chosen == component

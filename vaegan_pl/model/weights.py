@@ -94,7 +94,9 @@ class SavedModel:
         shares = torch.tensor([float(counts[name]) for name in self.trained_on["classes"]])
         return torch.multinomial(shares, n, replacement=True, generator=generator)
 
-    def draw(self, n: int, label: str | None, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    def draw(
+        self, n: int, label: str | None, generator: torch.Generator, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor | None]:
         """Latents of `n` images and, for conditional networks, their classes.
 
         Args:
@@ -102,6 +104,7 @@ class SavedModel:
             label: draws from the mixture of a class, or from the prior where a conditional model has no mixtures; None
                 draws from the prior, and classes as often as they were trained on.
             generator: what draws.
+            temperature: what the draws' deviations from the mean are multiplied by; below 1 samples are more alike.
 
         Raises:
             UserError: if there is no class of that name.
@@ -109,9 +112,9 @@ class SavedModel:
         if label is not None and label not in self.labels:
             raise UserError(f"label={label}: the model knows {', '.join(self.labels)}")
         if label is None or self.mixtures is None:
-            z = torch.randn(n, self.networks.latent_dim, generator=generator)
+            z = temperature * torch.randn(n, self.networks.latent_dim, generator=generator)
         else:
-            z = self.mixtures[label].sample(n, generator)
+            z = self.mixtures[label].sample(n, generator, temperature)
         if not self.networks.classes:
             return z, None
         return z, self.draw_classes(n, generator) if label is None else torch.full((n,), self.labels.index(label))

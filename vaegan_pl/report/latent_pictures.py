@@ -14,6 +14,7 @@ from vaegan_pl.inference import in_batches, read_images
 from vaegan_pl.model.latents import attribute_vector, class_means, evenly, loop, slerp
 from vaegan_pl.model.weights import SavedModel
 from vaegan_pl.report.pictures import grid, save_png
+from vaegan_pl.report.provenance import words
 from vaegan_pl.sealed import publish
 
 MILLISECONDS = 80
@@ -177,13 +178,17 @@ def write(tour: Tour, path: Path, model: SavedModel) -> list[Path]:
     Raises:
         OSError: if that fails.
     """
-    provenance = f"synthetic; trained on {model.trained_on['caption']}"
     still, moving = path.with_suffix(".png"), path.with_suffix(".gif")
-    save_png(tour.grid(), still, provenance)
+    save_png(tour.grid(), still, words(model))
+    publish(moving, gif(tour, words(model)), verified=False)
+    return [still, moving]
+
+
+def gif(tour: Tour, provenance: str) -> bytes:
+    """The animation, with where it came from as its comment."""
     first, *rest = tour.animation()
     buffer = BytesIO()
     first.save(
         buffer, "GIF", save_all=True, append_images=rest, duration=MILLISECONDS, loop=0, comment=provenance.encode()
     )
-    publish(moving, buffer.getbuffer(), verified=False)
-    return [still, moving]
+    return buffer.getvalue()

@@ -87,10 +87,15 @@ def captioned(picture: Image.Image, caption: str) -> Image.Image:
     return sheet
 
 
-def save_png(picture: Image.Image, path: Path, provenance: str) -> None:
-    """Write a PNG whose `Description` metadata carries where its content came from."""
+def png(picture: Image.Image, provenance: str) -> bytes:
+    """A PNG whose `Description` metadata carries where its content came from."""
     info = PngInfo()
     info.add_text("Description", provenance)
     buffer = BytesIO()
     picture.save(buffer, "PNG", pnginfo=info)
-    publish(path, buffer.getbuffer(), verified=False)
+    return buffer.getvalue()
+
+
+def save_png(picture: Image.Image, path: Path, provenance: str) -> None:
+    """Write such a PNG."""
+    publish(path, png(picture, provenance), verified=False)

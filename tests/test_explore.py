@@ -1,0 +1,118 @@
+"""The explore command: what it refuses, and where it looks for training images."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from vaegan_pl.commands import CONFIG_DIRECTORY
+from vaegan_pl.errors import UserError
+from vaegan_pl.explore import explore, training_images
+from vaegan_pl.model import weights
+from vaegan_pl.train import train
+
+from .conftest import SMALL, networks_with, save_model
+
+Run = Callable[..., str | None]
+pytest.importorskip("gradio")
+
+from vaegan_pl.explorer.studio import Studio  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def in_a_fresh_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def config(*options: str) -> object:
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        return compose("explore", [*options])
+
+
+def studio(path: str) -> Studio:
+    return Studio(Path(path), weights.load(Path(path)), torch.device("cpu"))
+
+
+def test_it_listens_to_this_machine_alone_unless_told_otherwise() -> None:
+    chosen = config()
+    assert (chosen.host, chosen.port) == ("127.0.0.1", None)  # type: ignore[attr-defined]
+    assert chosen.weights == "outputs/latest/vae_gan_model.pth"  # type: ignore[attr-defined]
+
+
+class Code:
+    """What a hostile file would run."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("ran"),)  # type: ignore[return-value]
+
+
+def test_mistakes_end_with_one_clear_message(run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = str(run_command(explore, "explore"))
+    assert message.startswith("error: weights=outputs/latest/vae_gan_model.pth: no such file; a training run writes")
+    torch.save({"state_dict": Code()}, "code.pth")
+    message = str(run_command(explore, "explore", "weights=code.pth"))
+    assert message.startswith("error: weights=code.pth: ")
+    assert not Path("ran").exists()
+    save_model(Path("m.pth"), networks_with())
+    assert run_command(explore, "explore", "weights=[]") == "error: weights=[]: give at least one model file"
+    message = str(run_command(explore, "explore", "weights=m.pth", "port=0"))
+    assert message == "error: port=0: must be a number from 1 to 65535, or null for the first free one"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "vaegan_pl.explore", "weights=m.pth", f"port={port}", "open=false"]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert ended.returncode == 1
+    said = ended.stderr.strip().splitlines()[-1]
+    assert said.startswith(f"error: host=127.0.0.1 port={port}: cannot be listened at; take another port, or port=null")
+    assert "Traceback" not in ended.stderr
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    for name in ("server", "page"):
+        monkeypatch.delitem(sys.modules, f"vaegan_pl.explorer.{name}", raising=False)
+    message = str(run_command(explore, "explore", "weights=m.pth"))
+    assert message == "error: the page needs Gradio; pip install 'vaegan_pl[explore]'"
+
+
+def test_training_images_are_those_that_the_run_names(run_command: Run) -> None:
+    few = ["data.per_class.Training=20", "data.per_class.Testing=20", "trainer.max_epochs=1", "logger=csv"]
+    assert run_command(train, "train", *SMALL, *few, "hydra.run.dir=run", "trainer.log_every_n_steps=1") is None
+    model = studio("run/vae_gan_model.pth")
+    find = training_images(config("accelerator=cpu"))  # type: ignore[arg-type]
+    found = find(model)
+    assert len(found.images) == sum(model.model.trained_on["counts"]["train"].values())
+    assert all(path.is_file() for path, _ in found.held_out)
+    assert find(model) is found
+    Path("outputs/phantoms").rename("elsewhere")
+    with pytest.raises(UserError, match=r"outputs/phantoms: the images that trained the model are not there; start"):
+        training_images(config())(model)  # type: ignore[arg-type]
+    given = config("data=mri", "data.root=elsewhere", "data.image_size=32")
+    assert torch.equal(training_images(given)(model).images, found.images)  # type: ignore[arg-type]
+    other = config("data=mri", "data.root=elsewhere", "data.image_size=32", "data.split_seed=1")
+    with pytest.raises(UserError, match="was trained with seed 0"):
+        training_images(other)(model)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "config.yaml: is missing"),
+        ("data: {root: x, _target_: os.system}", "names os.system, which is not part of this project"),
+        ("data: {root: '${oc.env:HOME}'}", "which this project did not write"),
+        ("[1, 2]", "does not say which images trained the model"),
+        ("data: {", "is damaged"),
+    ],
+)
+def test_a_run_that_names_none_or_something_strange_is_refused(text: str | None, message: str) -> None:
+    save_model(Path("m.pth"), networks_with())
+    if text is not None:
+        Path("config.yaml").write_text(text)
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        training_images(config())(studio("m.pth"))  # type: ignore[arg-type]

@@ -1,0 +1,85 @@
+"""A model in the browser: `python -m vaegan_pl.explore weights=PATH`, or `weights=[A,B]` to compare several."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, ListConfig
+
+from vaegan_pl import commands, resume
+from vaegan_pl.errors import UserError
+
+if TYPE_CHECKING:
+    from vaegan_pl.data.datamodule import ImageFolders
+    from vaegan_pl.explorer.studio import Studio
+    from vaegan_pl.explorer.trained import TrainingImages
+
+log = logging.getLogger(__name__)
+
+
+def explore(config: DictConfig) -> None:
+    """Serve the page until it is interrupted."""
+    named = config.weights if isinstance(config.weights, ListConfig) else [config.weights]
+    if not named:
+        raise UserError("weights=[]: give at least one model file")
+    if config.port is not None and not (isinstance(config.port, int) and 0 < config.port < 65536):
+        raise UserError(f"port={config.port}: must be a number from 1 to 65535, or null for the first free one")
+    from vaegan_pl.model import weights
+
+    models = {Path(str(name)): weights.load(Path(str(name))) for name in named}
+    try:
+        from vaegan_pl.explorer import server
+        from vaegan_pl.explorer.page import Page
+    except ModuleNotFoundError as error:
+        raise UserError("the page needs Gradio; pip install 'vaegan_pl[explore]'") from error
+    from vaegan_pl.explorer.studio import Studio
+    from vaegan_pl.hardware import pick_device, prepare_cpu
+
+    device = pick_device(config.accelerator)
+    if device.type == "cpu":
+        prepare_cpu()
+    for model in models.values():
+        model.networks.to(device)
+    studios = [Studio(path, model, device) for path, model in models.items()]
+    page = Page(studios, training_images(config), config.seed)
+    url = server.serve(page.blocks, str(config.host), config.port, bool(config.open))
+    log.info("open %s in a browser; Ctrl-C ends it", url)
+    page.blocks.block_thread()
+
+
+def training_images(config: DictConfig) -> "Callable[[Studio], TrainingImages]":
+    """Finds the images that trained a model, once: those of `data` on the command line, or those its run names."""
+    lock, known = Lock(), dict[Path, "TrainingImages"]()
+
+    def find(studio: "Studio") -> "TrainingImages":
+        with lock:
+            if studio.path not in known:
+                known[studio.path] = _read(studio, config)
+            return known[studio.path]
+
+    return find
+
+
+def _read(studio: "Studio", config: DictConfig) -> "TrainingImages":
+    from hydra.utils import instantiate
+
+    from vaegan_pl.evaluation.reference import refuse_strangers
+    from vaegan_pl.explorer.trained import TrainingImages
+
+    mend = "start the page with data=mri data.root=PATH"
+    try:
+        options = config.data if "data" in config else resume.data_of(studio.path.parent)
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: is missing, and so what trained the model is not known; {mend}") from error
+    if not Path(str(options.root)).is_dir():
+        raise UserError(f"{options.root}: the images that trained the model are not there; {mend}")
+    data: ImageFolders = instantiate(options, _convert_="all")
+    data.prepare_data()
+    refuse_strangers(studio.path, studio.model, data.source, options.image_size, options.aspect_ratio)
+    return TrainingImages.of(data.collection, studio.device)
+
+
+if __name__ == "__main__":
+    commands.run(explore, "explore")

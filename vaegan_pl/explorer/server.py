@@ -1,0 +1,75 @@
+"""Serving the page to this machine alone, with nothing fetched from elsewhere."""
+
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from vaegan_pl.errors import UserError
+from vaegan_pl.explorer.page import CSS, MOST_BYTES, MOST_VISITORS
+
+POLICY = b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'; frame-ancestors 'self'"
+"""What a browser may load for the page: what this server sends."""
+
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class OwnContentOnly:
+    """Tells browsers to load nothing from elsewhere, whatever the page, a model card or an extension asks for."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
+        """Answer with the policy among the headers."""
+
+        async def with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY)]
+            await send(message)
+
+        await self.app(scope, receive, with_policy)
+
+
+def serve(blocks: gr.Blocks, host: str, port: int | None, browser: bool) -> str:
+    """Start the server, which `blocks.close()` ends.
+
+    Args:
+        blocks: the page.
+        host: the address to listen at.
+        port: the port; None takes the first free one from 7860 on.
+        browser: whether to open the page in the user's browser.
+
+    Returns:
+        The page's address.
+
+    Raises:
+        UserError: if the port is taken, or the address is not this machine's.
+    """
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    blocks.queue(default_concurrency_limit=2)
+    try:
+        _, url, _ = blocks.launch(
+            server_name=host,
+            server_port=port,
+            inbrowser=browser,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            max_file_size=MOST_BYTES,
+            state_session_capacity=MOST_VISITORS,
+            footer_links=[],
+            ssr_mode=False,
+            enable_monitoring=False,
+            app_kwargs={"middleware": [Middleware(OwnContentOnly)], "docs_url": None, "redoc_url": None},
+            css=CSS,
+            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        )
+    except OSError as error:
+        raise UserError(
+            f"host={host} port={port}: cannot be listened at; take another port, or port=null for the first free one"
+        ) from error
+    return str(url)

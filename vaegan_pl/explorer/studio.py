@@ -1,0 +1,201 @@
+"""What the page does with one model: draw, encode, edit, go from one image to another."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from zipfile import ZIP_STORED, ZipFile
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vaegan_pl.data.images import UNREADABLE
+from vaegan_pl.errors import UserError
+from vaegan_pl.inference import in_batches, read_image
+from vaegan_pl.model.latents import attribute_vector, class_means, evenly, leading_directions, slerp
+from vaegan_pl.model.weights import SavedModel
+from vaegan_pl.report import provenance
+from vaegan_pl.report.latent_pictures import Tour
+from vaegan_pl.report.pictures import grid, png, single
+
+DIRECTIONS = 6
+"""Leading directions that can be followed."""
+
+FRAMES, COLUMNS = 24, 8
+
+Images = Float[Tensor, "image channel side side"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in a model's latent space.
+
+    Attributes:
+        z: its latent.
+        label: the class that a conditional decoder is told; None for others.
+        image: what was encoded to it; None for a sample.
+    """
+
+    z: Float[Tensor, "1 latent"]
+    label: str | None
+    image: Images | None
+
+
+@dataclass(frozen=True)
+class Studio:
+    """One model.
+
+    Attributes:
+        path: its file.
+        model: the model, on `device`.
+        device: what computes.
+    """
+
+    path: Path
+    model: SavedModel
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        """Its path, by which it is told from others."""
+        return str(self.path)
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes that can be sampled; none if the model knows none."""
+        return self.model.labels if self.model.knows_classes else []
+
+    @property
+    def encodes(self) -> bool:
+        """Whether images can be edited."""
+        return "encoder" in self.model.networks.names
+
+    @property
+    def conditional(self) -> bool:
+        """Whether encoder and decoder are told the class."""
+        return self.model.networks.classes > 0
+
+    @property
+    def drawings(self) -> bool:
+        """Whether the model was trained on phantoms."""
+        return bool(self.model.trained_on["kind"] == "phantom")
+
+    @property
+    def directed(self) -> list[str]:
+        """The classes towards which images can be changed."""
+        return list(self._means) if len(self._means) > 1 else []
+
+    @cached_property
+    def _means(self) -> dict[str, Tensor]:
+        return {} if self.model.mixtures is None else class_means(self.model.mixtures)
+
+    @cached_property
+    def _leading(self) -> Float[Tensor, "direction latent"]:
+        return leading_directions(self.model.networks.decoder, DIRECTIONS).cpu()
+
+    def draw(self, label: str | None, n: int, seed: int, temperature: float) -> Images:
+        """Samples in [-1, 1]: those of `python -m vaegan_pl.sample` with the same options.
+
+        Args:
+            label: the class; None draws from the prior.
+            n: how many.
+            seed: the seed.
+            temperature: see `SavedModel.draw`.
+        """
+        z, y = self.model.draw(n, label, torch.Generator().manual_seed(seed), temperature)
+        return self._decode(z, y)
+
+    def sampled(self, label: str | None, seed: int) -> Point:
+        """The first sample of a class and seed."""
+        z, y = self.model.draw(1, label, torch.Generator().manual_seed(seed))
+        return Point(z, None if y is None else str(self.model.trained_on["classes"][int(y)]), None)
+
+    def encoded(self, path: Path, label: str | None) -> Point:
+        """The posterior mean of an image in a file.
+
+        Args:
+            path: the file.
+            label: its class, which conditional models must be told and others disregard.
+
+        Raises:
+            UserError: if it cannot be read, the model has no encoder, or the class is missing.
+        """
+        own = self.model.label_for_encoding(label if self.conditional else None)
+        try:
+            x = read_image(path, self.model)[None]
+        except UNREADABLE as error:
+            reason = str(error).replace(str(path), path.name)
+            raise UserError(f"{path.name}: cannot be read ({reason}); give a whole PNG, JPEG, TIFF or DICOM") from error
+        encoder = self.model.networks.encoder
+        y = None if own is None else torch.tensor([own])
+        z = in_batches(lambda x, y: encoder(x, y)[0], x, y, self.device, "encoding")
+        return Point(z, label if self.conditional else None, x)
+
+    def decoded(self, point: Point) -> Images:
+        """What is at a point: a sample, or an image's reconstruction."""
+        return self._decode(point.z, self._told(point))
+
+    def moved(self, point: Point, towards: Mapping[str, float], along: Sequence[float]) -> Point:
+        """A point changed in directions.
+
+        Args:
+            point: where to start.
+            towards: for each of `directed`, how far to go to it, in differences of class means (attribute vectors).
+            along: how far to go in each of the leading directions, in deviations of the prior.
+        """
+        counts = self.model.trained_on["counts"]["train"]
+        z = point.z + torch.tensor([list(along)], dtype=point.z.dtype) @ self._leading[: len(along)]
+        for name, strength in towards.items():
+            others = {other: float(counts[other]) for other in self.directed if other != name}
+            z = z + strength * attribute_vector(self._means, name, others)
+        return Point(z, point.label, point.image)
+
+    def between(self, start: Point, end: Point) -> Tour:
+        """The arc from one point to another, with the images that were encoded at its ends."""
+        z = slerp(start.z[0], end.z[0], torch.linspace(0, 1, FRAMES))
+        y = self._told(start)
+        frames = self._decode(z, None if y is None else y.repeat(FRAMES))
+        shown = frames[evenly(COLUMNS, FRAMES)]
+        ends = [[] if point.image is None else [point.image] for point in (start, end)]
+        caption = f"{self._source} {'The originals are at the ends.' if start.image is not None else ''}".strip()
+        return Tour(torch.cat([*ends[0], shown, *ends[1]]), COLUMNS, frames[:, None], 1, False, caption)
+
+    def sheet(self, images: Images, words: str) -> bytes:
+        """A PNG of samples in rows of eight, over a caption."""
+        return png(grid(images, min(COLUMNS, len(images)), f"{words}. {self._source}"), provenance.words(self.model))
+
+    def class_folders(self, n: int, seed: int, temperature: float) -> bytes:
+        """A ZIP of folders with `n` samples of each class, and where they come from.
+
+        Raises:
+            UserError: if the model knows no classes.
+        """
+        facts = provenance.facts(self.path, self.model, seed, temperature)
+        facts["images"] = dict.fromkeys(self.model.labels, n)
+        generator = torch.Generator().manual_seed(seed)
+        buffer = BytesIO()
+        with ZipFile(buffer, "w", ZIP_STORED) as file:
+            for label in self.model.labels:
+                z, y = self.model.draw(n, label, generator, temperature)
+                for i, image in enumerate(self._decode(z, y)):
+                    content = png(single(image), provenance.words(self.model))
+                    file.writestr(f"{label}/{label}_{i:05d}.png", content)
+            file.writestr(provenance.NAME, json.dumps(facts, indent=2, ensure_ascii=False))
+        return buffer.getvalue()
+
+    @property
+    def _source(self) -> str:
+        return f"Synthetic, not for diagnosis. Trained on {self.model.trained_on['caption']}."
+
+    def _told(self, point: Point) -> Tensor | None:
+        if not self.conditional:
+            return None
+        if point.label is None:
+            raise UserError("choose the image's class: this model is told it")
+        return torch.tensor([list(self.model.trained_on["classes"]).index(point.label)])
+
+    def _decode(self, z: Tensor, y: Tensor | None) -> Images:
+        return in_batches(self.model.networks.decoder, z, y, self.device, "decoding")

@@ -1,0 +1,80 @@
+"""The images that trained a model, to hold its samples against."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vaegan_pl.data.collection import Collection
+from vaegan_pl.data.datamodule import images_of
+from vaegan_pl.evaluation.features import held_out_images
+from vaegan_pl.evaluation.privacy import Calibration, CopyDetector
+from vaegan_pl.evaluation.reference import copy_audit
+
+NEAREST = 6
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A training image like a sample.
+
+    Attributes:
+        name: its file, from the folder of the images.
+        image: its content in [-1, 1], mirrored if it is more like the sample so.
+        correlation: see `privacy.Nearest`.
+        mirrored: whether it was.
+    """
+
+    name: str
+    image: Float[Tensor, "1 side side"]
+    correlation: float
+    mirrored: bool
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """The training images of a model.
+
+    Attributes:
+        images: in [-1, 1].
+        names: their files, from the folder of the images.
+        held_out: images that never trained, nor a near-copy of them: their files and classes.
+        detector: finds copies of them.
+        calibration: what counts as a copy.
+    """
+
+    images: Float[Tensor, "image 1 side side"]
+    names: list[str]
+    held_out: list[tuple[Path, str]]
+    detector: CopyDetector
+    calibration: Calibration
+
+    @classmethod
+    def of(cls, collection: Collection, device: torch.device) -> Self:
+        """Those of a collection.
+
+        Raises:
+            UserError: see `copy_audit`.
+        """
+        chosen = collection.split.images("train")
+        files, classes = collection.listing.files, collection.listing.classes
+        names = [str(files[image].path.relative_to(collection.root)) for image in chosen]
+        held_out = [(files[image].path, classes[files[image].label]) for image in held_out_images(collection)]
+        return cls(images_of(collection, chosen), names, held_out, *copy_audit(collection, device))
+
+    def nearest(self, image: Float[Tensor, "1 side side"]) -> list[Neighbour]:
+        """The training images most like a sample, the most like first."""
+        found = self.detector.most_like(image, NEAREST)
+        return [
+            Neighbour(self.names[i], self.images[i].flip(-1) if flip else self.images[i], correlation, flip)
+            for i, correlation, flip in zip(
+                found.image.tolist(), found.correlation.tolist(), found.mirrored.tolist(), strict=True
+            )
+        ]
+
+    def is_copy(self, neighbour: Neighbour) -> bool:
+        """Whether the audit counts a sample as a copy of it."""
+        return neighbour.correlation > self.calibration.threshold

@@ -1,0 +1,37 @@
+"""Where images of a model come from, for whoever meets them without it."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from vaegan_pl import __version__
+from vaegan_pl.model.weights import SavedModel
+
+NAME = "provenance.json"
+
+
+def words(model: SavedModel) -> str:
+    """In one phrase, for a picture's metadata."""
+    return f"synthetic; trained on {model.trained_on['caption']}"
+
+
+def facts(path: Path, model: SavedModel, seed: int, temperature: float) -> dict[str, Any]:
+    """In full, for a file beside the images; who draws them adds to `images` how many there are, and what `audit` said.
+
+    Args:
+        path: the model's file.
+        model: the model.
+        seed: seed of the samples.
+        temperature: see `SavedModel.draw`.
+    """
+    return {
+        "what": f"synthetic images, drawn from a {model.kind}; not photographs of anyone",
+        "made_by": f"vaegan_pl {__version__}",
+        "weights": str(path),
+        "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "trained_on": dict(model.trained_on),
+        "seed": seed,
+        "temperature": temperature,
+        "images": {},
+        "audit": None,
+    }
