@@ -27,7 +27,7 @@ from vaegan_pl.sealed import publish
 
 CSV, JSON, MAPS, PAGE = "sweep.csv", "sweep.json", "sweep.png", "sweep.html"
 
-WIDE = 10
+WIDE = 5
 """Numbers are shown on a logarithmic axis where the greatest is so many times the least, or more."""
 
 SHOWN = 12
@@ -365,10 +365,12 @@ def _curves(sweep: Sweep) -> Picture:
     figure = Figure(figsize=(9, 4.6), layout="constrained")
     axes = figure.subplots()
     norm, colours = _colours(sweep)
+    shown: list[float] = []
     for i in reversed(sweep.measured):
         job = sweep.ranked[i]
         for n, run in enumerate(job.runs):
             curve = _curve(sweep, job, run)
+            shown += (value for _, value in curve if math.isfinite(value))
             if curve:
                 label = f"job {job.number}" if n == 0 and i < _NAMED else None
                 ends = "x" if run.pruned else "."
@@ -376,7 +378,7 @@ def _curves(sweep: Sweep) -> Picture:
                 axes.plot(*curve[-1], ends, color=colours(norm(job.score)))
     axes.set_xlabel("batches")
     axes.set_ylabel(sweep.metric)
-    if _colours(sweep)[0].__class__ is LogNorm:
+    if shown and 0 < WIDE * min(shown) <= max(shown):
         axes.set_yscale("log")
     axes.legend(fontsize=8, reverse=True)
     axes.grid(alpha=0.3)
