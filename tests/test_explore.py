@@ -1,11 +1,15 @@
 """The explore command: what it refuses, and where it looks for training images."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 import torch
@@ -15,6 +19,7 @@ from vaegan_pl.commands import CONFIG_DIRECTORY
 from vaegan_pl.errors import UserError
 from vaegan_pl.explore import explore, training_images
 from vaegan_pl.model import weights
+from vaegan_pl.report.provenance import sha256
 from vaegan_pl.train import train
 
 from .conftest import SMALL, networks_with, save_model
@@ -36,7 +41,7 @@ def config(*options: str) -> object:
 
 
 def studio(path: str) -> Studio:
-    return Studio(Path(path), weights.load(Path(path)), torch.device("cpu"))
+    return Studio(path, Path(path), sha256(Path(path)), weights.load(Path(path)), torch.device("cpu"))
 
 
 def test_it_listens_to_this_machine_alone_unless_told_otherwise() -> None:
@@ -79,6 +84,34 @@ def test_mistakes_end_with_one_clear_message(run_command: Run, monkeypatch: pyte
         monkeypatch.delitem(sys.modules, f"vaegan_pl.explorer.{name}", raising=False)
     message = str(run_command(explore, "explore", "weights=m.pth"))
     assert message == "error: the page needs Gradio; pip install 'vaegan_pl[explore]'"
+
+
+def test_what_it_made_is_gone_when_it_is_told_to_end() -> None:
+    save_model(Path("m.pth"), networks_with())
+    Path("made").mkdir()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "GRADIO_TEMP_DIR": str(Path("made").resolve()),
+    }
+    command = [sys.executable, "-m", "vaegan_pl.explore", "weights=m.pth", "open=false", "accelerator=cpu"]
+    with Path("log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    end, found = time.monotonic() + 120, None
+    while found is None:
+        assert process.poll() is None, Path("log").read_text()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+        found = re.search(r"open (\S+) in a browser", Path("log").read_text())
+    with urlopen(found[1]) as answer:
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+    with pytest.raises(HTTPError, match="400"):
+        urlopen(Request(found[1], headers={"Host": "elsewhere.example"}))
+    (folder,) = Path("made").iterdir()
+    assert folder.stat().st_mode & 0o077 == 0
+    process.terminate()
+    assert process.wait(60) == 143
+    assert list(Path("made").iterdir()) == []
 
 
 def test_training_images_are_those_that_the_run_names(run_command: Run) -> None:

@@ -1,12 +1,18 @@
 """A model in the browser: `python -m vaegan_pl.explore weights=PATH`, or `weights=[A,B]` to compare several."""
 
 import logging
+import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from vaegan_pl import commands, resume
 from vaegan_pl.errors import UserError
@@ -26,27 +32,33 @@ def explore(config: DictConfig) -> None:
         raise UserError("weights=[]: give at least one model file")
     if config.port is not None and not (isinstance(config.port, int) and 0 < config.port < 65536):
         raise UserError(f"port={config.port}: must be a number from 1 to 65535, or null for the first free one")
-    from vaegan_pl.model import weights
-
-    models = {Path(str(name)): weights.load(Path(str(name))) for name in named}
-    try:
-        from vaegan_pl.explorer import server
-        from vaegan_pl.explorer.page import Page
-    except ModuleNotFoundError as error:
-        raise UserError("the page needs Gradio; pip install 'vaegan_pl[explore]'") from error
     from vaegan_pl.explorer.studio import Studio
     from vaegan_pl.hardware import pick_device, prepare_cpu
+    from vaegan_pl.model import weights
+    from vaegan_pl.report.provenance import sha256
 
     device = pick_device(config.accelerator)
     if device.type == "cpu":
         prepare_cpu()
-    for model in models.values():
+    studios = []
+    for name in map(str, named):
+        path = Path(name)
+        model = weights.load(path)
         model.networks.to(device)
-    studios = [Studio(path, model, device) for path, model in models.items()]
-    page = Page(studios, training_images(config), config.seed)
-    url = server.serve(page.blocks, str(config.host), config.port, bool(config.open))
-    log.info("open %s in a browser; Ctrl-C ends it", url)
-    page.blocks.block_thread()
+        path = path.resolve()  # outputs/latest may point elsewhere tomorrow
+        studios.append(Studio(name, path, sha256(path), model, device))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with TemporaryDirectory(prefix="vaegan_pl-", dir=os.environ.get("GRADIO_TEMP_DIR")) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # which Gradio looks at when it is imported
+        try:
+            from vaegan_pl.explorer import server
+            from vaegan_pl.explorer.page import Page
+        except ModuleNotFoundError as error:
+            raise UserError("the page needs Gradio; pip install 'vaegan_pl[explore]'") from error
+        page = Page(studios, training_images(config), config.seed)
+        url = server.serve(page.blocks, str(config.host), config.port, bool(config.open))
+        log.info("open %s in a browser; Ctrl-C ends it", url)
+        page.blocks.block_thread()
 
 
 def training_images(config: DictConfig) -> "Callable[[Studio], TrainingImages]":
@@ -71,14 +83,16 @@ def _read(studio: "Studio", config: DictConfig) -> "TrainingImages":
     mend = "start the page with data=mri data.root=PATH"
     try:
         options = config.data if "data" in config else resume.data_of(studio.path.parent)
+        if not Path(str(options.root)).is_dir():
+            raise UserError(f"{options.root}: the images that trained the model are not there; {mend}")
+        data: ImageFolders = instantiate(options, _convert_="all")
+        data.prepare_data()
+        refuse_strangers(studio.path, studio.model, data.source, options.image_size, options.aspect_ratio)
+        return TrainingImages.of(data.collection, studio.device)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: is missing, and so what trained the model is not known; {mend}") from error
-    if not Path(str(options.root)).is_dir():
-        raise UserError(f"{options.root}: the images that trained the model are not there; {mend}")
-    data: ImageFolders = instantiate(options, _convert_="all")
-    data.prepare_data()
-    refuse_strangers(studio.path, studio.model, data.source, options.image_size, options.aspect_ratio)
-    return TrainingImages.of(data.collection, studio.device)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{commands.explain(error)}; {mend}") from error
 
 
 if __name__ == "__main__":

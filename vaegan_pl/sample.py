@@ -51,7 +51,7 @@ def sample(config: DictConfig) -> None:
         raise UserError(f"output={output}: holds pictures already; a set to share needs a folder of its own")
     labels = model.labels if by_class else [None if config.label is None else str(config.label)]
     made_from = provenance.words(model)
-    facts = provenance.facts(path, model, config.seed, config.temperature)
+    facts = provenance.facts(path, provenance.sha256(path), model, config.seed, config.temperature)
     if config.audit:
         data: ImageFolders = instantiate(config.data, _convert_="all")
         data.prepare_data()

@@ -28,6 +28,7 @@ from vaegan_pl.commands import CONFIG_DIRECTORY
 from vaegan_pl.explorer.studio import Studio
 from vaegan_pl.explorer.trained import TrainingImages
 from vaegan_pl.model import weights
+from vaegan_pl.report.provenance import sha256
 
 pytest.importorskip("gradio")
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -77,6 +78,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     command = [*python, "vaegan_pl.train", *SMALL, *few, "hydra.run.dir=run"]
     subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
     (folder / "b").mkdir()
+    (folder / "made").mkdir()
     save_model(folder / "b" / "vae_gan_model.pth", networks_with(norm="group"))
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "x.png")
@@ -91,10 +93,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         time.sleep(0.1)
         found = re.search(r"open (http://127\.0\.0\.1:\d+/) in a browser", (folder / "log").read_text())
     path = folder / "run" / "vae_gan_model.pth"
-    yield Served(found[1], folder, Studio(path, weights.load(path), torch.device("cpu")), process.pid)
+    studio = Studio("run", path, sha256(path), weights.load(path), torch.device("cpu"))
+    yield Served(found[1], folder, studio, process.pid)
+    left_open = Visitor(found[1], folder)
+    assert list((folder / "made").iterdir())
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
+    left_open.driver.quit()
     assert "Traceback" not in (folder / "log").read_text()
+    assert list((folder / "made").iterdir()) == []
 
 
 def _browser() -> tuple[str, str] | None:
@@ -224,9 +231,9 @@ def tiles(visitor: Visitor) -> list[str]:
     return [image.get_attribute("alt") for image in visitor.all("#samples img")]
 
 
-def shows(picture: np.ndarray, image: torch.Tensor) -> bool:
-    """Whether a picture of 192 pixels is an image of 32 with every pixel six times as large."""
-    expected = ((image[0] + 1) * 127.5).numpy().repeat(6, 0).repeat(6, 1)
+def shows(picture: np.ndarray, image: torch.Tensor, times: int = 4) -> bool:
+    """Whether a picture of 128 pixels is an image with every pixel several times as large."""
+    expected = ((image[0] + 1) * 127.5).numpy().repeat(times, 0).repeat(times, 1)
     return picture.shape == expected.shape and bool(np.abs(picture - expected).max() < 0.6)
 
 
@@ -235,10 +242,10 @@ def test_samples_are_those_of_the_model_and_follow_the_class(visit: Open, served
     assert "Synthetic images. Not for diagnosis." in visitor.one(".banner").text
     assert "trained on PHANTOMS (drawings, not MRI)" in visitor.one(".banner.drawings").text
     assert tiles(visitor) == [f"{i}: prior, seed 0" for i in range(1, 17)]
-    assert shows(visitor.picture("#samples"), served.studio.draw(None, 16, 0, 1.0)[0])
+    assert shows(visitor.picture("#samples"), served.studio.draw(None, 16, 0, 1.0).images[0])
     visitor.choose("Class", "notumor")
     visitor.wait(lambda: tiles(visitor)[:1] == ["1: notumor, seed 0"])
-    assert shows(visitor.picture("#samples"), served.studio.draw("notumor", 16, 0, 1.0)[0])
+    assert shows(visitor.picture("#samples"), served.studio.draw("notumor", 16, 0, 1.0).images[0])
 
 
 def test_an_image_is_reconstructed_edited_by_keyboard_and_put_back(visit: Open, served: Served) -> None:
@@ -260,7 +267,7 @@ def test_a_held_out_image_can_be_taken(visit: Open, served: Served) -> None:
     visitor = visit()
     visitor.tab("Edit")
     visitor.press("button", "Take a held-out image")
-    assert visitor.picture("#original").shape == (192, 192)
+    assert visitor.picture("#original").shape == (128, 128)
 
 
 def test_a_way_between_an_image_and_a_sample_is_a_strip_and_an_animation(visit: Open, served: Served) -> None:
@@ -269,7 +276,7 @@ def test_a_way_between_an_image_and_a_sample_is_a_strip_and_an_animation(visit: 
     visitor.one("#from input[type=file]").send_keys(str(served.folder / "x.png"))
     visitor.wait(lambda: "x" in visitor.one("#from").text)
     visitor.press("button", "Show the way")
-    assert visitor.picture("#strip").shape[1] == 2 * (8 * 34 + 2)
+    assert visitor.picture("#strip").shape[1] == 2 * (9 * 34 + 2)
     moving = Image.open(BytesIO(visitor.fetch(visitor.wait(lambda: visitor.sources("#animation"))[0])))
     assert moving.format == "GIF"
     assert getattr(moving, "n_frames", 1) > 10
@@ -277,6 +284,8 @@ def test_a_way_between_an_image_and_a_sample_is_a_strip_and_an_animation(visit: 
 
 def test_what_was_drawn_can_be_taken_away(visit: Open) -> None:
     visitor = visit()
+    tile = Image.open(BytesIO(visitor.fetch(visitor.sources("#samples")[0])))
+    assert tile.info["Description"] == "synthetic; trained on PHANTOMS (drawings, not MRI)"
     visitor.press("#sheet, #sheet button, button#sheet", "Download as one PNG")
     with Image.open(visitor.downloaded("prior_seed_0*.png")) as sheet:
         assert sheet.info["Description"] == "synthetic; trained on PHANTOMS (drawings, not MRI)"
@@ -297,7 +306,7 @@ def test_the_nearest_training_images_are_shown_with_the_copy_score(visit: Open, 
         data = ["data.image_size=32", "data.per_class.Training=20", "data.per_class.Testing=20"]
         config = compose("train", [*data, f"output_root={served.folder}/outputs"])
     trained = TrainingImages.of(instantiate(config.data, _convert_="all").collection, torch.device("cpu"))
-    nearest = trained.nearest(served.studio.draw(None, 16, 0, 1.0)[0])
+    nearest = trained.nearest(served.studio.draw(None, 16, 0, 1.0).images[0])
     copies = "counts as a copy" if trained.is_copy(nearest[0]) else "no copy"
     assert verdict.startswith(f"{nearest[0].correlation:.3f}: {copies} (above {trained.calibration.threshold:.3f}")
     captions = [image.get_attribute("alt") for image in visitor.all("#nearest img")]
@@ -314,6 +323,22 @@ def broken_png() -> bytes:
     return buffer.getvalue()[:1500]
 
 
+def deflated_dicom() -> bytes:
+    """A slice in a file that is small and would be large."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import DeflatedExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = DeflatedExplicitVRLittleEndian, MRImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset = FileDataset("x", {}, file_meta=meta, preamble=bytes(128))
+    dataset.SOPClassUID, dataset.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
+    dataset.Rows, dataset.Columns, dataset.ImageComments = 8, 8, "x" * 10_000
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
 def huge_png() -> bytes:
     buffer = BytesIO()
     Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
@@ -326,6 +351,7 @@ def huge_png() -> bytes:
         ("truncated.png", broken_png, "truncated.png: cannot be read"),
         ("huge.png", huge_png, "huge.png: cannot be read"),
         ("program.png", lambda: b"\x7fELF" + bytes(2000), "program.png: cannot be read"),
+        ("deflated.dcm", deflated_dicom, "deflated.dcm: cannot be read"),
         ("drawing.svg", lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "Invalid file type"),
     ],
 )
@@ -338,7 +364,7 @@ def test_broken_uploads_are_refused_and_the_page_lives_on(
     visitor.one("#upload input[type=file]").send_keys(str(Path(name).resolve()))
     visitor.wait(lambda: message in visitor.driver.find_element(By.TAG_NAME, "body").text)
     visitor.press("button", "Take this sample")
-    assert visitor.picture("#before").shape == (192, 192)
+    assert visitor.picture("#before").shape == (128, 128)
 
 
 def test_two_visitors_do_not_meet(visit: Open, served: Served) -> None:
@@ -347,30 +373,42 @@ def test_two_visitors_do_not_meet(visit: Open, served: Served) -> None:
     second.tab("Edit")
     first.one("#upload input[type=file]").send_keys(str(served.folder / "x.png"))
     second.press("button", "Take this sample")
-    assert shows(second.picture("#before"), studio.decoded(studio.sampled(None, 0))[0])
+    sample = studio.point(studio.draw(None, 16, 0, 1.0), 0)
+    assert shows(second.picture("#before"), studio.decoded(sample)[0])
     other = first.picture("#before")
     second.one("input[type=range][aria-label*='Direction 1']").send_keys(*[Keys.ARROW_RIGHT] * 10)  # by 0.1 each
-    moved = studio.decoded(studio.moved(studio.sampled(None, 0), {}, [1.0]))[0]
+    moved = studio.decoded(studio.moved(sample, {}, [1.0]))[0]
     second.wait(lambda: shows(second.picture("#after"), moved))
     assert np.array_equal(first.picture("#after"), other)
 
 
-def test_models_are_compared_and_exchanged(visit: Open) -> None:
+def test_models_are_compared_and_exchanged(visit: Open, served: Served) -> None:
     names = ["run/vae_gan_model.pth", "b/vae_gan_model.pth"]
     visitor = visit()
     visitor.tab("Compare")
     visitor.press("button", "Compare the models")
     visitor.wait(lambda: [image.get_attribute("alt") for image in visitor.all("#compared img")] == names)
-    visitor.tab("Inspect")
-    visitor.choose("Model", names[1])
-    visitor.wait(lambda: names[1] in visitor.one(".banner").text)
     visitor.tab("Generate")
-    visitor.choose("Class", "c")
-    visitor.wait(lambda: tiles(visitor)[:1] == ["1: c, seed 0"])
+    visitor.choose("Model", names[1])
+    path = served.folder / names[1]
+    other = Studio("b", path, sha256(path), weights.load(path), torch.device("cpu"))
+    samples = other.draw(None, 16, 0, 1.0)
+    visitor.wait(lambda: shows(visitor.picture("#samples"), samples.images[0], 8))
+    assert names[1] in visitor.one(".banner").text
     visitor.tab("Inspect")
+    visitor.press("button", "The run")
+    visitor.wait(lambda: "There is no model card" in visitor.one("#card").text)
+    assert visitor.sources("#figures") == []
     visitor.press("button", "Find the nearest training images")
     body = visitor.driver.find_element(By.TAG_NAME, "body")
     visitor.wait(lambda: "config.yaml: is missing, and so what trained the model is not known" in body.text)
+    visitor.tab("Edit")
+    visitor.press("button", "Take this sample")
+    assert shows(visitor.picture("#before"), samples.images[0], 8)
+    visitor.one("input[type=range][aria-label*='More b']").send_keys(*[Keys.ARROW_RIGHT] * 10)  # by 0.05 each
+    moved = other.decoded(other.moved(other.point(samples, 0), {"b": 0.5}, [0] * 6))[0]
+    visitor.wait(lambda: shows(visitor.picture("#after"), moved, 8))
+    assert "Direction 6" not in body.text
 
 
 def test_two_hundred_requests_leave_no_memory_behind(served: Served) -> None:

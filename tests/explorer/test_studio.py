@@ -17,6 +17,7 @@ from vaegan_pl.errors import UserError
 from vaegan_pl.explorer.studio import Point, Studio
 from vaegan_pl.model import weights
 from vaegan_pl.model.networks import Networks
+from vaegan_pl.report.provenance import sha256
 from vaegan_pl.sample import sample
 
 Run = Callable[..., str | None]
@@ -24,8 +25,9 @@ CPU = torch.device("cpu")
 
 
 def studio_of(networks: Networks, mixtures: object = MIXTURES) -> Studio:
-    save_model(Path("m.pth"), networks, mixtures)
-    return Studio(Path("m.pth"), weights.load(Path("m.pth")), CPU)
+    path = Path("m.pth")
+    save_model(path, networks, mixtures)
+    return Studio("m.pth", path, sha256(path), weights.load(path), CPU)
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_samples_are_those_of_the_command(run_command: Run, studio: Studio, labe
     common = ["weights=m.pth", "n=5", "seed=3", "temperature=0.7", "output=out"]
     assert run_command(sample, "sample", *common, *options) is None
     expected = pictures(*(Path(f"out/{name}_{i:05d}.png") for i in range(5)))
-    np.testing.assert_allclose(grey(studio.draw(label, 5, 3, 0.7)), expected, atol=0.51)
+    np.testing.assert_allclose(grey(studio.draw(label, 5, 3, 0.7).images), expected, atol=0.51)
 
 
 def test_class_folders_are_those_of_the_command(run_command: Run, studio: Studio) -> None:
@@ -68,7 +70,7 @@ def test_at_temperature_zero_all_are_the_class_mean(studio: Studio) -> None:
     networks = studio.model.networks
     with torch.no_grad():
         mean = networks.decoder(torch.full((1, 5), 2.0))
-    torch.testing.assert_close(studio.draw("b", 3, 0, 0.0), mean.expand(3, -1, -1, -1))
+    torch.testing.assert_close(studio.draw("b", 3, 0, 0.0).images, mean.expand(3, -1, -1, -1))
 
 
 def test_an_image_is_encoded_to_its_posterior_mean(studio: Studio) -> None:
@@ -85,7 +87,7 @@ def test_an_image_is_encoded_to_its_posterior_mean(studio: Studio) -> None:
 def test_directions_are_differences_of_class_means_and_singular_vectors(studio: Studio) -> None:
     start = Point(torch.full((1, 5), 0.5), None, None)
     # The others of b are 2 images of a, at 0, and 1 of c, at -1: b lies 2 - (-1/3) from their mean.
-    towards = studio.moved(start, {"b": 0.6}, [0] * 5)
+    towards = studio.moved(start, {"b": 0.6}, [0] * 6)
     torch.testing.assert_close(towards.z, torch.full((1, 5), 0.5 + 0.6 * (2 + 1 / 3)))
     weight, gain, variance = (
         studio.model.networks.decoder.state_dict()[f"hidden.{name}"].double().numpy()
@@ -101,13 +103,17 @@ def test_directions_are_differences_of_class_means_and_singular_vectors(studio: 
 
 
 def test_the_way_between_two_points_begins_and_ends_there(studio: Studio) -> None:
-    start, end = studio.sampled("a", 0), studio.sampled(None, 1)
+    start, end = studio.point(studio.draw("a", 2, 0, 1.0), 1), studio.point(studio.draw(None, 1, 1, 1.0), 0)
     tour = studio.between(start, end)
     assert tour.frames.shape[:2] == (24, 1)
     assert len(tour.still) == 8
     torch.testing.assert_close(tour.frames[0], studio.decoded(start))
     torch.testing.assert_close(tour.frames[-1], studio.decoded(end))
-    assert "Not for diagnosis" in tour.caption or "not for diagnosis" in tour.caption
+    assert tour.caption == "Synthetic, not for diagnosis. Trained on PHANTOMS (drawings, not MRI)."
+    Image.new("L", (16, 16), 90).save("x.png")
+    tour = studio.between(start, studio.encoded(Path("x.png"), None))
+    assert len(tour.still) == tour.columns == 9
+    assert tour.caption.startswith("As it was given: the last. Synthetic")
 
 
 def test_broken_images_are_named_with_the_reason(studio: Studio) -> None:
@@ -120,8 +126,10 @@ def test_a_gan_draws_and_is_not_asked_for_more(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     studio = studio_of(networks_with(encoder_channels=None), None)
     assert (studio.labels, studio.directed, studio.encodes) == ([], [], False)
-    assert studio.draw(None, 2, 0, 1.0).shape == (2, 1, 16, 16)
-    moved = studio.moved(studio.sampled(None, 0), {}, [1.0])
+    assert studio.draw(None, 2, 0, 1.0).images.shape == (2, 1, 16, 16)
+    samples = studio.draw(None, 2, 0, 1.0)
+    torch.testing.assert_close(studio.decoded(studio.point(samples, 1)), samples.images[1:])
+    moved = studio.moved(studio.point(samples, 0), {}, [1.0] * 6)
     assert studio.decoded(moved).shape == (1, 1, 16, 16)
     Image.new("L", (16, 16)).save("x.png")
     with pytest.raises(UserError, match="no encoder"):
@@ -140,4 +148,9 @@ def test_a_conditional_model_is_told_the_class(tmp_path: Path, monkeypatch: pyte
     with torch.no_grad():
         expected = networks.decoder(networks.encoder(x, y)[0], y)
     torch.testing.assert_close(studio.decoded(point), expected)
-    assert studio.moved(point, {"a": 0.5}, [0.1] * 5).label == "c"
+    assert studio.moved(point, {"a": 0.5}, [0.1] * 6).label == "c"
+    samples = studio.draw("b", 2, 0, 1.0)
+    other = studio.point(samples, 1)
+    torch.testing.assert_close(studio.decoded(other), samples.images[1:])
+    with pytest.raises(UserError, match="one end is c, the other b: this model is told one; take two of a class"):
+        studio.between(point, other)

@@ -167,6 +167,17 @@ def test_contents_that_do_not_fit_together(tmp_path: Path, small_networks: Netwo
             weights.load(altered(path, **wrong))
 
 
+@pytest.mark.parametrize("name", ["../evil", "..", "a/b", ""])
+def test_classes_whose_samples_would_leave_their_folder_are_refused(
+    tmp_path: Path, small_networks: Networks, name: str
+) -> None:
+    path = saved(tmp_path / "m.pth", small_networks)
+    mixture = {"weights": torch.ones(1), "means": torch.zeros(1, 5), "factors": torch.eye(5)[None]}
+    for changes in ({"trained_on": {**TRAINED_ON, "classes": ["a", name]}}, {"mixtures": {name: mixture}}):
+        with pytest.raises(UserError, match="cannot name a folder"):
+            weights.load(altered(saved(path, small_networks), **changes))
+
+
 def test_a_flipped_bit_a_swapped_tensor_and_a_missing_seal(tmp_path: Path, small_networks: Networks) -> None:
     path = saved(tmp_path / "m.pth", small_networks)
     whole = path.read_bytes()

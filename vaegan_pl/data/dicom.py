@@ -30,11 +30,16 @@ def read_slice(path: Path) -> UInt8[ndarray, "height width"]:
     """
     try:
         import pydicom
+        from pydicom.filereader import read_file_meta_info
         from pydicom.pixels.processing import apply_modality_lut
     except ImportError as error:
         raise UserError(f"{path}: reading DICOM needs pydicom; pip install 'pydicom>=3'") from error
     try:
+        if read_file_meta_info(path).get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
+            raise ValueError("the whole file is deflated, to an unknown size; save it otherwise")
         slice_ = pydicom.dcmread(path)
+        if int(slice_.get("NumberOfFrames") or 1) > 1:
+            raise ValueError(f"{slice_.NumberOfFrames} frames; save single grey slices")
         if int(slice_.Rows) * int(slice_.Columns) > MOST_PIXELS:
             raise ValueError(f"{slice_.Columns} x {slice_.Rows} pixels, more than {MOST_PIXELS}")
         stored, kind = slice_.pixel_array, slice_.PhotometricInterpretation

@@ -1,4 +1,4 @@
-"""The page: five tabs over the models, each visitor's own."""
+"""The page: tabs over the models, each visitor's own."""
 
 import html
 import math
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from vaegan_pl.data.images import SUFFIXES
 from vaegan_pl.errors import UserError
-from vaegan_pl.explorer.studio import DIRECTIONS, Images, Point, Studio
+from vaegan_pl.evaluation.privacy import LEAST_HELD_OUT
+from vaegan_pl.explorer.studio import DIRECTIONS, Point, Samples, Studio
 from vaegan_pl.explorer.trained import TrainingImages
 from vaegan_pl.report import model_card, provenance
 from vaegan_pl.report.latent_pictures import gif
@@ -24,10 +25,11 @@ from vaegan_pl.report.pictures import png, single
 
 PRIOR = "any (the prior)"
 SHARP, SMOOTH = "sharp pixels", "smooth (Lanczos)"
-SHOWN_SIDE = 192
-"""Images of fewer pixels are shown by the largest multiple of their size below."""
+SHOWN_SIDE = 128
+"""Images of fewer pixels are sent at the largest multiple of their size up to it; browsers show them larger still, and
+never smaller, where sharp pixels would drop out."""
 
-MOST, MOST_PER_CLASS, MOST_COMPARED = 64, 250, 16
+MOST, MOST_PER_CLASS, MOST_COMPARED, MOST_SEED = 64, 250, 16, 2**53 - 1
 MOST_BYTES = "20mb"
 MOST_VISITORS = 64
 KEPT_SECONDS = 1800
@@ -35,28 +37,28 @@ KEPT_SECONDS = 1800
 
 ALWAYS = "Synthetic images. Not for diagnosis."
 CSS = """
-.banner { padding: .5em .8em; border-radius: .4em; background: #e8eef7; color: #1b2733; }
+.banner { padding: .5em .8em; border-radius: .4em; background: #e8eef7; color: #1b2733; overflow-wrap: anywhere; }
 .banner.drawings { background: #7a1f1f; color: #ffffff; font-weight: 600; }
 .grid-container { grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)) !important; }
 #compared .grid-container, #figures .grid-container { grid-template-columns: 1fr !important; }
+#original img, #before img, #after img { width: 100%; }
 body:not(.smooth) img { image-rendering: pixelated; }
 """
 SMOOTHEN = f"(scaling) => {{ document.body.classList.toggle('smooth', scaling === '{SMOOTH}'); return scaling; }}"
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 Training = Callable[[Studio], TrainingImages]
-Tiles = list[tuple[Image.Image, str]]
+Tiles = list[tuple[str, str]]
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a visitor sees in the first tab."""
+    """What a visitor sees in the first tab, and of which model."""
 
     studio: str
-    label: str | None
-    seed: int
-    images: Images
+    samples: Samples
 
 
 def _told(handler: Callable[P, T]) -> Callable[P, T]:
@@ -78,13 +80,10 @@ def _whole(value: object, name: str, low: int, high: int) -> int:
     Raises:
         UserError: if it is not whole, or out of range.
     """
-    if (
-        not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or value != int(value)
-        or not low <= value <= high
-    ):
+    number = isinstance(value, int | float) and math.isfinite(value) and value == int(value) and low <= value <= high
+    if not number:
         raise UserError(f"{name}: give a whole number from {low} to {high}")
+    assert isinstance(value, int | float)
     return int(value)
 
 
@@ -110,287 +109,340 @@ class Page:
         self.training = training
         self.seed = seed
         self.first = studios[0]
+        self.followers: list[tuple[Any, Callable[[Studio], Any]]] = []
         self.blocks = gr.Blocks(title="VAE/GAN", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS))
         with self.blocks:
-            self.banner = gr.HTML(_banner(self.first))
+            self._follow(gr.HTML, lambda studio: {"value": _banner(studio)})
             with gr.Row():
                 names = list(self.studios)
                 self.model = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1)
                 self.scaling = gr.Radio([SHARP, SMOOTH], value=SHARP, label="Enlarge images with")
+            self.drawn = gr.State(None)
             with gr.Tab("Generate"):
-                self._generate()
+                samples, redraw = self._generate()
             with gr.Tab("Edit"):
-                self._edit()
+                edited = self._edit()
             with gr.Tab("Interpolate"):
                 self._interpolate()
             with gr.Tab("Inspect"):
-                self._inspect()
+                inspected = self._inspect()
             if len(names) > 1:
                 with gr.Tab("Compare"):
                     self._compare()
-            self.scaling.change(None, self.scaling, self.scaling, js=SMOOTHEN, **_QUIET)
-            self.model.change(lambda name: _banner(self.studios[name]), self.model, self.banner, **_QUIET)
+            samples.select(_selected, None, [edited, inspected], **QUIET)
+            self.scaling.change(None, self.scaling, self.scaling, js=SMOOTHEN, **QUIET)
+            followers = [component for component, _ in self.followers]
+            redraw(self.model.change(self._adapt, self.model, followers, **QUIET).then)
 
-    def _generate(self) -> None:
+    def _follow(self, kind: Callable[..., Any], of: Callable[[Studio], dict[str, Any]], **fixed: Any) -> Any:
+        """A component some of whose properties are the chosen model's."""
+        component = kind(**fixed, **of(self.first))
+        self.followers.append((component, lambda studio: kind(**of(studio))))
+        return component
+
+    def _clear(self, component: Any) -> Any:
+        """A component that is emptied when another model is chosen."""
+        self.followers.append((component, lambda _: None))
+        return component
+
+    def _adapt(self, name: str) -> list[Any]:
+        return [of(self.studios[name]) for _, of in self.followers]
+
+    def _generate(self) -> tuple[gr.Gallery, Callable[[Callable[..., Any]], Any]]:
         with gr.Row():
             with gr.Column(scale=1):
-                label = self._classes("Class")
-                seed = gr.Number(self.seed, label="Seed", precision=0, minimum=0)
+                label = self._follow(gr.Dropdown, _choices, label="Class")
+                seed = gr.Number(self.seed, label="Seed", precision=0, minimum=0, maximum=MOST_SEED)
                 n = gr.Slider(1, MOST, 16, step=1, label="Number of images")
                 temperature = gr.Slider(0, 2, 1, step=0.05, label="Temperature", info="below 1: more alike")
                 other = gr.Button("Another seed", variant="primary")
             with gr.Column(scale=3):
-                gallery = gr.Gallery(label="Samples", columns=4, format="png", elem_id="samples", height="auto")
+                gallery = _gallery("Samples", "samples")
                 sheet = gr.DownloadButton("Download as one PNG", elem_id="sheet")
-        with gr.Accordion("Class folders to download", open=False):
+        title = {"label": "Class folders to download", "open": False}
+        with self._follow(gr.Accordion, lambda studio: {"visible": bool(studio.labels)}, **title):
             per_class = gr.Number(50, label="Images per class", precision=0, minimum=1, maximum=MOST_PER_CLASS)
             make = gr.Button("Make class folders")
             folders = gr.DownloadButton("Download ZIP", visible=False, elem_id="folders")
-        self.drawn = gr.State(None)
-        gr.on(
-            [self.blocks.load, label.change, seed.change, n.change, temperature.change, self.scaling.change],
-            self._draw,
-            [self.model, label, seed, n, temperature, self.scaling],
-            [gallery, sheet, self.drawn],
-            trigger_mode="always_last",
-            **_QUIET,
-        )
-        other.click(lambda: secrets.randbelow(10**6), None, seed, **_QUIET)
+        inputs = [self.model, label, seed, n, temperature, self.scaling]
+        outputs = [gallery, sheet, self.drawn]
+        changes = [each.change for each in (label, seed, n, temperature, self.scaling)]
+        gr.on([self.blocks.load, *changes], self._draw, inputs, outputs, trigger_mode="always_last", **QUIET)
+        other.click(lambda: secrets.randbelow(10**6), None, seed, **QUIET)
         make.click(self._folders, [self.model, per_class, seed, temperature], folders, api_visibility="private")
-        self.samples = gallery
+        self.drawn.change(lambda: gr.DownloadButton(visible=False), None, folders, **QUIET)
+        return gallery, lambda event: event(self._draw, inputs, outputs, **QUIET)
 
     @_told
     def _draw(
         self, name: str, label: str, seed: float, n: float, temperature: float, scaling: str
     ) -> tuple[Tiles, str, Drawn]:
         studio = self.studios[name]
-        own, start = _class(label), _whole(seed, "Seed", 0, 2**63 - 1)
-        images = studio.draw(own, _whole(n, "Number of images", 1, MOST), start, temperature)
-        words = f"{own or 'Prior'}, seed {start}, temperature {temperature:g}"
+        own, start = None if label == PRIOR else label, _whole(seed, "Seed", 0, MOST_SEED)
+        samples = studio.draw(own, _whole(n, "Number of images", 1, MOST), start, temperature)
+        what = f"{own or 'prior'}, seed {start}"
+        words = provenance.words(studio.model)
         tiles = [
-            (enlarged(image, scaling), f"{i}: {own or 'prior'}, seed {start}") for i, image in enumerate(images, 1)
+            (self._shown(image, scaling, words), f"{i}: {what}") for i, image in enumerate(samples.images, start=1)
         ]
-        sheet = _file(studio.sheet(images, words), f"{own or 'prior'}_seed_{start}.png", self.blocks)
-        return tiles, sheet, Drawn(name, own, start, images)
+        sheet = studio.sheet(samples.images, f"{what}, temperature {temperature:g}")
+        return tiles, self._file(sheet, f"{own or 'prior'}_seed_{start}.png"), Drawn(name, samples)
 
     @_told
     def _folders(self, name: str, n: float, seed: float, temperature: float) -> Any:
-        start = _whole(seed, "Seed", 0, 2**63 - 1)
-        content = self.studios[name].class_folders(_whole(n, "Images per class", 1, MOST_PER_CLASS), start, temperature)
-        return gr.DownloadButton(value=_file(content, f"synthetic_seed_{start}.zip", self.blocks), visible=True)
+        count, start = _whole(n, "Images per class", 1, MOST_PER_CLASS), _whole(seed, "Seed", 0, MOST_SEED)
+        content = self.studios[name].class_folders(count, start, temperature)
+        return gr.DownloadButton(value=self._file(content, f"synthetic_seed_{start}.zip"), visible=True)
 
-    def _edit(self) -> None:
-        most = max(len(studio.directed) for studio in self.studios.values())
+    def _edit(self) -> gr.Number:
+        """The tab; gives the number of the sample that it can take."""
         with gr.Row():
             with gr.Column():
-                upload = _upload("Your image", "upload")
-                with gr.Row():
-                    label = self._classes("Class")
-                    seed = gr.Number(self.seed, label="Seed", precision=0, minimum=0)
+                number = gr.Number(1, label="Number of a sample of the first tab", precision=0, minimum=1, maximum=MOST)
                 sample = gr.Button("Take this sample")
-                held_out = gr.Button("Take a held-out image")
+                upload = self._upload("Your image", "upload")
+                label = self._told_class()
+                held_out = self._follow(gr.Button, _if_it_encodes, value="Take a held-out image")
             with gr.Column(scale=2), gr.Row():
-                original, before, after = (
-                    gr.Image(label=what, format="png", interactive=False, elem_id=what.lower(), alt_text=what)
-                    for what in ("Original", "Before", "After")
-                )
+                shown = [self._clear(_image(what, what.lower())) for what in ("Original", "Before", "After")]
         with gr.Row():
             with gr.Column():
-                towards = [gr.Slider(-2, 2, 0, step=0.05, **self._direction(self.first, i)) for i in range(most)]
+                most = max(len(studio.directed) for studio in self.studios.values())
+                towards = [self._follow(gr.Slider, partial(_toward, i), **_range(2, 0.05)) for i in range(most)]
             with gr.Column():
-                along = [gr.Slider(-6, 6, 0, step=0.1, label=f"Direction {i + 1}") for i in range(DIRECTIONS)]
+                along = [self._follow(gr.Slider, partial(_direction, i), **_range(6, 0.1)) for i in range(DIRECTIONS)]
         reset = gr.Button("Reset")
-        point = gr.State(None)
-        sliders, shown = [*towards, *along], [original, before, after]
+        point, sliders = self._clear(gr.State(None)), [*towards, *along]
         taken = [point, *shown, *sliders]
-        take = partial(self._take, len(sliders))
-        upload.upload(take(self._uploaded), [self.model, self.scaling, upload, label], taken, api_visibility="private")
-        sample.click(take(self._sampled), [self.model, self.scaling, label, seed], taken, api_visibility="private")
-        held_out.click(take(self._held_out), [self.model, self.scaling, seed], taken, api_visibility="private")
+
+        def take(event: Callable[..., Any], find: Callable[..., Point], *inputs: Any) -> None:
+            handler = partial(self._take, len(sliders), find)
+            event(handler, [self.model, self.scaling, *inputs], taken, api_visibility="private")
+
+        take(sample.click, self._sampled, self.drawn, number)
+        take(upload.upload, self._uploaded, upload, label)
+        take(held_out.click, self._held_out, number)
+        label.input(
+            partial(self._told_again, len(sliders)),
+            [self.model, self.scaling, upload, label],
+            taken,
+            api_visibility="private",
+        )
         gr.on(
             [slider.change for slider in sliders],
             self._move,
             [self.model, self.scaling, point, *sliders],
-            after,
+            shown[-1],
             trigger_mode="always_last",
-            **_QUIET,
+            **QUIET,
         )
-        reset.click(lambda: [0] * len(sliders), None, sliders, **_QUIET)
-        self.model.change(partial(self._others, most), self.model, [*taken, upload], **_QUIET)
-
-    def _take(self, sliders: int, find: Callable[..., Point]) -> Callable[..., list[Any]]:
-        """A handler that starts from the point that `find` finds, with all sliders at rest."""
-
-        @_told
-        def take(name: str, scaling: str, *arguments: Any) -> list[Any]:
-            studio = self.studios[name]
-            point = find(studio, *arguments)
-            image = enlarged(studio.decoded(point)[0], scaling)
-            original = None if point.image is None else enlarged(point.image[0], scaling)
-            return [point, original, image, image, *[0] * sliders]
-
-        return take
-
-    @staticmethod
-    def _uploaded(studio: Studio, file: str, label: str) -> Point:
-        return studio.encoded(Path(file), _class(label))
-
-    @staticmethod
-    def _sampled(studio: Studio, label: str, seed: float) -> Point:
-        return studio.sampled(_class(label), _whole(seed, "Seed", 0, 2**63 - 1))
-
-    def _held_out(self, studio: Studio, seed: float) -> Point:
-        files = self.training(studio).held_out
-        return studio.encoded(*files[_whole(seed, "Seed", 0, 2**63 - 1) % len(files)])
+        reset.click(lambda: [0] * len(sliders), None, sliders, **QUIET)
+        return number
 
     @_told
-    def _move(self, name: str, scaling: str, point: Point | None, *strengths: float) -> Image.Image | None:
+    def _take(self, sliders: int, find: Callable[..., Point], name: str, scaling: str, *given: Any) -> list[Any]:
+        """Start from the point that `find` finds, with all sliders at rest."""
+        studio = self.studios[name]
+        point = find(studio, *given)
+        image = self._shown(studio.decoded(point)[0], scaling, provenance.words(studio.model))
+        original = None if point.image is None else self._shown(point.image[0], scaling, "an image, as models see it")
+        return [point, original, image, image, *[0] * sliders]
+
+    def _told_again(self, sliders: int, name: str, scaling: str, file: str | None, label: str | None) -> list[Any]:
+        """Start anew from an upload whose class is said after it."""
+        if file is None:
+            return [gr.skip()] * (4 + sliders)
+        return self._take(sliders, self._uploaded, name, scaling, file, label)
+
+    @staticmethod
+    def _uploaded(studio: Studio, file: str, label: str | None) -> Point:
+        return studio.encoded(Path(file), label)
+
+    @staticmethod
+    def _sampled(studio: Studio, drawn: Drawn | None, number: float) -> Point:
+        if drawn is None or drawn.studio != studio.name:
+            raise UserError("there is no sample yet; generate some in the first tab")
+        chosen = _whole(number, "Number of the sample", 1, len(drawn.samples.images))
+        return studio.point(drawn.samples, chosen - 1)
+
+    def _held_out(self, studio: Studio, number: float) -> Point:
+        files = self.training(studio).held_out
+        return studio.encoded(*files[(_whole(number, "Number", 1, MOST) - 1) % len(files)])
+
+    @_told
+    def _move(self, name: str, scaling: str, point: Point | None, *strengths: float) -> str | None:
         if point is None:
             return None
         studio = self.studios[name]
         towards = dict(zip(studio.directed, strengths[:-DIRECTIONS], strict=False))
-        return enlarged(studio.decoded(studio.moved(point, towards, strengths[-DIRECTIONS:]))[0], scaling)
-
-    def _others(self, most: int, name: str) -> list[Any]:
-        """The tab for another model, empty."""
-        studio = self.studios[name]
-        towards = [gr.Slider(value=0, **self._direction(studio, i)) for i in range(most)]
-        return [None, None, None, None, *towards, *[0] * DIRECTIONS, None]
-
-    @staticmethod
-    def _direction(studio: Studio, i: int) -> dict[str, Any]:
-        return {
-            "label": f"More {studio.directed[i]}" if i < len(studio.directed) else "-",
-            "visible": i < len(studio.directed),
-        }
+        moved = studio.moved(point, towards, strengths[-DIRECTIONS:])
+        return self._shown(studio.decoded(moved)[0], scaling, provenance.words(studio.model))
 
     def _interpolate(self) -> None:
-        ends: list[gr.File | gr.Dropdown | gr.Number] = []
+        ends = []
         with gr.Row():
-            for what in ("From", "To"):
+            for place, what in enumerate(("From", "To"), start=1):
                 with gr.Column():
-                    upload = _upload(f"{what}: your image, or the sample below", what.lower())
-                    label = self._classes("Class")
-                    seed = gr.Number(self.seed + len(ends) // 3, label="Seed", precision=0, minimum=0)
-                    ends += [upload, label, seed]
+                    text = f"{what}: number of a sample of the first tab, unless there is an image below"
+                    number = gr.Number(place, label=text, precision=0, minimum=1, maximum=MOST)
+                    ends += [self._upload(f"{what}: your image", what.lower()), number]
+        label = self._told_class()
         go = gr.Button("Show the way", variant="primary")
-        strip = gr.Image(label="From left to right", format="png", interactive=False, elem_id="strip")
-        moving = gr.Image(label="Animation", interactive=False, elem_id="animation", height=260)
-        go.click(self._between, [self.model, *ends], [strip, moving], api_visibility="private")
+        strip = self._clear(_image("From left to right", "strip"))
+        moving = self._clear(_image("Animation", "animation"))
+        go.click(self._between, [self.model, self.drawn, label, *ends], [strip, moving], api_visibility="private")
 
     @_told
-    def _between(self, name: str, *ends: Any) -> tuple[str, str]:
+    def _between(self, name: str, drawn: Drawn | None, label: str | None, *ends: Any) -> tuple[str, str]:
         studio = self.studios[name]
         start, end = (
-            self._sampled(studio, label, seed) if file is None else self._uploaded(studio, file, label)
-            for file, label, seed in (ends[:3], ends[3:])
+            self._sampled(studio, drawn, number) if file is None else self._uploaded(studio, file, label)
+            for file, number in (ends[:2], ends[2:])
         )
-        tour = studio.between(start, end)
-        words = provenance.words(studio.model)
-        return (
-            _file(png(tour.grid(), words), "interpolation.png", self.blocks),
-            _file(gif(tour, words), "interpolation.gif", self.blocks),
+        tour, words = studio.between(start, end), provenance.words(studio.model)
+        return self._file(png(tour.grid(), words), "interpolation.png"), self._file(
+            gif(tour, words), "interpolation.gif"
         )
 
-    def _inspect(self) -> None:
+    def _inspect(self) -> gr.Number:
+        """The tab; gives the number of the sample that it looks at."""
         gr.Markdown("Which training images is a sample of the first tab like, and is it a copy of one?")
         with gr.Row():
             number = gr.Number(1, label="Number of the sample", precision=0, minimum=1, maximum=MOST)
             find = gr.Button("Find the nearest training images", variant="primary")
         verdict = gr.Textbox(label="Copy score", interactive=False, elem_id="verdict")
-        nearest = gr.Gallery(label="Nearest", columns=4, format="png", elem_id="nearest", height="auto")
-        find.click(self._nearest, [self.drawn, number, self.scaling], [verdict, nearest], api_visibility="private")
-        self.samples.select(_selected, None, number, **_QUIET)
+        nearest = _gallery("Nearest", "nearest")
+        given, found = [self.model, self.drawn, number, self.scaling], [verdict, nearest]
+        find.click(self._nearest, given, found, api_visibility="private")
+        self.drawn.change(lambda: (None, None), None, found, **QUIET)
         with gr.Accordion("The run", open=False):
-            figures = gr.Gallery(_figures(self.first), label="Figures", columns=2, elem_id="figures")
-            card = gr.Markdown(_card(self.first), elem_id="card")
-        self.model.change(
-            lambda name: (_figures(self.studios[name]), _card(self.studios[name])),
-            self.model,
-            [figures, card],
-            **_QUIET,
-        )
+            figures = {
+                "label": "Figures",
+                "elem_id": "figures",
+                "height": "auto",
+                "buttons": ["download", "fullscreen"],
+            }
+            self._follow(gr.Gallery, lambda studio: {"value": self._figures(studio)}, **figures)
+            self._follow(gr.Markdown, lambda studio: {"value": _card(studio)}, elem_id="card")
+        return number
 
     @_told
-    def _nearest(self, drawn: Drawn | None, number: float, scaling: str) -> tuple[str, Tiles]:
-        if drawn is None:
-            raise UserError("there is no sample yet; generate some in the first tab")
-        chosen = _whole(number, "Number of the sample", 1, len(drawn.images))
-        trained = self.training(self.studios[drawn.studio])
-        image = drawn.images[chosen - 1]
-        neighbours = trained.nearest(image)
-        best, limit = neighbours[0].correlation, trained.calibration.threshold
+    def _nearest(self, name: str, drawn: Drawn | None, number: float, scaling: str) -> tuple[str, Tiles]:
+        studio = self.studios[name]
+        sample = studio.decoded(self._sampled(studio, drawn, number))[0]
+        trained = self.training(studio)
+        neighbours, calibration = trained.nearest(sample), trained.calibration
         words = "counts as a copy" if trained.is_copy(neighbours[0]) else "no copy"
-        tiles = [(enlarged(image, scaling), f"sample {chosen}")]
+        few = "; that is too few images to rely on" if calibration.images < LEAST_HELD_OUT else ""
+        tiles = [(self._shown(sample, scaling, provenance.words(studio.model)), f"sample {number:g}")]
         for one in neighbours:
-            mirrored = ", mirrored" if one.mirrored else ""
-            tiles.append((enlarged(one.image, scaling), f"{one.correlation:.3f}{mirrored}: {one.name}"))
-        return f"{best:.3f}: {words} (above {limit:.3f} it would count as one; 1 % of new images lie above)", tiles
+            caption = f"{one.correlation:.3f}{', mirrored' if one.mirrored else ''}: {one.name}"
+            tiles.append((self._shown(one.image, scaling, f"training image {one.name}"), caption))
+        return (
+            f"{neighbours[0].correlation:.3f}: {words} (above {calibration.threshold:.3f} it would count as one; of "
+            f"{calibration.images} new images {calibration.above} lie above{few})"
+        ), tiles
+
+    def _figures(self, studio: Studio) -> Tiles:
+        """The run's own pictures, as far as they lie beside the model."""
+        found = {"curves.png": "curves of training", "images/progress.png": "samples after the first and last epoch"}
+        paths = ((studio.path.parent / name, words) for name, words in found.items())
+        return [(self._file(path.read_bytes(), path.name), words) for path, words in paths if path.is_file()]
 
     def _compare(self) -> None:
         labels = sorted({label for studio in self.studios.values() for label in studio.labels})
         with gr.Row():
-            label = gr.Dropdown([PRIOR, *labels], value=PRIOR, label="Class")
-            seed = gr.Number(self.seed, label="Seed", precision=0, minimum=0)
-            n = gr.Slider(1, MOST_COMPARED, 8, step=1, label="Number of images")
+            label = gr.Dropdown([PRIOR, *labels], value=PRIOR, label="Class to compare")
+            seed = gr.Number(self.seed, label="Seed", precision=0, minimum=0, maximum=MOST_SEED)
+            n = gr.Slider(1, MOST_COMPARED, 16, step=1, label="Number of images")
         go = gr.Button("Compare the models", variant="primary")
-        rows = gr.Gallery(label="One row of samples for each model", columns=1, format="png", elem_id="compared")
+        rows = _gallery("The same seed in each model", "compared")
         go.click(self._side_by_side, [label, seed, n], rows, api_visibility="private")
 
     @_told
-    def _side_by_side(self, label: str, seed: float, n: float) -> list[tuple[str, str]]:
-        own, start = _class(label), _whole(seed, "Seed", 0, 2**63 - 1)
+    def _side_by_side(self, label: str, seed: float, n: float) -> Tiles:
+        own, start = None if label == PRIOR else label, _whole(seed, "Seed", 0, MOST_SEED)
         count = _whole(n, "Number of images", 1, MOST_COMPARED)
         rows = []
         for name, studio in self.studios.items():
             if own is not None and own not in studio.labels:
                 gr.Warning(html.escape(f"{name} does not know {own}"))
                 continue
-            sheet = studio.sheet(studio.draw(own, count, start, 1.0), f"{name}: {own or 'prior'}, seed {start}")
-            rows.append((_file(sheet, "row.png", self.blocks), name))
+            samples = studio.draw(own, count, start, 1.0)
+            sheet = studio.sheet(samples.images, f"{name}: {own or 'prior'}, seed {start}")
+            rows.append((self._file(sheet, "row.png"), name))
         return rows
 
-    def _classes(self, title: str) -> gr.Dropdown:
-        """A choice of the model's classes, which follows the model."""
-        chosen = gr.Dropdown([PRIOR, *self.first.labels], value=PRIOR, label=title)
-        self.model.change(
-            lambda name: gr.Dropdown([PRIOR, *self.studios[name].labels], value=PRIOR), self.model, chosen, **_QUIET
-        )
-        return chosen
+    def _upload(self, title: str, name: str) -> Any:
+        """A field for an image, for models that encode."""
+
+        def of(studio: Studio) -> dict[str, Any]:
+            return {**_if_it_encodes(studio), "value": None}
+
+        return self._follow(gr.File, of, label=title, elem_id=name, file_types=sorted(SUFFIXES), height=150)
+
+    def _told_class(self) -> Any:
+        """A choice of an image's class, for models that must be told it."""
+
+        def of(studio: Studio) -> dict[str, Any]:
+            return {"visible": studio.conditional, "choices": studio.labels, "value": None}
+
+        return self._follow(gr.Dropdown, of, label="Class of your image")
+
+    def _shown(self, image: Tensor, scaling: str, words: str) -> str:
+        """A picture of an image for the page, which says in its metadata what it is."""
+        return self._file(png(enlarged(image, scaling), words), "image.png")
+
+    def _file(self, content: bytes, name: str) -> str:
+        """A file that the page may show or hand out, deleted after `KEPT_SECONDS`."""
+        return str(save_bytes_to_cache(content, name, self.blocks.GRADIO_CACHE))
 
 
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+def _selected(event: gr.SelectData) -> tuple[int, int]:
+    """The number of the sample that was chosen in the first tab, for two others."""
+    return int(event.index) + 1, int(event.index) + 1
 
 
-def _selected(event: gr.SelectData) -> int:
-    """The number of the sample that was chosen in the first tab."""
-    return int(event.index) + 1
+def _gallery(label: str, elem_id: str) -> gr.Gallery:
+    return gr.Gallery(label=label, elem_id=elem_id, height="auto", buttons=["download", "fullscreen"])
 
 
-def _class(label: str) -> str | None:
-    return None if label == PRIOR else label
+def _image(label: str, elem_id: str) -> gr.Image:
+    return gr.Image(
+        label=label,
+        elem_id=elem_id,
+        alt_text=label,
+        format="png",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+    )
 
 
-def _upload(title: str, name: str) -> gr.File:
-    return gr.File(label=title, elem_id=name, file_types=sorted(SUFFIXES), height=150)
+def _choices(studio: Studio) -> dict[str, Any]:
+    return {"choices": [PRIOR, *studio.labels], "value": PRIOR}
 
 
-def _file(content: bytes, name: str, blocks: gr.Blocks) -> str:
-    """A file that the page may show or hand out, deleted after `KEPT_SECONDS`."""
-    return str(save_bytes_to_cache(content, name, blocks.GRADIO_CACHE))
+def _if_it_encodes(studio: Studio) -> dict[str, Any]:
+    return {"visible": studio.encodes}
+
+
+def _range(most: float, step: float) -> dict[str, float]:
+    return {"minimum": -most, "maximum": most, "step": step}
+
+
+def _toward(i: int, studio: Studio) -> dict[str, Any]:
+    known = i < len(studio.directed)
+    return {"label": f"More {studio.directed[i]}" if known else "-", "visible": known, "value": 0}
+
+
+def _direction(i: int, studio: Studio) -> dict[str, Any]:
+    return {"label": f"Direction {i + 1}", "visible": i < studio.directions, "value": 0}
 
 
 def _banner(studio: Studio) -> str:
     kind = " drawings" if studio.drawings else ""
     words = f"{ALWAYS} {studio.model.kind} trained on {studio.model.trained_on['caption']}: {studio.name}"
     return f'<p class="banner{kind}" role="note">{html.escape(words)}</p>'
-
-
-def _figures(studio: Studio) -> list[tuple[str, str]]:
-    """The run's own pictures, as far as they lie beside the model."""
-    found = {"curves.png": "curves of training", "images/progress.png": "samples after the first and the last epoch"}
-    paths = ((studio.path.parent / name, words) for name, words in found.items())
-    return [(str(path), words) for path, words in paths if path.is_file()]
 
 
 def _card(studio: Studio) -> str:

@@ -1,17 +1,22 @@
 """Serving the page to this machine alone, with nothing fetched from elsewhere."""
 
 import logging
+import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from vaegan_pl.errors import UserError
 from vaegan_pl.explorer.page import CSS, MOST_BYTES, MOST_VISITORS
 
 POLICY = b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'; frame-ancestors 'self'"
 """What a browser may load for the page: what this server sends."""
+
+OWN_NAMES = ("127.0.0.1", "localhost")
+"""What this machine calls itself; a page elsewhere cannot reach it by a name of its own (DNS rebinding)."""
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -50,6 +55,11 @@ def serve(blocks: gr.Blocks, host: str, port: int | None, browser: bool) -> str:
         UserError: if the port is taken, or the address is not this machine's.
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("NO_PROXY", "no_proxy"):  # Gradio asks its own address whether it is there
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), *OWN_NAMES, host)))
+    middleware = [Middleware(OwnContentOnly)]
+    if host in OWN_NAMES:
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(OWN_NAMES)))
     blocks.queue(default_concurrency_limit=2)
     try:
         _, url, _ = blocks.launch(
@@ -64,7 +74,7 @@ def serve(blocks: gr.Blocks, host: str, port: int | None, browser: bool) -> str:
             footer_links=[],
             ssr_mode=False,
             enable_monitoring=False,
-            app_kwargs={"middleware": [Middleware(OwnContentOnly)], "docs_url": None, "redoc_url": None},
+            app_kwargs={"middleware": middleware, "docs_url": None, "redoc_url": None},
             css=CSS,
             theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         )

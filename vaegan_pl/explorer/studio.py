@@ -16,6 +16,7 @@ from vaegan_pl.data.images import UNREADABLE
 from vaegan_pl.errors import UserError
 from vaegan_pl.inference import in_batches, read_image
 from vaegan_pl.model.latents import attribute_vector, class_means, evenly, leading_directions, slerp
+from vaegan_pl.model.networks import Labels
 from vaegan_pl.model.weights import SavedModel
 from vaegan_pl.report import provenance
 from vaegan_pl.report.latent_pictures import Tour
@@ -27,6 +28,15 @@ DIRECTIONS = 6
 FRAMES, COLUMNS = 24, 8
 
 Images = Float[Tensor, "image channel side side"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images that were drawn, in [-1, 1], with their latents and, for conditional models, class indices."""
+
+    images: Images
+    z: Float[Tensor, "image latent"]
+    y: Labels | None
 
 
 @dataclass(frozen=True)
@@ -49,19 +59,18 @@ class Studio:
     """One model.
 
     Attributes:
+        name: what it is called.
         path: its file.
+        sha256: the file's digest when it was loaded.
         model: the model, on `device`.
         device: what computes.
     """
 
+    name: str
     path: Path
+    sha256: str
     model: SavedModel
     device: torch.device
-
-    @property
-    def name(self) -> str:
-        """Its path, by which it is told from others."""
-        return str(self.path)
 
     @property
     def labels(self) -> list[str]:
@@ -88,6 +97,11 @@ class Studio:
         """The classes towards which images can be changed."""
         return list(self._means) if len(self._means) > 1 else []
 
+    @property
+    def directions(self) -> int:
+        """How many leading directions there are."""
+        return len(self._leading)
+
     @cached_property
     def _means(self) -> dict[str, Tensor]:
         return {} if self.model.mixtures is None else class_means(self.model.mixtures)
@@ -96,8 +110,8 @@ class Studio:
     def _leading(self) -> Float[Tensor, "direction latent"]:
         return leading_directions(self.model.networks.decoder, DIRECTIONS).cpu()
 
-    def draw(self, label: str | None, n: int, seed: int, temperature: float) -> Images:
-        """Samples in [-1, 1]: those of `python -m vaegan_pl.sample` with the same options.
+    def draw(self, label: str | None, n: int, seed: int, temperature: float) -> Samples:
+        """Samples: those of `python -m vaegan_pl.sample` with the same options.
 
         Args:
             label: the class; None draws from the prior.
@@ -106,12 +120,12 @@ class Studio:
             temperature: see `SavedModel.draw`.
         """
         z, y = self.model.draw(n, label, torch.Generator().manual_seed(seed), temperature)
-        return self._decode(z, y)
+        return Samples(self._decode(z, y), z, y)
 
-    def sampled(self, label: str | None, seed: int) -> Point:
-        """The first sample of a class and seed."""
-        z, y = self.model.draw(1, label, torch.Generator().manual_seed(seed))
-        return Point(z, None if y is None else str(self.model.trained_on["classes"][int(y)]), None)
+    def point(self, samples: Samples, i: int) -> Point:
+        """Where one of the samples lies."""
+        label = None if samples.y is None else str(self.model.trained_on["classes"][int(samples.y[i])])
+        return Point(samples.z[i : i + 1], label, None)
 
     def encoded(self, path: Path, label: str | None) -> Point:
         """The posterior mean of an image in a file.
@@ -144,24 +158,35 @@ class Studio:
         Args:
             point: where to start.
             towards: for each of `directed`, how far to go to it, in differences of class means (attribute vectors).
-            along: how far to go in each of the leading directions, in deviations of the prior.
+            along: how far to go in each of the leading directions, in deviations of the prior; the rest is disregarded.
         """
         counts = self.model.trained_on["counts"]["train"]
-        z = point.z + torch.tensor([list(along)], dtype=point.z.dtype) @ self._leading[: len(along)]
+        n = min(len(along), self.directions)
+        z = point.z + torch.tensor([list(along[:n])], dtype=point.z.dtype) @ self._leading[:n]
         for name, strength in towards.items():
             others = {other: float(counts[other]) for other in self.directed if other != name}
             z = z + strength * attribute_vector(self._means, name, others)
         return Point(z, point.label, point.image)
 
     def between(self, start: Point, end: Point) -> Tour:
-        """The arc from one point to another, with the images that were encoded at its ends."""
+        """The arc from one point to another, with the images that were encoded at its ends.
+
+        Raises:
+            UserError: if a conditional model would have to be told two classes.
+        """
+        if start.label != end.label:
+            raise UserError(
+                f"one end is {start.label}, the other {end.label}: this model is told one; take two of a class"
+            )
         z = slerp(start.z[0], end.z[0], torch.linspace(0, 1, FRAMES))
         y = self._told(start)
         frames = self._decode(z, None if y is None else y.repeat(FRAMES))
         shown = frames[evenly(COLUMNS, FRAMES)]
         ends = [[] if point.image is None else [point.image] for point in (start, end)]
-        caption = f"{self._source} {'The originals are at the ends.' if start.image is not None else ''}".strip()
-        return Tour(torch.cat([*ends[0], shown, *ends[1]]), COLUMNS, frames[:, None], 1, False, caption)
+        named = " and ".join(name for name, end in zip(("first", "last"), ends, strict=True) if end)
+        still = torch.cat([*ends[0], shown, *ends[1]])
+        caption = f"{f'As it was given: the {named}. ' if named else ''}{self._source}"
+        return Tour(still, len(still), frames[:, None], 1, False, caption)
 
     def sheet(self, images: Images, words: str) -> bytes:
         """A PNG of samples in rows of eight, over a caption."""
@@ -173,7 +198,7 @@ class Studio:
         Raises:
             UserError: if the model knows no classes.
         """
-        facts = provenance.facts(self.path, self.model, seed, temperature)
+        facts = provenance.facts(self.path, self.sha256, self.model, seed, temperature)
         facts["images"] = dict.fromkeys(self.model.labels, n)
         generator = torch.Generator().manual_seed(seed)
         buffer = BytesIO()

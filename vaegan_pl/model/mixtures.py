@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,13 +60,11 @@ def from_plain(content: Mapping[str, Mapping[str, Any]], latent_dim: int) -> Cla
     """The inverse of `to_plain`.
 
     Raises:
-        ValueError: if shapes do not fit together, or a name would lead out of the folder that samples are written to.
+        ValueError: if shapes do not fit together.
     """
     mixtures = {name: Mixture(**values) for name, values in content.items()}
     for name, mixture in mixtures.items():
         k = len(mixture.weights)
-        if Path(name).name != name or name == "..":
-            raise ValueError(f"{name} cannot name a folder")
         if mixture.means.shape != (k, latent_dim) or mixture.factors.shape != (k, latent_dim, latent_dim):
             raise ValueError(f"the mixture of {name} does not fit a latent space of {latent_dim} dimensions")
     return mixtures

@@ -186,6 +186,9 @@ def load(path: Path) -> SavedModel:
     try:
         trained_on = {key: content["trained_on"][key] for key in ("kind", "folder", "classes", "counts", "caption")}
         trained_on |= {key: content["trained_on"].get(key) for key in ("fingerprint", "training_images", "split")}
+        for name in (*trained_on["classes"], *(content.get("mixtures") or {})):
+            if Path(name).name != name or name in ("", ".."):  # samples are written to folders of these names
+                raise ValueError(f"{name} cannot name a folder")
         with torch.device("meta"):  # sizes cost no memory until the tensors of the file are found to have them
             networks = Networks(**({} if version == FORMAT_VERSION else EARLIER_NETWORKS) | content["networks"])
         for name, network in networks.named_children():

@@ -1,10 +1,10 @@
 """The card that goes with a model file: what it was trained on and how, its figures, its limits, its intended use."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from vaegan_pl.model.weights import SavedModel
+from vaegan_pl.report.provenance import sha256
 
 NOT_A_GUARANTEE = (
     "This is an empirical audit, not a guarantee of privacy: it finds what resembles a training image pixel by "
@@ -79,7 +79,7 @@ def text(path: Path, model: SavedModel, figures: Sequence[str]) -> str:
         if model.networks.classes
         else "the part of the latent space that it was drawn from",
         file=path.name,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=sha256(path),
         caption=trained_on["caption"],
         counts="; ".join(counts),
         split=", ".join(f"{name} {value}" for name, value in (trained_on["split"] or {}).items()),

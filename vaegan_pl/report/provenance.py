@@ -15,11 +15,17 @@ def words(model: SavedModel) -> str:
     return f"synthetic; trained on {model.trained_on['caption']}"
 
 
-def facts(path: Path, model: SavedModel, seed: int, temperature: float) -> dict[str, Any]:
+def sha256(path: Path) -> str:
+    """Digest of a model's file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def facts(path: Path, digest: str, model: SavedModel, seed: int, temperature: float) -> dict[str, Any]:
     """In full, for a file beside the images; who draws them adds to `images` how many there are, and what `audit` said.
 
     Args:
         path: the model's file.
+        digest: its SHA-256.
         model: the model.
         seed: seed of the samples.
         temperature: see `SavedModel.draw`.
@@ -28,7 +34,7 @@ def facts(path: Path, model: SavedModel, seed: int, temperature: float) -> dict[
         "what": f"synthetic images, drawn from a {model.kind}; not photographs of anyone",
         "made_by": f"vaegan_pl {__version__}",
         "weights": str(path),
-        "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "weights_sha256": digest,
         "trained_on": dict(model.trained_on),
         "seed": seed,
         "temperature": temperature,
