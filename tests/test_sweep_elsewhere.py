@@ -91,19 +91,19 @@ def test_two_jobs_on_a_ray_cluster() -> None:
     """Of one node, started as a cluster is; by the options that the page on sweeps names, but for the GPU."""
     if importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") is None:
         pytest.skip("hydra_plugins.hydra_ray_launcher is not installed")
-    ray = str(Path(sys.executable).with_name("ray"))
+    ray, environment = str(Path(sys.executable).with_name("ray")), {**os.environ, "RAY_AUTH_MODE": "disabled"}
     port = slurm.free_port()
     options = [f"hydra.launcher.ray.init.address=127.0.0.1:{port}", "+hydra.launcher.ray.init.object_store_memory=null"]
     with tempfile.TemporaryDirectory(prefix="ray") as folder:  # a short name: sockets go there
         start = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", f"--temp-dir={folder}"]
         quiet = ["--include-dashboard=false", "--disable-usage-stats"]
-        subprocess.run([*start, *quiet], check=True, capture_output=True, timeout=120)
+        subprocess.run([*start, *quiet], check=True, capture_output=True, timeout=120, env=environment)
         try:
             output = f"output_root={Path.cwd()}/outputs"
             swept = ["trainer.max_epochs=1", "model.gamma=0.1,1"]
-            sweep("--multirun", "hydra/launcher=ray", *options, output, *swept)
+            sweep("--multirun", "hydra/launcher=ray", *options, output, *swept, environment=environment)
         finally:
-            subprocess.run([ray, "stop", "--force"], check=False, capture_output=True, timeout=120)
+            subprocess.run([ray, "stop", "--force"], check=False, capture_output=True, timeout=120, env=environment)
     check_two_jobs()
 
 
