@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 from vaegan_pl.commands import CONFIG_DIRECTORY
 from vaegan_pl.errors import UserError
@@ -35,7 +36,7 @@ def in_a_fresh_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
 
 
-def config(*options: str) -> object:
+def config(*options: str) -> DictConfig:
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
         return compose("explore", [*options])
 
@@ -46,8 +47,8 @@ def studio(path: str) -> Studio:
 
 def test_it_listens_to_this_machine_alone_unless_told_otherwise() -> None:
     chosen = config()
-    assert (chosen.host, chosen.port) == ("127.0.0.1", None)  # type: ignore[attr-defined]
-    assert chosen.weights == "outputs/latest/vae_gan_model.pth"  # type: ignore[attr-defined]
+    assert (chosen.host, chosen.port) == ("127.0.0.1", None)
+    assert chosen.weights == "outputs/latest/vae_gan_model.pth"
 
 
 class Code:
@@ -118,19 +119,19 @@ def test_training_images_are_those_that_the_run_names(run_command: Run) -> None:
     few = ["data.per_class.Training=20", "data.per_class.Testing=20", "trainer.max_epochs=1", "logger=csv"]
     assert run_command(train, "train", *SMALL, *few, "hydra.run.dir=run", "trainer.log_every_n_steps=1") is None
     model = studio("run/vae_gan_model.pth")
-    find = training_images(config("accelerator=cpu"))  # type: ignore[arg-type]
+    find = training_images(config("accelerator=cpu"))
     found = find(model)
     assert len(found.images) == sum(model.model.trained_on["counts"]["train"].values())
     assert all(path.is_file() for path, _ in found.held_out)
     assert find(model) is found
     Path("outputs/phantoms").rename("elsewhere")
     with pytest.raises(UserError, match=r"outputs/phantoms: the images that trained the model are not there; start"):
-        training_images(config())(model)  # type: ignore[arg-type]
+        training_images(config())(model)
     given = config("data=mri", "data.root=elsewhere", "data.image_size=32")
-    assert torch.equal(training_images(given)(model).images, found.images)  # type: ignore[arg-type]
+    assert torch.equal(training_images(given)(model).images, found.images)
     other = config("data=mri", "data.root=elsewhere", "data.image_size=32", "data.split_seed=1")
     with pytest.raises(UserError, match="was trained with seed 0"):
-        training_images(other)(model)  # type: ignore[arg-type]
+        training_images(other)(model)
 
 
 @pytest.mark.parametrize(
@@ -148,4 +149,4 @@ def test_a_run_that_names_none_or_something_strange_is_refused(text: str | None,
     if text is not None:
         Path("config.yaml").write_text(text)
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
-        training_images(config())(studio("m.pth"))  # type: ignore[arg-type]
+        training_images(config())(studio("m.pth"))
