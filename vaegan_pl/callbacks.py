@@ -447,3 +447,4 @@ class Console(L.Callback):
         log.info("the model    %s", self.directory / "vae_gan_model.pth")
         log.info("measure it   python -m vaegan_pl.evaluate weights=%s", self.directory / "vae_gan_model.pth")
         log.info("sample it    python -m vaegan_pl.sample weights=%s", self.directory / "vae_gan_model.pth")
+        log.info("open it      python -m vaegan_pl.explore weights=%s", self.directory / "vae_gan_model.pth")
