@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
@@ -84,7 +85,7 @@ def _record(directory: Path, overrides: list[str], objective: Objective, audit: 
     if not (directory / jobs.RECORD).exists():
         return new
     record = jobs.read(directory)
-    if record.state not in ("finished", "pruned") and _searches() and record.overrides != overrides:
+    if record.state not in ("finished", "pruned") and _searches(HydraConfig.get()) and record.overrides != overrides:
         for run in record.runs:
             shutil.rmtree(directory / run.directory, ignore_errors=True)
         return new
@@ -96,9 +97,9 @@ def _record(directory: Path, overrides: list[str], objective: Objective, audit: 
     return record
 
 
-def _searches() -> bool:
+def _searches(hydra: HydraConf | DictConfig) -> bool:
     """Whether jobs are proposed one after the other, by what came of those before."""
-    return "BasicSweeper" not in HydraConfig.get().sweeper._target_
+    return "BasicSweeper" not in hydra.sweeper._target_
 
 
 def refuse_others(directory: Path, before: Sequence[str], now: Sequence[str], more: tuple[str, ...] = ()) -> None:
@@ -128,7 +129,7 @@ def _makes_another(option: str) -> bool:
 
 def _is_done(record: Job, config: DictConfig) -> bool:
     """Whether nothing is left to do; where a search went on after a failed job, what it proposed followed from that."""
-    if record.state == "failed" and _searches() and _went_on(record):
+    if record.state == "failed" and _searches(HydraConfig.get()) and _went_on(record):
         log.info("job %s has failed already: %s", record.number, record.reason)
         return True
     measured = sum(run.value is not None for run in record.runs)
@@ -286,8 +287,7 @@ class Bookkeeping(Callback):
         try:
             if path.exists():
                 before, after = ([o for o in c if not _is_swept(o)] for c in (json.loads(path.read_text()), now))
-                search = "BasicSweeper" not in config.hydra.sweeper._target_
-                refuse_others(directory, before, after, OF_A_SEARCH if search else ())
+                refuse_others(directory, before, after, OF_A_SEARCH if _searches(config.hydra) else ())
             directory.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(now, indent=1))
         except (UserError, OSError, ValueError) as error:
