@@ -103,6 +103,11 @@ def test_everything_is_measured_and_written(run_command: Run, capfd: pytest.Capt
     assert set(model["by_class"]) == set(CLASSES)
     assert all(0 <= manifold["coverage"] <= 1 for manifold in model["by_class"].values())
     assert set(model["reconstruction"]) == {"PSNR", "SSIM", "MS-SSIM"}
+    space = model["latent_space"]
+    assert space["nats_of_an_image"] > space["nats_of_all_from_prior"] > 0
+    assert space["variances"] == sorted(space["variances"])
+    assert len(space["variances"]) == 16
+    assert space["KID_of_one_gaussian"]["low"] <= space["KID_of_one_gaussian"]["high"]
     assert figures["copy_audit"]["detects"]["exact"]["value"] == 1
     assert model["verdict"] in ("PASS", "WARN")
     useful = model["usefulness"]
@@ -120,7 +125,13 @@ def test_everything_is_measured_and_written(run_command: Run, capfd: pytest.Capt
         with Image.open(BytesIO(base64.b64decode(picture))) as image:
             assert min(image.size) > 50
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
-    for words in ("These are PHANTOMS", "not a guarantee of privacy", figures["features"]["name"], "TRTR"):
+    for words in (
+        "These are PHANTOMS",
+        "not a guarantee of privacy",
+        figures["features"]["name"],
+        "TRTR",
+        "latent space",
+    ):
         assert words in page
     card = Path("run/model_card.md").read_text()
     for words in (figures["data"]["fingerprint"], "TSTR / TRTR", model["verdict"], "Intended use", "not a guarantee"):

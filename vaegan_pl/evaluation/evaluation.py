@@ -12,6 +12,7 @@ from vaegan_pl.evaluation import privacy, reconstruction, usefulness
 from vaegan_pl.evaluation.classifier import Images
 from vaegan_pl.evaluation.diversity import Manifold
 from vaegan_pl.evaluation.estimate import Estimate, share
+from vaegan_pl.evaluation.latent_space import LatentSpace, aggregate
 from vaegan_pl.evaluation.privacy import Audit
 from vaegan_pl.evaluation.reconstruction import quality
 from vaegan_pl.evaluation.reference import Levels, Reference, as_saved
@@ -64,9 +65,10 @@ class Evaluation:
         labelled: as many samples of each class as train; None if the file knows no classes.
         levels: fidelity and diversity of each of `samples`.
         by_class: see `Reference.by_class`; empty if the file knows no classes.
-        reconstructions: the held-out images' reconstructions; None if the model has no encoder, like the next three.
+        reconstructions: the held-out images' reconstructions; None if the model has no encoder, like the next four.
         interpolations: decoded from straight lines between the posterior means of held-out images, `STEPS` a line.
         reconstruction: their quality.
+        latent_space: how posteriors fill it.
         memorised: share of training images whose reconstructions the audit takes for copies: how much it would see of
             what this model can draw.
         audits: copies among each of `samples`.
@@ -83,6 +85,7 @@ class Evaluation:
     reconstructions: Images | None
     interpolations: Images | None
     reconstruction: dict[str, Estimate] | None
+    latent_space: LatentSpace | None
     memorised: Estimate | None
     audits: dict[str, Audit]
     membership: dict[str, Estimate]
@@ -131,6 +134,7 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, say: Callable[
         reconstructions,
         _interpolate(model, reference) if encodes else None,
         None if reconstructions is None else quality(held_out, reconstructions, seed),
+        _latent_space(model, reference) if encodes else None,
         _memorised(model, reference) if encodes else None,
         audits,
         _membership(model, reference, reconstructions),
@@ -165,6 +169,17 @@ def _interpolate(model: SavedModel, reference: Reference) -> Images:
     lines = [start + along * (end - start) for start, end in zip(means[:LINES], means[LINES:], strict=True)]
     y = y[:LINES].repeat_interleave(STEPS)  # conditional networks stay in the class that the line starts in
     return as_saved(in_batches(networks.decoder, torch.cat(lines), y, device, "interpolating"))
+
+
+def _latent_space(model: SavedModel, reference: Reference) -> LatentSpace:
+    networks, device, train = model.networks, reference.device, reference.train
+    encoded = in_batches(lambda x, y: torch.stack(networks.encoder(x, y), 1), train.x, train.labels, device, "encoding")
+    posterior = aggregate(*encoded.unbind(1))
+    generator = torch.Generator().manual_seed(reference.seed)
+    z = posterior.sample(reference.n, generator)
+    y = train.labels[torch.randint(len(train.labels), (reference.n,), generator=generator)]
+    images = as_saved(in_batches(networks.decoder, z, y, device, "sampling one Gaussian"))
+    return LatentSpace(posterior, reference.kid(images))
 
 
 def _memorised(model: SavedModel, reference: Reference) -> Estimate:

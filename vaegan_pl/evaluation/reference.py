@@ -176,6 +176,12 @@ class Reference:
         """See `levels`."""
         return levels(self._held_out, (images, self.space(images)), self.compared, self.seed)
 
+    def kid(self, images: Images) -> Estimate:
+        """KID alone of the first `compared` images."""
+        features, n = self._held_out[1], self.compared
+        real = torch.randperm(len(features), generator=torch.Generator().manual_seed(self.seed))[:n]
+        return kernel_distance_interval(features[real], self.space(images[:n]), self.seed)
+
     def by_class(self, images: Labelled) -> dict[str, Manifold]:
         """How images of each class lie among the held-out ones of it; classes of few images are left out."""
         labels, features = self.held_out_labels, self._held_out[1]

@@ -15,6 +15,7 @@ from vaegan_pl.data.splits import SPLITS
 from vaegan_pl.evaluation import privacy
 from vaegan_pl.evaluation.estimate import Estimate
 from vaegan_pl.evaluation.evaluation import BY_CLASS, PRIOR, STEPS, Evaluation
+from vaegan_pl.evaluation.latent_space import LatentSpace
 from vaegan_pl.evaluation.privacy import FAIL, PASS, WARN
 from vaegan_pl.evaluation.reference import Reference
 from vaegan_pl.evaluation.usefulness import Labelled
@@ -93,6 +94,7 @@ def _model(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
         "samples": {name: _plain(levels) for name, levels in evaluation.levels.items()},
         "by_class": {name: asdict(manifold) for name, manifold in evaluation.by_class.items()},
         "reconstruction": None if evaluation.reconstruction is None else _plain(evaluation.reconstruction),
+        "latent_space": None if evaluation.latent_space is None else _latent_facts(evaluation.latent_space),
         "copies": {
             name: {
                 "copies": audit.copies,
@@ -120,6 +122,16 @@ def _model(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
             "TRTR_per_class": useful.real_real.per_class,
         }
     return facts
+
+
+def _latent_facts(space: LatentSpace) -> dict[str, Any]:
+    posterior = space.posterior
+    return {
+        "nats_of_an_image": posterior.nats,
+        "nats_of_all_from_prior": posterior.nats_from_prior,
+        "variances": posterior.variances.tolist(),
+        "KID_of_one_gaussian": asdict(space.kid),
+    }
 
 
 def verdict(evaluation: Evaluation, reference: Reference) -> str:
@@ -296,6 +308,7 @@ def _page(evaluations: Sequence[Evaluation], reference: Reference) -> str:
         sections += [
             _looks(one, reference, prefix),
             *_classes(one, reference, prefix),
+            *_latent_space(one, prefix),
             _privacy(one, reference, prefix),
         ]
         if one.usefulness is not None and verdict(one, reference) != FAIL:
@@ -365,6 +378,27 @@ def _classes(one: Evaluation, reference: Reference, prefix: str) -> list[Section
         "different numbers of images, and these figures depend on them: compare along rows."
     ]
     return [Section(f"{prefix}classes", text, [Table(["class", "precision", "recall", "density", "coverage"], rows)])]
+
+
+def _latent_space(one: Evaluation, prefix: str) -> list[Section]:
+    if one.latent_space is None:
+        return []
+    posterior = one.latent_space.posterior
+    least, middle, largest = (float(posterior.variances[i]) for i in (0, len(posterior.variances) // 2, -1))
+    text = [
+        f"The posterior of a training image is {posterior.nats:.0f} nats from the prior N(0, I) that samples are drawn "
+        f"from, and all of them together, as one Gaussian, are {posterior.nats_from_prior:.0f}: where that is much, "
+        "samples of the prior come from where no image lies.",
+    ]
+    rows = [
+        [
+            "variance along the narrowest, the middle and the widest axis",
+            f"{least:.2f}, {middle:.2f}, {largest:.2f}",
+            "1, 1, 1",
+        ],
+        ["KID of samples", str(one.latent_space.kid), str(one.levels[PRIOR]["KID"])],
+    ]
+    return [Section(f"{prefix}latent space", text, [Table(["", "one Gaussian of all posteriors", "prior"], rows)])]
 
 
 def _privacy(one: Evaluation, reference: Reference, prefix: str) -> Section:
