@@ -165,14 +165,16 @@ def _check_types(defaults: dict[Any, Any], values: dict[Any, Any], prefix: str) 
         value, key = values[name], f"{prefix}{name}"
         if isinstance(value, str) and value.startswith("${"):
             continue
-        nullable = value is None and (isinstance(default, dict) or key in NULLABLE)
+        group = isinstance(default, dict) and not (key.startswith("model.") and key != "model.gate")
+        nullable = value is None and (group or key in NULLABLE)
         if nullable or (isinstance(value, str) and key in NUMBER_OR_WORD):
             continue
         if isinstance(default, dict) and isinstance(value, dict):
             _check_types(default, value, f"{key}.")
         elif type(value) is not type(default) and not (type(default) is float and type(value) is int):
             words = {int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "a group"}
-            raise UserError(f"{key}={value}: must be {words[type(default)]}, such as {default}")
+            such = "; leave it out, or set options of it" if isinstance(default, dict) else f", such as {default}"
+            raise UserError(f"{key}={value}: must be {words[type(default)]}{such}")
 
 
 def _is_mistake(error: Exception) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vaegan_pl.model.adversary import ANCHOR_DECAY, R1_INTERVAL, DiffAugment
+from vaegan_pl.model.adversary import R1_INTERVAL, DiffAugment
 
 from ..conftest import adversary_with, networks_with
 
@@ -53,6 +53,31 @@ def test_cutout_blackens_a_quarter_of_the_image_or_what_of_it_lies_inside() -> N
     corner = DiffAugment(["cutout"])(x, torch.zeros(1, DiffAugment.DRAWS))
     assert (corner == -1).sum() == 16
     assert (corner[0, 0, :4, :4] == -1).all()
+
+
+def test_shift_and_hole_are_drawn_apart() -> None:
+    x, generator = images(n=1), torch.Generator().manual_seed(3)
+    numbers = torch.rand(1, DiffAugment.DRAWS, generator=generator, dtype=torch.float64)
+    for change, own in (("translation", {2, 3}), ("cutout", {4, 5}), ("brightness", {0}), ("contrast", {1})):
+        changed = DiffAugment([change])(x, numbers)
+        for column in range(DiffAugment.DRAWS):
+            other = numbers.clone()
+            other[:, column] = 1 - numbers[:, column]
+            assert torch.equal(DiffAugment([change])(x, other), changed) == (column not in own)
+
+
+def test_r1_is_taken_in_the_parameters_precision_under_bfloat16() -> None:
+    dis, adversary = networks_with(discriminator_norm="group").discriminator, adversary_with(r1=4.0)
+    x = images(n=3).float()
+    nothing = tuple(torch.zeros_like(parameter) for parameter in dis.parameters())
+    exact = adversary.penalised(nothing, dis, x, None, number=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = adversary.penalised(nothing, dis, x.bfloat16().float(), None, number=0)
+        cast = adversary.penalised(nothing, dis, x.bfloat16(), None, number=0)
+    reference = adversary.penalised(nothing, dis, x.bfloat16().float(), None, number=0)
+    torch.testing.assert_close(found, reference, rtol=0, atol=0)
+    torch.testing.assert_close(cast, reference, rtol=0, atol=0)
+    assert not all(torch.equal(a, b) for a, b in zip(exact, reference, strict=True))
 
 
 def test_augmentation_is_differentiable_and_each_row_has_its_own() -> None:
@@ -106,15 +131,17 @@ def test_lecam_holds_scores_against_moving_averages_of_the_other_kind() -> None:
     generator = np.random.default_rng(0)
     adversary = adversary_with(lecam=0.3)
     real_average = fake_average = 0.0
-    for _ in range(3):
+    for number, decay in ((0, 0.1), (1, 2 / 11), (2, 0.25), (2000, 0.99)):
         real, fake, other = generator.normal(size=(3, 5))
-        cost = adversary.discriminator_cost(torch.tensor(real), [torch.tensor(fake), torch.tensor(other)])
+        logits = torch.tensor(real), [torch.tensor(fake), torch.tensor(other)]
         fakes = np.concatenate([fake, other])
-        real_average = ANCHOR_DECAY * real_average + (1 - ANCHOR_DECAY) * real.mean()
-        fake_average = ANCHOR_DECAY * fake_average + (1 - ANCHOR_DECAY) * fakes.mean()
-        entropy = np.log1p(np.exp(-real)).mean() + np.log1p(np.exp(fake)).mean() + np.log1p(np.exp(other)).mean()
+        real_average = decay * real_average + (1 - decay) * real.mean()
+        fake_average = decay * fake_average + (1 - decay) * fakes.mean()
         lecam = np.square(real - fake_average).mean() + np.square(fakes - real_average).mean()
-        assert cost.item() == pytest.approx(entropy + 0.3 * lecam, rel=1e-6)
+        assert adversary.lecam_cost(*logits, number).item() == pytest.approx(0.3 * lecam, rel=1e-6)
+        entropy = np.log1p(np.exp(-real)).mean() + np.log1p(np.exp(fake)).mean() + np.log1p(np.exp(other)).mean()
+        assert adversary.discriminator_cost(*logits).item() == pytest.approx(entropy, rel=1e-6)
+        assert adversary_with().lecam_cost(*logits, number).item() == 0
 
 
 @pytest.mark.parametrize(

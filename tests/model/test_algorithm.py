@@ -36,6 +36,7 @@ def naive_losses(model: VAEGAN, x: Tensor, epsilon: Tensor, z_p: Tensor) -> tupl
     l_prior = kl_divergence(Normal(mean, sigma), Normal(torch.zeros_like(mean), torch.ones_like(sigma))).sum(1).mean()
     z = mean + sigma * epsilon
     has_prior = model.fakes != "reconstruction"
+    real_in_game = None
     if model.batch_norm == "separate":
         x_tilde, x_p = networks.decoder(z), networks.decoder(z_p)
         real, reconstructed, sampled = (networks.discriminator(images) for images in (x, x_tilde, x_p))
@@ -44,7 +45,20 @@ def naive_losses(model: VAEGAN, x: Tensor, epsilon: Tensor, z_p: Tensor) -> tupl
         logits, maps = networks.discriminator(torch.cat([x, x_tilde]))
         feature = maps[model.similarity_layer]
         real = (logits[: len(x)], {model.similarity_layer: feature[: len(x)]})
+        if model.fakes == "prior":  # x_tilde is no player, though it is in the batch
+            real_in_game = networks.discriminator(torch.cat([x, x_tilde.detach()]))[0][: len(x)]
         reconstructed = (logits[len(x) :], {model.similarity_layer: feature[len(x) :]})
+    elif model.batch_norm == "authors":
+        x_tilde, x_p = networks.decoder(z), networks.decoder(z_p)
+        reconstructed, real = (
+            (logits, {model.similarity_layer: maps})
+            for both in [networks.discriminator(torch.cat([x_tilde, x]))]
+            for logits, maps in zip(both[0].split(len(x)), both[1][model.similarity_layer].split(len(x)), strict=True)
+        )
+        in_game = {"both": [x_tilde, x_p], "reconstruction": [x_tilde], "prior": [x_p]}[model.fakes]
+        real_in_game, *others = networks.discriminator(torch.cat([x, *in_game]))[0].split(len(x))
+        reconstructed = (others[0], reconstructed[1])
+        sampled = (others[-1], {})
     else:
         decoded = networks.decoder(torch.cat([z, z_p] if has_prior else [z])).split(len(x))
         logits, maps = networks.discriminator(torch.cat([x, *decoded]))
@@ -54,9 +68,12 @@ def naive_losses(model: VAEGAN, x: Tensor, epsilon: Tensor, z_p: Tensor) -> tupl
             for part, feature in zip(logits.split(len(x)), features, strict=True)
         ]
         real, reconstructed, sampled = parts if has_prior else (*parts, parts[0])
+        if model.fakes == "prior":
+            all_logits = networks.discriminator(torch.cat([x, decoded[0].detach(), decoded[1]]))[0].split(len(x))
+            real_in_game, sampled = all_logits[0], (all_logits[2], {})
     difference = real[1][model.similarity_layer].detach() - reconstructed[1][model.similarity_layer]
     l_llike = (difference**2).sum() / 2 / len(x)
-    l_gan = -torch.sigmoid(real[0]).log().mean()
+    l_gan = -torch.sigmoid(real[0] if real_in_game is None else real_in_game).log().mean()
     if model.fakes in ("both", "reconstruction"):
         l_gan = l_gan - (1 - torch.sigmoid(reconstructed[0])).log().mean()
     if model.fakes in ("both", "prior"):
@@ -64,7 +81,7 @@ def naive_losses(model: VAEGAN, x: Tensor, epsilon: Tensor, z_p: Tensor) -> tupl
     return l_prior, l_llike, l_gan
 
 
-@pytest.mark.parametrize("batch_norm", ["joint", "paired", "separate"])
+@pytest.mark.parametrize("batch_norm", ["joint", "paired", "separate", "authors"])
 @pytest.mark.parametrize("fakes", ["both", "reconstruction", "prior"])
 @pytest.mark.parametrize("layer", ["conv3", "norm3", "relu3", "relu1"])
 def test_every_gradient_of_every_network_is_that_of_naive_autograd(
@@ -90,17 +107,19 @@ def test_every_gradient_of_every_network_is_that_of_naive_autograd(
             torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-12)
 
 
-def test_the_decoders_cost_in_other_games(small_networks: Networks) -> None:
+@pytest.mark.parametrize("fakes", ["both", "reconstruction", "prior"])
+def test_the_decoders_cost_in_other_games(small_networks: Networks, fakes: str) -> None:
     """Gradients of the non-saturating and the hinge game against naive autograd."""
     for game in ("non_saturating", "hinge"):
-        model = build(small_networks, adversary=adversary_with(game=game))
+        model = build(small_networks, adversary=adversary_with(game=game), fakes=fakes)
         x, epsilon, z_p = batch()
         step = model.gradients(x, epsilon, z_p)
         _, l_llike, _ = naive_losses(model, x, epsilon, z_p)
         networks = model.networks
         mean, log_variance = networks.encoder(x)
-        fakes = [networks.decoder(mean + (0.5 * log_variance).exp() * epsilon), networks.decoder(z_p)]
-        logit, *logits = (networks.discriminator(images)[0] for images in (x, *fakes))
+        decoded = [networks.decoder(mean + (0.5 * log_variance).exp() * epsilon), networks.decoder(z_p)]
+        playing = {"both": decoded, "reconstruction": decoded[:1], "prior": decoded[1:]}[fakes]
+        logit, *logits = (networks.discriminator(images)[0] for images in (x, *playing))
         if game == "hinge":
             decoder = -sum(each.mean() for each in logits)
             discriminator = (1 - logit).clamp_min(0).mean() + sum((1 + each).clamp_min(0).mean() for each in logits)
@@ -114,33 +133,68 @@ def test_the_decoders_cost_in_other_games(small_networks: Networks) -> None:
         torch.testing.assert_close(list(step.discriminator), list(expected), rtol=1e-9, atol=1e-12)
 
 
-def test_lecam_is_the_discriminators_alone(small_networks: Networks) -> None:
+@pytest.mark.parametrize("game", ["saturating", "non_saturating"])
+@pytest.mark.parametrize("batch_norm", ["joint", "paired", "separate", "authors"])
+def test_lecam_is_the_discriminators_alone(small_networks: Networks, batch_norm: str, game: str) -> None:
+    options = {"batch_norm": batch_norm, "adversary": adversary_with(game=game)}
+    plain = build(small_networks, **options).gradients(*batch())
+    options["adversary"] = adversary_with(game=game, lecam=0.3).double()
+    step = build(small_networks, **options).gradients(*batch())
+    torch.testing.assert_close(list(step.decoder), list(plain.decoder), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(step.encoder, plain.encoder)
+    torch.testing.assert_close(step.metrics["loss/gan"], plain.metrics["loss/gan"])
+    assert not torch.allclose(step.discriminator[0], plain.discriminator[0])
+
+
+def test_lecam_adds_its_gradient(small_networks: Networks) -> None:
     plain = build(small_networks).gradients(*batch())
     model = build(small_networks, adversary=adversary_with(lecam=0.3).double())
     step = model.gradients(*batch())
-    torch.testing.assert_close(list(step.decoder), list(plain.decoder), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(step.encoder, plain.encoder)
     x, epsilon, z_p = batch()
     mean, log_variance = small_networks.encoder(x)
     fakes = [small_networks.decoder(mean + (0.5 * log_variance).exp() * epsilon), small_networks.decoder(z_p)]
     real, *logits = (small_networks.discriminator(images)[0] for images in (x, *fakes))
     fake = torch.cat(logits)
-    anchors = 0.01 * real.mean().item(), 0.01 * fake.mean().item()
+    anchors = 0.9 * real.mean().item(), 0.9 * fake.mean().item()
     lecam = (real - anchors[1]).square().mean() + (fake - anchors[0]).square().mean()
     added = torch.autograd.grad(0.3 * lecam, list(small_networks.discriminator.parameters()))
     expected = [a + b for a, b in zip(plain.discriminator, added, strict=True)]
     torch.testing.assert_close(list(step.discriminator), expected, rtol=1e-6, atol=1e-9)
 
 
-def test_shifted_views_of_each_row_compare_the_same_pixels(small_networks: Networks) -> None:
-    """With x_tilde = x the features agree, whatever the rows' shifts and holes are."""
-    uniform = torch.rand(6, DiffAugment.DRAWS, generator=torch.Generator().manual_seed(2))
-    model = build(small_networks, adversary=adversary_with(diffaugment=["translation", "cutout"]))
-    x = batch()[0]
-    views = model.adversary.views([x, x.clone()], uniform)
-    maps = [small_networks.discriminator(view)[1]["conv3"] for view in views]
-    assert model.feature_likelihood(*maps).item() == 0
-    assert not torch.allclose(views[0], x)
+def test_r1_is_taken_at_the_changed_real_images_every_sixteenth_batch() -> None:
+    networks = networks_with(discriminator_norm="group")
+    uniform = torch.full((6, DiffAugment.DRAWS), 0.5, dtype=torch.float64)
+    uniform[:, 0] = 0.7  # 0.2 brighter
+    model = build(networks, adversary=adversary_with(r1=3.0, diffaugment=["brightness"]))
+    (x, epsilon, z_p), dis = batch(), networks.discriminator
+    with_it, without = (model.gradients(x, epsilon, z_p, uniform=uniform, number=n).discriminator for n in (16, 1))
+    at = (x + 0.2).requires_grad_()
+    (slopes,) = torch.autograd.grad(dis(at)[0].sum(), at, create_graph=True)
+    penalty = torch.autograd.grad(
+        16 * 3.0 / 2 * slopes.square().sum() / 6, list(dis.parameters()), materialize_grads=True
+    )
+    expected = [a + b for a, b in zip(without, penalty, strict=True)]
+    torch.testing.assert_close(list(with_it), expected, rtol=1e-9, atol=1e-12)
+    plain = build(networks, adversary=adversary_with(diffaugment=["brightness"]))
+    torch.testing.assert_close(plain.gradients(x, epsilon, z_p, uniform=uniform, number=16).discriminator, without)
+
+
+def test_one_power_iteration_a_step_and_the_same_weights_in_all_passes() -> None:
+    networks = networks_with(discriminator_norm="spectral", classes=2)
+    model, y = build(networks, batch_norm="separate"), torch.tensor([0, 0, 1, 1, 0, 1])
+    layers = {
+        name: module.parametrizations.weight
+        for name, module in networks.discriminator.named_modules()
+        if nn.utils.parametrize.is_parametrized(module)
+    }
+    assert {"projection", "logit"} < layers.keys()
+    before = {name: (layer.original.detach().clone(), layer[0]._u.clone()) for name, layer in layers.items()}
+    model.gradients(*batch(), y)
+    for name, (weight, u) in before.items():
+        matrix = weight.flatten(1)
+        v = nn.functional.normalize(matrix.mT @ u, dim=0)
+        torch.testing.assert_close(layers[name][0]._u, nn.functional.normalize(matrix @ v, dim=0), msg=name)
 
 
 def test_without_the_adversarial_term_the_decoder_descends_l_llike_alone(small_networks: Networks) -> None:
@@ -166,6 +220,22 @@ def test_a_pixel_term_adds_to_l_llike_for_encoder_and_decoder(small_networks: Ne
         expected = [a + weight * b for a, b in zip(getattr(plain, name), added, strict=True)]
         torch.testing.assert_close(list(getattr(step, name)), expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(step.discriminator, plain.discriminator)
+    darker = build(small_networks, sigma=0.5, adversary=adversary_with(diffaugment=["contrast"]))
+    uniform = torch.zeros(6, DiffAugment.DRAWS, dtype=torch.float64)
+    changed = darker.gradients(x, epsilon, batch()[2], uniform=uniform)
+    torch.testing.assert_close(changed.metrics["loss/pixel"], step.metrics["loss/pixel"])
+
+
+def test_normalised_features_are_in_deviations_of_the_real_ones_and_weigh_as_pixels(small_networks: Networks) -> None:
+    model = build(small_networks, normalised_similarity=True)
+    x, epsilon, z_p = batch()
+    found = model.gradients(x, epsilon, z_p).metrics["loss/llike"].item()
+    mean, log_variance = small_networks.encoder(x)
+    x_tilde = small_networks.decoder(mean + (0.5 * log_variance).exp() * epsilon)
+    real, decoded = (small_networks.discriminator(images)[1]["conv3"].detach().numpy() for images in (x, x_tilde))
+    deviation = real.std(axis=(0, 2, 3), keepdims=True)
+    size = 16 * 16 / (real.shape[1] * real.shape[2] * real.shape[3])
+    assert found == pytest.approx(size * 0.5 * (((real - decoded) / deviation) ** 2).sum() / 6, rel=1e-6)
 
 
 def test_the_discriminator_cannot_scale_normalised_features(small_networks: Networks) -> None:
@@ -207,6 +277,16 @@ def test_augmented_views_reach_the_discriminator_and_the_images_stay(small_netwo
     torch.testing.assert_close(list(step.encoder), list(expected), rtol=1e-9, atol=1e-12)
 
 
+def test_classes_stay_with_their_images_where_batches_are_one() -> None:
+    """With no batch statistics, how batches are put together changes nothing."""
+    networks, y = networks_with(classes=2, norm="group", discriminator_norm="group"), torch.tensor([0, 0, 1, 1, 0, 1])
+    one = build(networks, batch_norm="separate").gradients(*batch(), y)
+    for batch_norm in ("paired", "joint", "authors"):
+        other = build(networks, batch_norm=batch_norm).gradients(*batch(), y)
+        for name in ("encoder", "decoder", "discriminator"):
+            torch.testing.assert_close(getattr(other, name), getattr(one, name), rtol=1e-6, atol=1e-9)
+
+
 def test_classes_reach_all_three_networks() -> None:
     networks = networks_with(classes=2)
     x, epsilon, z_p = batch()
@@ -222,7 +302,7 @@ def test_classes_reach_all_three_networks() -> None:
     assert not torch.allclose(step.metrics["loss/gan"], other.metrics["loss/gan"])
 
 
-@pytest.mark.parametrize("batch_norm", ["joint", "paired", "separate"])
+@pytest.mark.parametrize("batch_norm", ["joint", "paired", "separate", "authors"])
 def test_in_bfloat16_losses_stay_float32_and_gradients_keep_their_direction(
     small_networks: Networks, batch_norm: str
 ) -> None:
@@ -368,7 +448,8 @@ def test_the_gate_is_told_the_mean_cost_of_the_fakes_in_the_game(
         ("gamma", float("nan"), "model.gamma=nan"),
         ("similarity_layer", "conv9", "model.similarity_layer=conv9: must be one of conv1, norm1, relu1"),
         ("fakes", "none", "model.fakes=none: must be one of both, reconstruction, prior"),
-        ("batch_norm", "both", "model.batch_norm=both: must be one of joint, paired, separate"),
+        ("batch_norm", "both", "model.batch_norm=both: must be one of joint, paired, separate, authors"),
+        ("gate", "equilibrium", r"model.gate=equilibrium: take model/gate=equilibrium \(with a slash\)"),
         ("sigma", 0.0, "model.sigma=0.0: must be a positive number or learned"),
     ],
 )
@@ -383,6 +464,19 @@ def test_r1_needs_an_image_to_be_judged_alone(small_networks: Networks) -> None:
     alone = networks_with(discriminator_norm="group")
     with pytest.raises(ValueError, match=r"model.gate: .*take model.adversary.r1=0"):
         build(alone, gate=EquilibriumGate(0.68, 0.35), adversary=adversary_with(r1=1.0))
+
+
+def test_only_cross_entropies_are_in_nats(small_networks: Networks) -> None:
+    for game, in_nats in (("saturating", True), ("non_saturating", True), ("hinge", False)):
+        assert build(small_networks, adversary=adversary_with(game=game)).costs_in_nats == in_nats
+
+
+def test_a_gate_needs_a_game_and_numbers(small_networks: Networks) -> None:
+    with pytest.raises(ValueError, match=r"model.gate: .*take model.adversarial=true"):
+        build(small_networks, gate=EquilibriumGate(0.68, 0.35), adversarial=False)
+    for name, value in (("equilibrium", float("nan")), ("margin", -1.0), ("margin", float("inf"))):
+        with pytest.raises(ValueError, match=f"model.gate.{name}={value}: must be a finite number of at least 0"):
+            EquilibriumGate(**{"equilibrium": 0.68, "margin": 0.35, name: value})
 
 
 def test_a_gate_needs_costs_in_nats(small_networks: Networks) -> None:

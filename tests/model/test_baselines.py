@@ -24,6 +24,16 @@ def vae(sigma: Any = 0.5) -> VAE:
     return VAE(networks_with(discriminator_channels=None).double(), sigma, Prior(1.0, 0, 0.0), None)
 
 
+def test_a_vaes_prior_warms_up() -> None:
+    networks, (x, epsilon, z_p) = networks_with(discriminator_channels=None).double(), batch()
+    without, first, full = (
+        VAE(networks, 0.5, Prior(weight, warm_up, 0.0), None).gradients(x, epsilon, z_p, number=number).encoder
+        for weight, warm_up, number in ((0.0, 0, 0), (1.0, 4, 0), (1.0, 4, 3))
+    )
+    for a, b, c in zip(without, first, full, strict=True):
+        torch.testing.assert_close(b - a, 0.25 * (c - a), rtol=1e-6, atol=1e-10)
+
+
 def gan(**options: Any) -> GAN:
     return GAN(networks_with(encoder_channels=None).double(), adversary_with(**options), None)
 
@@ -58,6 +68,25 @@ def test_a_gan_plays_goodfellows_game(game: str) -> None:
     torch.testing.assert_close(step.decoder, expected)
     torch.testing.assert_close(step.discriminator, torch.autograd.grad(-value, tuple(dis.parameters())))
     assert step.encoder == ()
+
+
+def test_a_gans_discriminator_sees_changed_images_and_refuses_r1_with_batch_norm() -> None:
+    model, (x, epsilon, z_p) = gan(diffaugment=["brightness"], lecam=0.5), batch()
+    assert model.uniform == 6
+    uniform = torch.full((6, 6), 0.5, dtype=torch.float64)
+    uniform[:, 0] = 0.7  # 0.2 brighter
+    step = model.gradients(x, epsilon, z_p, uniform=uniform)
+    dec, dis = model.networks.decoder, model.networks.discriminator
+    logits, fakes = dis(x + 0.2)[0], dis(dec(z_p) + 0.2)[0]
+    value = torch.sigmoid(logits).log().mean() + torch.sigmoid(-fakes).log().mean()
+    torch.testing.assert_close(step.metrics["loss/gan"], -value.detach())
+    expected = torch.autograd.grad(value, tuple(dec.parameters()), retain_graph=True)
+    torch.testing.assert_close(step.decoder, expected, rtol=1e-9, atol=1e-12)
+    lecam = (logits - 0.9 * fakes.mean().item()).square().mean() + (fakes - 0.9 * logits.mean().item()).square().mean()
+    expected = torch.autograd.grad(0.5 * lecam - value, tuple(dis.parameters()))
+    torch.testing.assert_close(step.discriminator, expected, rtol=1e-6, atol=1e-9)
+    with pytest.raises(ValueError, match=r"model.adversary.r1: .*take model.networks.discriminator_norm=group"):
+        gan(r1=1.0)
 
 
 def test_a_hinge_gan_of_a_class_with_a_penalty() -> None:

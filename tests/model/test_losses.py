@@ -80,12 +80,15 @@ def test_free_bits_leave_dimensions_below_them_alone() -> None:
     (gradient,) = torch.autograd.grad(cost, mean)
     assert (gradient[:, 0] == 0).all()
     assert (gradient[:, 1:] != 0).all()
+    torch.testing.assert_close(Prior(1.0, 4, 0.2)(mean, log_variance, 0), 0.25 * cost)
 
 
-@pytest.mark.parametrize(("name", "value"), [("weight", -1.0), ("warm_up", -1), ("free_bits", float("nan"))])
+@pytest.mark.parametrize(
+    ("name", "value"), [("weight", -1.0), ("warm_up", -1), ("free_bits", float("nan")), ("free_bits", float("inf"))]
+)
 def test_a_prior_out_of_range_is_refused(name: str, value: float) -> None:
     options = {"weight": 1.0, "warm_up": 0, "free_bits": 0.0, name: value}
-    with pytest.raises(ValueError, match=f"model.prior.{name}={value}: must be a number of at least 0"):
+    with pytest.raises(ValueError, match=f"model.prior.{name}={value}: must be a finite number of at least 0"):
         Prior(**options)  # type: ignore[arg-type]
 
 

@@ -147,6 +147,13 @@ def test_group_norm_treats_every_image_alone() -> None:
     assert not [name for name, _ in networks.named_buffers()]
 
 
+def test_group_norm_takes_sixteen_channels_together_where_they_divide() -> None:
+    channels = {"encoder_channels": [16, 32, 48], "decoder_channels": [48, 32, 16, 10]}
+    networks = networks_with(norm="group", **channels)
+    found = {m.num_channels: m.num_groups for m in networks.modules() if isinstance(m, torch.nn.GroupNorm)}
+    assert found == {16: 1, 32: 2, 48: 3, 10: 5}
+
+
 def test_spectral_norm_gives_every_weight_a_largest_singular_value_of_one() -> None:
     dis = networks_with(discriminator_norm="spectral").discriminator.train()
     for _ in range(200):

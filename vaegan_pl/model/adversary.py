@@ -25,7 +25,10 @@ Under RMSProp, which divides by recent gradients, one large penalty weighs less 
 """
 
 ANCHOR_DECAY = 0.99
-"""Of the moving averages that LeCam holds scores against (arXiv 2104.03310, section 4.1)."""
+"""Of the moving averages that LeCam holds scores against (arXiv 2104.03310, section 4.1), once they have begun.
+
+It starts low, as `GenerativeModel.update_averages` does, so that they do not stay near the 0 that they start from.
+"""
 
 
 class DiffAugment:
@@ -122,7 +125,7 @@ class Adversary(nn.Module):
                 raise ValueError(f"model.adversary.{name}={value}: must be a number of at least 0")
         self.name = game
         self.game = GAMES[game]
-        self.zero_sum = game == "saturating" and not lecam
+        self.zero_sum = game == "saturating"
         self.in_nats = game != "hinge"
         self.diffaugment = DiffAugment(diffaugment) if diffaugment else None
         self.uniform = DiffAugment.DRAWS if diffaugment else 0
@@ -147,21 +150,30 @@ class Adversary(nn.Module):
         return [self.diffaugment(images, uniform) for images in batches]
 
     def discriminator_cost(self, real: Logits, fakes: Sequence[Logits]) -> Scalar:
-        """What the discriminator descends: its costs of real and decoded images, summed, and LeCam.
+        """What the discriminator descends in the game: its costs of real and decoded images, summed."""
+        return self.game.real(real) + torch.stack([self.game.fake(logits) for logits in fakes]).sum()
 
-        LeCam's averages move, by the means over all devices.
+    def lecam_cost(self, real: Logits, fakes: Sequence[Logits], number: int) -> Scalar:
+        """What the discriminator, and it alone, descends beside the game: LeCam, by its weight; 0 without one.
+
+        The averages move, by the means over all devices.
+
+        Args:
+            real: logits of real images.
+            fakes: logits of the decoded images in the game.
+            number: the batch's number, from 0.
         """
-        cost = self.game.real(real) + torch.stack([self.game.fake(logits) for logits in fakes]).sum()
         if not self.lecam:
-            return cost
+            return real.new_zeros(())
         real, fake = at_least_float32(real), at_least_float32(torch.cat(list(fakes)))
         now = torch.stack([real.detach().mean(), fake.detach().mean()])
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(now)
             now /= distributed.get_world_size()
-        self.anchors.lerp_(now.to(self.anchors.dtype), 1 - ANCHOR_DECAY)
+        decay = min(ANCHOR_DECAY, (1 + number) / (10 + number))
+        self.anchors.lerp_(now.to(self.anchors.dtype), 1 - decay)
         real_anchor, fake_anchor = self.anchors.unbind()
-        return cost + self.lecam * ((real - fake_anchor).square().mean() + (fake - real_anchor).square().mean())
+        return self.lecam * ((real - fake_anchor).square().mean() + (fake - real_anchor).square().mean())
 
     def decoder_cost(self, fakes: Sequence[Logits]) -> Scalar:
         """What the decoder descends for its images."""
@@ -205,7 +217,7 @@ class Adversary(nn.Module):
         The penalty is taken in the precision of the parameters.
 
         Args:
-            gradient: of `discriminator_cost`.
+            gradient: of `discriminator_cost` and LeCam.
             discriminator: the discriminator.
             x: real images as the discriminator sees them.
             y: their classes, if it is conditional.

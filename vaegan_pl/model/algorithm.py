@@ -28,7 +28,7 @@ from vaegan_pl.model.losses import (
 from vaegan_pl.model.networks import Labels, Networks
 
 Fakes = Literal["both", "reconstruction", "prior"]
-BatchNorm = Literal["joint", "paired", "separate"]
+BatchNorm = Literal["joint", "paired", "separate", "authors"]
 
 
 class VAEGAN(GenerativeModel):
@@ -41,10 +41,12 @@ class VAEGAN(GenerativeModel):
         normalised_similarity: whether L_llike compares features by `losses.in_deviations`.
         sigma: deviation of a Gaussian in the pixels that adds to L_llike, `learned` for the best one of each batch; see
             `losses.pixel_likelihood`. None adds nothing, as in the paper.
-        fakes: which decoded images enter L_GAN: both x_tilde and x_p (Algorithm 1), or one of them.
+        fakes: which decoded images enter L_GAN: both x_tilde and x_p (Algorithm 1), or one of them; L_GAN has no
+            gradient to the other, though its batch may share statistics with it.
         batch_norm: which batches share batch-norm statistics, by passing a network as one: `joint`, all (x, x_tilde and
-            x_p in the discriminator, z and z_p in the decoder); `paired`, x and x_tilde alone (the authors' code);
-            `separate`, none.
+            x_p in the discriminator, z and z_p in the decoder); `paired`, x and x_tilde alone; `separate`, none;
+            `authors`, x and x_tilde for L_llike and then, in a second pass, x and the images that enter L_GAN for that
+            (their code).
         adversarial: whether the decoder ascends L_GAN; without it the discriminator alone learns from it, and the
             decoder descends L_llike (VAE_Dis_l of the paper's section 4, whose discriminator is trained before).
         gate: decides from the discriminator's costs which of decoder and discriminator to update; None updates both.
@@ -54,7 +56,7 @@ class VAEGAN(GenerativeModel):
         ema: see `GenerativeModel`.
 
     Raises:
-        ValueError: if `gamma` is negative or an option is none of the above.
+        ValueError: if `gamma` is negative, an option is none of the above, or two are at odds.
     """
 
     NETWORKS = ("encoder", "decoder", "discriminator")
@@ -89,6 +91,12 @@ class VAEGAN(GenerativeModel):
                 raise ValueError(f"model.{name}={value}: must be one of {', '.join(known)}")
         if sigma is not None:
             refuse_sigma(sigma)
+        if gate is not None and not isinstance(gate, EquilibriumGate):
+            raise ValueError(f"model.gate={gate}: take model/gate=equilibrium (with a slash), or model.gate=null")
+        if gate is not None and not adversarial:
+            raise ValueError(
+                "model.gate: weighs decoder against discriminator; take model.adversarial=true, or no gate"
+            )
         adversary.refuse_gate(gate)
         adversary.refuse_batch_norm(networks)
         self.gamma = gamma
@@ -135,8 +143,7 @@ class VAEGAN(GenerativeModel):
             l_llike = l_llike + metrics["loss/pixel"]
         # L_GAN <- log(Dis(X)) + log(1 - Dis(X_tilde)) + log(1 - Dis(X_p)), here as a cost (see the module's head)
         names = ["reconstruction", "prior"][: len(logits_fakes)]
-        entering = names if self.fakes == "both" else [self.fakes]
-        logits_entering = [logits_fakes[names.index(name)] for name in entering]
+        logits_entering = [logits_fakes[i] for i in self._entering]
         l_gan = self.adversary.discriminator_cost(logits_x, logits_entering)
 
         # The backward pass is linear, so each loss is pulled back once to the decoded images, and on from there once.
@@ -144,15 +151,19 @@ class VAEGAN(GenerativeModel):
         llike_fakes = grad(l_llike, fakes, retain_graph=True, materialize_grads=True)
         pull = [self.gamma * llike for llike in llike_fakes]
         if self.adversarial and self.adversary.zero_sum:
-            gan_all = grad(l_gan, [*fakes, *theta_dis], materialize_grads=True)
-            gan_fakes, g_dis = gan_all[: len(fakes)], gan_all[len(fakes) :]
-            pull = [llike - gan for llike, gan in zip(pull, gan_fakes, strict=True)]
+            gan_all = grad(l_gan, [*fakes, *theta_dis], retain_graph=bool(self.adversary.lecam), materialize_grads=True)
+            gan_fakes, g_dis = [-g for g in gan_all[: len(fakes)]], gan_all[len(fakes) :]
         else:
             if self.adversarial:
                 l_dec = self.adversary.decoder_cost(logits_entering)
-                gan_fakes = grad(l_dec, fakes, retain_graph=True, materialize_grads=True)
-                pull = [llike + gan for llike, gan in zip(pull, gan_fakes, strict=True)]
-            g_dis = grad(l_gan, theta_dis, materialize_grads=True)
+                gan_fakes = list(grad(l_dec, fakes, retain_graph=True, materialize_grads=True))
+            g_dis = grad(l_gan, theta_dis, retain_graph=bool(self.adversary.lecam), materialize_grads=True)
+        if self.adversarial:
+            gan_fakes = [g if i in self._entering else torch.zeros_like(g) for i, g in enumerate(gan_fakes)]
+            pull = [llike + gan for llike, gan in zip(pull, gan_fakes, strict=True)]
+        if self.adversary.lecam:
+            l_lecam = self.adversary.lecam_cost(logits_x, logits_entering, number)
+            g_dis = tuple(a + b for a, b in zip(g_dis, grad(l_lecam, theta_dis, materialize_grads=True), strict=True))
 
         # theta_Enc <- theta_Enc - grad (L_prior + L_llike)
         (llike_z,) = grad(fakes, z, llike_fakes, retain_graph=True)
@@ -179,9 +190,14 @@ class VAEGAN(GenerativeModel):
             decoder=g_dec,
             discriminator=g_dis,
             cost_real=cost_real.detach(),
-            cost_fake=torch.stack([cost_fakes[name] for name in entering]).mean().detach(),
+            cost_fake=torch.stack([game.fake(logits) for logits in logits_entering]).mean().detach(),
             metrics={name: value.detach() for name, value in metrics.items()},
         )
+
+    @property
+    def _entering(self) -> list[int]:
+        """Which of x_tilde (0) and x_p (1) enter L_GAN."""
+        return {"both": [0, 1], "reconstruction": [0], "prior": [1]}[self.fakes]
 
     def feature_likelihood(self, dis_l_x: Tensor, dis_l_x_tilde: Tensor) -> Tensor:
         """L_llike of feature maps, in nats."""
@@ -201,11 +217,23 @@ class VAEGAN(GenerativeModel):
         ]
 
     def _discriminate(self, batches: Sequence[Images], y: Labels | None) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits of x, x_tilde and, where it is decoded, x_p, and Dis_l of them (of the first two at least)."""
+        if self.batch_norm == "authors":
+            in_game = [0, *(1 + i for i in self._entering)]
+            logits, features = self._discriminate_groups([batches[:2]], y)
+            again, _ = self._discriminate_groups([[batches[i] for i in in_game]], y)
+            last = dict(enumerate(logits)) | dict(zip(in_game, again, strict=True))
+            return [last[i] for i in range(len(batches))], features
         if self.batch_norm == "joint":
             groups = [batches]
         else:
             together = 2 if self.batch_norm == "paired" else 1
             groups = [batches[:together], *([images] for images in batches[together:])]
+        return self._discriminate_groups(groups, y)
+
+    def _discriminate_groups(
+        self, groups: Sequence[Sequence[Images]], y: Labels | None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         all_logits: list[Tensor] = []
         all_features: list[Tensor] = []
         for group in groups:

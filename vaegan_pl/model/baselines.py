@@ -99,7 +99,8 @@ class GAN(GenerativeModel):
             logits, logits_p = (dis(view, y)[0] for view in views)
         cost = self.adversary.discriminator_cost(logits, [logits_p])
         g_dec = grad(self.adversary.decoder_cost([logits_p]), tuple(dec.parameters()), retain_graph=True)
-        g_dis = self.adversary.penalised(grad(cost, tuple(dis.parameters())), dis, views[0], y, number)
+        l_dis = cost + self.adversary.lecam_cost(logits, [logits_p], number)
+        g_dis = self.adversary.penalised(grad(l_dis, tuple(dis.parameters())), dis, views[0], y, number)
         game = self.adversary.game
         metrics = {
             "loss/gan": cost,

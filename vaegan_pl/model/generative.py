@@ -1,6 +1,7 @@
 """What the VAE/GAN and the models beside it have in common: networks, their averages, and the form of a step."""
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +25,18 @@ class EquilibriumGate:
     Args:
         equilibrium: the cost both players are held near, in nats (0.68 in the authors' code).
         margin: how far a cost may stray from it, in nats (0.35 in the authors' code).
+
+    Raises:
+        ValueError: if one is negative or not finite.
     """
 
     equilibrium: float
     margin: float
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"model.gate.{name}={value}: must be a finite number of at least 0")
 
     def __call__(self, cost_real: float, cost_fake: float) -> tuple[bool, bool]:
         """Whether to update (decoder, discriminator), given the mean cost of real and of decoded images in nats."""

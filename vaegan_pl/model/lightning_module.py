@@ -109,8 +109,9 @@ class VAEGANModule(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """One iteration of Algorithm 1 on a batch of (images in [-1, 1], class indices).
 
-        On several devices the gradients are averaged, which makes the iteration that of their joint batch (but for
-        batch norm, whose statistics stay each device's own unless `trainer.sync_batchnorm`).
+        On several devices the gradients are averaged, which makes the iteration that of their joint batch, but for what
+        is no mean over images: batch norm, whose statistics stay each device's own unless `trainer.sync_batchnorm`,
+        a learned sigma, features in deviations and free bits.
         """
         x, y = batch
         number = self.trainer.fit_loop.total_batch_idx  # batches before this one

@@ -40,7 +40,7 @@ class Prior:
             means over the batch.
 
     Raises:
-        ValueError: if an option is negative.
+        ValueError: if an option is negative or not finite.
     """
 
     weight: float
@@ -49,8 +49,8 @@ class Prior:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not value >= 0:
-                raise ValueError(f"model.prior.{name}={value}: must be a number of at least 0")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"model.prior.{name}={value}: must be a finite number of at least 0")
 
     @property
     def description(self) -> dict[str, object]:

@@ -293,6 +293,18 @@ class Networks(nn.Module):
         ):
             if value not in known:
                 raise ValueError(f"model.networks.{name}={value}: must be one of {', '.join(map(str, known))}")
+        for name, size in (
+            ("latent_dim", latent_dim),
+            ("encoder_channels", encoder_channels),
+            ("encoder_features", encoder_features),
+            ("decoder_channels", decoder_channels),
+            ("discriminator_channels", discriminator_channels),
+            ("discriminator_features", discriminator_features),
+        ):
+            sizes = [size] if isinstance(size, int) else size
+            if sizes is not None and min(sizes, default=0) < 1:
+                shown = size if isinstance(size, int) else list(sizes)
+                raise ValueError(f"model.networks.{name}={shown}: must be at least 1")
         self.arguments: dict[str, Any] = {
             "image_size": image_size,
             "image_channels": image_channels,
