@@ -135,6 +135,7 @@ def test_a_conditional_model_keeps_the_head_and_changes_the_class(run_command: R
         (["tool=walk", "label=q"], "label=q: the model knows a, b, c"),
         (["frames=1"], "frames=1: must be at least 2"),
         (["n=0"], "n=0: must be at least 1"),
+        (["strength=nan"], "strength=nan: must be a finite number, such as 1"),
     ],
 )
 def test_mistakes_end_with_one_clear_message(run_command: Run, options: list[str], message: str) -> None:

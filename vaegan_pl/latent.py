@@ -5,6 +5,7 @@ images (`images=PATH`) into each class, `tool=walk` wanders through samples. Eac
 """
 
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ def latent(config: DictConfig) -> None:
     for name, least in (("n", 1), ("frames", 2), ("columns", 2), ("seed", 0)):
         if config[name] < least:
             raise UserError(f"{name}={config[name]}: must be at least {least}")
+    if not math.isfinite(config.strength):
+        raise UserError(f"strength={config.strength}: must be a finite number, such as 1")
     from vaegan_pl.hardware import pick_device
     from vaegan_pl.model import weights
     from vaegan_pl.report import latent_pictures
