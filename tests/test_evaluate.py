@@ -183,6 +183,7 @@ def test_several_models_share_one_table(run_command: Run) -> None:
         (["weights=run/vae_gan_model.pth", "data.phantom_seed=7", "data.root=others"], "was trained on other images"),
         (["weights=run/vae_gan_model.pth", "features=pixels"], "features=pixels: must be classifier or inception"),
         (["weights=run/vae_gan_model.pth", "n=3"], "n=3: must be at least 6"),
+        (["weights=run/vae_gan_model.pth", "seed=4294967296"], "seed=4294967296: must lie between 0 and 4294967295"),
         (["weights=[]"], "weights=[]: give at least one model file"),
         (
             ["weights=run/vae_gan_model.pth", "features=inception", "inception_weights=no.pth"],
@@ -233,6 +234,7 @@ def test_a_set_to_share_is_audited_tells_its_origin_and_is_read_again(run_comman
     [
         (["label=fracture"], "label=fracture: the model knows glioma, meningioma, notumor, pituitary"),
         (["label=glioma", "n_per_class=3"], "label, n_per_class: take one of them"),
+        (["seed=4294967296"], "seed=4294967296: must lie between 0 and 4294967295"),
         (["n_per_class=0"], "n_per_class=0: must be a whole number of at least 1"),
         (["audit=true"], "data.root is not set; add data.root=VALUE"),
     ],

@@ -1,6 +1,7 @@
 """The latent command on small models whose answers are known."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image, ImageSequence
 
 from vaegan_pl.data.images import fit, read_grey, to_unit_range
 from vaegan_pl.latent import latent
+from vaegan_pl.model import weights
 from vaegan_pl.model.networks import Networks
 
 from .conftest import networks_with, save_model
@@ -54,7 +56,8 @@ def test_between_two_images_it_goes_from_one_reconstruction_to_the_other(
     assert run_command(latent, "latent", *options) is None
     with Image.open("out/interpolate.png") as still:
         assert "Trained on" not in still.info  # it is in the picture
-        assert still.info["Description"] == "synthetic; trained on PHANTOMS (drawings, not MRI)"
+        provenance = "original images beside synthetic; trained on PHANTOMS (drawings, not MRI)"
+        assert still.info["Description"] == provenance
         np.testing.assert_allclose(tile(still, 0, 0), grey(image("x")), atol=0.51)
         np.testing.assert_allclose(tile(still, 0, 4), grey(image("y")), atol=0.51)
         for column, name in ((1, "x"), (3, "y")):
@@ -64,7 +67,7 @@ def test_between_two_images_it_goes_from_one_reconstruction_to_the_other(
     with Image.open("out/interpolate.gif") as moving:
         assert milliseconds(moving) == 80 * (5 + 3)  # there and back
         assert moving.info["loop"] == 0
-        assert moving.info["comment"] == b"synthetic; trained on PHANTOMS (drawings, not MRI)"
+        assert moving.info["comment"] == provenance.encode()
         moving.seek(0)
         np.testing.assert_allclose(tile(moving, 0, 1), first, atol=1)
 
@@ -102,6 +105,7 @@ def test_a_walk_is_a_loop_and_repeats_itself(run_command: Run) -> None:
     assert len({a, c, d}) == 3
     with Image.open("a/walk.gif") as moving:
         assert milliseconds(moving) == 80 * 16
+        assert moving.info["comment"] == b"synthetic; trained on PHANTOMS (drawings, not MRI)"
     with Image.open("a/walk.png") as still:
         assert still.width == 4 + 4 * TILE
 
@@ -119,6 +123,9 @@ def test_a_conditional_model_keeps_the_head_and_changes_the_class(run_command: R
         for column, label in ((1, 0), (2, 1), (3, 2)):
             expected = grey(networks.decoder(z, torch.tensor([label])))
             np.testing.assert_allclose(tile(still, 0, column), expected, atol=0.51)
+    model = weights.load(Path("m.pth"))
+    numbered = replace(model, trained_on={**model.trained_on, "classes": ["0", "1", "2"]})
+    assert numbered.label_for_encoding(1) == 1  # as `label=1` is read from the command line
     for tool in ("tool=walk", "tool=interpolate", "tool=walk label=b"):
         assert run_command(latent, "latent", "weights=m.pth", "frames=2", *tool.split()) is None
 
@@ -135,6 +142,9 @@ def test_a_conditional_model_keeps_the_head_and_changes_the_class(run_command: R
         (["tool=walk", "label=q"], "label=q: the model knows a, b, c"),
         (["frames=1"], "frames=1: must be at least 2"),
         (["n=0"], "n=0: must be at least 1"),
+        (["seed=-1"], "seed=-1: must lie between 0 and 4294967295"),
+        (["seed=4294967296"], "seed=4294967296: must lie between 0 and 4294967295"),
+        (["tool=attributes", "images=[x.png,y.png]"], "attributes takes one image or one folder; give images=PATH"),
         (["strength=nan"], "strength=nan: must be a finite number, such as 1"),
     ],
 )

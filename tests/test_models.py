@@ -69,7 +69,7 @@ def test_every_model_is_trained_used_and_measured(run_command: Run, name: str) -
         assert by_class == "error: weights: the model has no encoder (a GAN), and so knows no classes to sample from"
     elif name == "conditional":
         assert said is not None
-        assert "label=None: the model is conditional; give the images' class, glioma or meningioma" in said
+        assert "label: the model is conditional; give the images' class, glioma or meningioma" in said
         labelled = ["images=samples", "label=glioma", "output=again", "accelerator=cpu"]
         assert run_command(reconstruct, "reconstruct", file, *labelled) is None
         assert by_class is None
@@ -104,6 +104,17 @@ def test_a_conditional_gan_draws_classes_from_the_prior(run_command: Run) -> Non
         expected = (decoder(z, torch.tensor([2, 2]))[1, 0] + 1) * 127.5
     with Image.open("one/notumor_00001.png") as image:
         np.testing.assert_allclose(np.asarray(image), expected.numpy(), atol=0.51)
+
+
+def test_what_larsen_plus_adds_can_be_switched_off(run_command: Run) -> None:
+    options = ["model.ema=null", "model.sigma=null", "model.networks.discriminator_channels=[8,16,32,32]"]
+    assert run_command(train, "train", *FEW, "model=larsen_plus", *options) is None
+    saved = weights.load(Path("run/vae_gan_model.pth")).training
+    assert saved["sigma"] is None
+    assert "loss/pixel" not in Path("run/metrics.csv").read_text()
+    said = run_command(train, "train", *FEW, "model=vae", *MODELS["vae"][:1], "model.sigma=null")
+    assert said is not None
+    assert "model.sigma=None: must be a positive number or learned" in said
 
 
 def test_averages_are_what_is_saved_and_used(run_command: Run) -> None:

@@ -445,6 +445,7 @@ class Console(L.Callback):
         log.info("look at      %s", self.directory / "images" / "progress.png")
         log.info("curves       %s", self.directory / "curves.png")
         log.info("the model    %s", self.directory / "vae_gan_model.pth")
-        log.info("measure it   python -m vaegan_pl.evaluate weights=%s", self.directory / "vae_gan_model.pth")
+        log.info("measure it   (with this run's data options)")
+        log.info("             python -m vaegan_pl.evaluate weights=%s", self.directory / "vae_gan_model.pth")
         log.info("sample it    python -m vaegan_pl.sample weights=%s", self.directory / "vae_gan_model.pth")
         log.info("open it      python -m vaegan_pl.explore weights=%s", self.directory / "vae_gan_model.pth")

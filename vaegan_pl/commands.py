@@ -31,7 +31,7 @@ CONFIG_DIRECTORY = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKA
 CONFIG = "config.yaml"
 """The configuration of a run, in its directory."""
 
-NULLABLE = frozenset({"data.classes", "data.near_copy_correlation"})
+NULLABLE = frozenset({"data.classes", "data.near_copy_correlation", "model.ema", "model.sigma"})
 """Options that have a default of some type and a meaning for null."""
 
 NUMBER_OR_WORD = frozenset({"model.sigma"})
@@ -101,6 +101,16 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
                     AT_END.pop()(sys.exc_info()[1])
     finally:
         os.environ["HYDRA_FULL_ERROR"] = asked
+
+
+def refuse_seed(seed: int) -> None:
+    """Refuse what NumPy takes for no seed.
+
+    Raises:
+        UserError: unless 0 <= seed < 2^32.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}: must lie between 0 and 4294967295")
 
 
 def _in_its_own_directory(arguments: list[str]) -> list[str]:

@@ -18,9 +18,10 @@ log = logging.getLogger(__name__)
 
 def evaluate(config: DictConfig) -> None:
     """Write `metrics.json`, `report.html` and, beside each model, `model_card.md`."""
-    for name, least in (("n", 6), ("seeds", 0), ("seed", 0)):
+    for name, least in (("n", 6), ("seeds", 0)):
         if config[name] < least:
             raise UserError(f"{name}={config[name]}: must be at least {least}")
+    commands.refuse_seed(config.seed)
     if config.features not in ("classifier", "inception"):
         raise UserError(f"features={config.features}: must be classifier or inception")
     from hydra.utils import instantiate

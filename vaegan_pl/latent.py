@@ -27,9 +27,10 @@ def latent(config: DictConfig) -> None:
     """Write `TOOL.png` and `TOOL.gif`."""
     if config.tool not in TOOLS:
         raise UserError(f"tool={config.tool}: must be one of {', '.join(TOOLS)}")
-    for name, least in (("n", 1), ("frames", 2), ("columns", 2), ("seed", 0)):
+    for name, least in (("n", 1), ("frames", 2), ("columns", 2)):
         if config[name] < least:
             raise UserError(f"{name}={config[name]}: must be at least {least}")
+    commands.refuse_seed(config.seed)
     if not math.isfinite(config.strength):
         raise UserError(f"strength={config.strength}: must be a finite number, such as 1")
     from vaegan_pl.hardware import pick_device
@@ -51,6 +52,8 @@ def _tour(config: DictConfig, guide: "Guide") -> "Tour":
     if config.tool == "attributes":
         if config.images is None:
             raise UserError("images: give the image or folder whose images are to change; add images=PATH")
+        if isinstance(config.images, ListConfig):
+            raise UserError(f"images={config.images}: attributes takes one image or one folder; give images=PATH")
         return guide.attributes(guide.read(Path(str(config.images)), MOST_IMAGES), label, config.strength)
     if config.images is None:
         return guide.between_samples(config.n, label)

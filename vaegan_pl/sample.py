@@ -30,6 +30,7 @@ def sample(config: DictConfig) -> None:
         raise UserError(f"{'n_per_class' if by_class else 'n'}={n}: must be a whole number of at least 1")
     if by_class and config.label is not None:
         raise UserError("label, n_per_class: take one of them; n_per_class draws every class")
+    commands.refuse_seed(config.seed)
     if not 0 <= config.temperature < math.inf:
         raise UserError(f"temperature={config.temperature}: must be a number of at least 0; 1 draws as trained")
     import torch

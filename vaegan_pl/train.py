@@ -146,8 +146,7 @@ def refuse_unsupported(config: DictConfig) -> None:
     networks = config.model.networks
     if config.trainer.max_epochs == 0 or config.trainer.max_steps == 0:
         raise UserError("trainer.max_epochs and trainer.max_steps: 0 would train nothing; take at least 1")
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"seed={config.seed}: must lie between 0 and 4294967295")
+    commands.refuse_seed(config.seed)
     if networks.image_size != config.data.image_size or networks.image_channels != 1:
         raise UserError("model.networks: must take grey images of data.image_size; set data.image_size alone")
     if "phantom_seed" not in config.data:  # phantoms are drawn when nothing else is wrong

@@ -23,6 +23,16 @@ def test_ends_are_met_whatever_their_length_and_several_arcs_are_found_at_once()
     torch.testing.assert_close(arcs[1], slerp(start[1], 4 * end[1], torch.linspace(0, 1, 9)))
 
 
+def test_on_the_way_from_a_short_end_to_a_long_one_the_length_grows_evenly() -> None:
+    start, end = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 25.0]], dtype=torch.float64)
+    arc = slerp(start, end, torch.linspace(0, 1, 5, dtype=torch.float64))
+    torch.testing.assert_close(arc.norm(dim=1), torch.tensor([5.0, 10, 15, 20, 25], dtype=torch.float64))
+    half = 15 / 2**0.5  # they stand at right angles
+    torch.testing.assert_close(arc[2], torch.tensor([half * 0.6, half * 0.8, half], dtype=torch.float64))
+    away = slerp(torch.zeros(2), torch.tensor([0.0, 8.0]), torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(away, torch.tensor([[0.0, 0.0], [0.0, 8.0]]))
+
+
 def test_draws_of_the_prior_keep_their_length_on_the_way() -> None:
     """On a straight line the middle would have seven tenths of it."""
     start, end = torch.randn(2, 200, 128, generator=torch.Generator().manual_seed(0))

@@ -13,21 +13,24 @@ Points = Float[Tensor, "*point latent"]
 
 
 def slerp(start: Points, end: Points, t: Float[Tensor, " step"]) -> Float[Tensor, "*point step latent"]:
-    """Spherical interpolation (arXiv 1609.04468, section 2.1): the great circle, for ends of one length.
+    """Spherical interpolation (arXiv 1609.04468, section 2.1): directions follow the great circle, lengths a line.
 
-    A straight line between draws of N(0, I) would pass where the prior has hardly any mass.
+    A straight line between draws of N(0, I) would pass where the prior has hardly any mass. The source's formula, which
+    is this one for ends of one length, would hurry from a short end, overshoot a long one and linger there.
 
     Args:
         start: where t is 0.
         end: where t is 1.
         t: places on the arc, in [0, 1].
     """
+    lengths = [end.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(end.dtype).tiny) for end in (start, end)]
+    length = (1 - t) * lengths[0] + t * lengths[1]
     cosine = torch.nn.functional.cosine_similarity(start, end, dim=-1).clamp(-1, 1)[..., None]
     angle = cosine.arccos()
     flat = angle.sin() < 1e-4  # next to each other, or opposite: the line is the arc, or as good as any
     sine = torch.where(flat, 1.0, angle.sin())
-    first = torch.where(flat, 1 - t, ((1 - t) * angle).sin() / sine)
-    second = torch.where(flat, t, (t * angle).sin() / sine)
+    first = torch.where(flat, 1 - t, ((1 - t) * angle).sin() / sine * length / lengths[0])
+    second = torch.where(flat, t, (t * angle).sin() / sine * length / lengths[1])
     return first[..., None] * start[..., None, :] + second[..., None] * end[..., None, :]
 
 

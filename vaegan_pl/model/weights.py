@@ -84,9 +84,10 @@ class SavedModel:
                 raise UserError(f"label={label}: the model is not conditional; leave label out")
             return None
         classes = list(self.trained_on["classes"])
-        if label not in classes:
-            raise UserError(f"label={label}: the model is conditional; give the images' class, {' or '.join(classes)}")
-        return classes.index(label)
+        if str(label) not in classes:
+            given = "label" if label is None else f"label={label}"
+            raise UserError(f"{given}: the model is conditional; give the images' class, {' or '.join(classes)}")
+        return classes.index(str(label))
 
     def draw_classes(self, n: int, generator: torch.Generator) -> Tensor:
         """Class indices of `n` images, drawn as often as the classes were trained on."""

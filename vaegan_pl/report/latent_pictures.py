@@ -35,6 +35,7 @@ class Tour:
         tiles: tiles in a row of a frame.
         closed: whether the last frame leads on to the first; an open tour is shown to and fro.
         caption: what there is to see.
+        originals: whether some of the images are the user's own.
     """
 
     still: Images
@@ -43,6 +44,7 @@ class Tour:
     tiles: int
     closed: bool
     caption: str
+    originals: bool = False
 
     def grid(self) -> Image.Image:
         """The still picture."""
@@ -71,7 +73,7 @@ class Guide:
         self.generator = torch.Generator().manual_seed(seed)
         self.frames = frames
         self.shown = evenly(min(columns, frames), frames)
-        self.source = f"Synthetic. Trained on {model.trained_on['caption']}."
+        self.trained = f"Trained on {model.trained_on['caption']}."
 
     def read(self, path: Path, most: int) -> Images:
         """At most `most` images of a file or folder, as the model takes them.
@@ -86,7 +88,7 @@ class Guide:
         z, y = self.model.draw(2 * n, label, self.generator)
         arcs = self._arcs(z[:n], z[n:], None if y is None else y[:n])
         still = arcs[self.shown].transpose(0, 1).flatten(0, 1)
-        caption = f"Between samples{_of(label)}. {self.source}"
+        caption = f"Between samples{_of(label)}. Synthetic. {self.trained}"
         return Tour(still, len(self.shown), arcs, min(n, MOST_TILES), False, caption)
 
     def between_images(self, first: Images, last: Images, label: str | None) -> Tour:
@@ -101,8 +103,8 @@ class Guide:
         arc = self._arcs(start, end, y)
         still = torch.cat([first, *arc[self.shown], last])
         frames = torch.stack([torch.cat([first, *frame[None], last]) for frame in arc])
-        caption = f"From one image to another; the originals are at the ends. {self.source}"
-        return Tour(still, len(still), frames, 3, False, caption)
+        caption = f"From one image to another. The originals are at the ends, the rest is synthetic. {self.trained}"
+        return Tour(still, len(still), frames, 3, False, caption, originals=True)
 
     def walk(self, n: int, label: str | None) -> Tour:
         """A loop through samples, `n` loops at once, of the prior or of a class."""
@@ -113,7 +115,7 @@ class Guide:
         frames = self._decode(loops, None if y is None else y[:n])
         shown = evenly(len(self.shown), len(frames))
         still = frames[shown].transpose(0, 1).flatten(0, 1)
-        caption = f"A walk through samples{_of(label)}. {self.source}"
+        caption = f"A walk through samples{_of(label)}. Synthetic. {self.trained}"
         return Tour(still, len(self.shown), frames, min(n, MOST_TILES), True, caption)
 
     def attributes(self, x: Images, label: str | None, strength: float) -> Tour:
@@ -145,9 +147,13 @@ class Guide:
             y = None if own is None else torch.full((len(x),), labels.index(name))
             columns.append(self._decode(path, y))
         frames = torch.stack(columns, 2).flatten(1, 2)
-        words = ", ".join(f"more {name}" for name in targets)
-        caption = f"From the left: original, reconstruction, {words} (strength {strength:g}). {self.source}"
-        return Tour(frames[-1], len(columns), frames, len(columns), False, caption)
+        away = "" if label is None else f" from {label}"
+        words = ", ".join(f"{'more' if own is None else 'told'} {name}" for name in targets)
+        caption = (
+            f"From the left: original, reconstruction, {words} (strength {strength:g}{away}). "
+            f"All but the originals are synthetic. {self.trained}"
+        )
+        return Tour(frames[-1], len(columns), frames, len(columns), False, caption, originals=True)
 
     def _still(self, z: Tensor, own: int | None) -> Tensor:
         images = self._decode(z[None], None if own is None else torch.full((len(z),), own))
@@ -179,8 +185,9 @@ def write(tour: Tour, path: Path, model: SavedModel) -> list[Path]:
         OSError: if that fails.
     """
     still, moving = path.with_suffix(".png"), path.with_suffix(".gif")
-    save_png(tour.grid(), still, words(model))
-    publish(moving, gif(tour, words(model)), verified=False)
+    provenance = f"original images beside {words(model)}" if tour.originals else words(model)
+    save_png(tour.grid(), still, provenance)
+    publish(moving, gif(tour, provenance), verified=False)
     return [still, moving]
 
 
