@@ -1,5 +1,6 @@
 """Shared fixtures: small networks, small folders of images, commands run in this process, the real MRI folder."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable
@@ -140,3 +141,27 @@ def mri_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"real MRI folder not found at {root}; set VAEGAN_MRI_ROOT")
     return root
+
+
+def digest(content: object) -> str:
+    """SHA-256 of nested containers of tensors and plain values, whatever their device and memory layout."""
+    sha = hashlib.sha256()
+
+    def feed(value: object) -> None:
+        if isinstance(value, torch.Tensor):
+            sha.update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
+            sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, dict):
+            sha.update(f"mapping {len(value)} ".encode())
+            for item in value.items():
+                feed(item)
+        elif isinstance(value, list | tuple):
+            sha.update(f"{type(value).__name__} {len(value)} ".encode())
+            for part in value:
+                feed(part)
+        else:
+            assert value is None or isinstance(value, bool | int | float | str)
+            sha.update(f"{type(value).__name__} {value!r} ".encode())
+
+    feed(content)
+    return sha.hexdigest()

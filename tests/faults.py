@@ -19,7 +19,6 @@ import tempfile
 import time
 import warnings
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -35,16 +34,18 @@ from tqdm import tqdm
 import vaegan_pl.callbacks
 import vaegan_pl.checkpoints
 import vaegan_pl.loggers
-from vaegan_pl import commands, sealed
+from vaegan_pl import commands, tensor_files
 from vaegan_pl.data.images import UNREADABLE, read_grey
 from vaegan_pl.data.phantoms import draw_folders
 from vaegan_pl.data.prepared import Decoding, prepare
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation import features
+from vaegan_pl.files import RefusedError
 from vaegan_pl.model import weights
 from vaegan_pl.train import train
 
-from .conftest import SMALL
+from . import hostile
+from .conftest import SMALL, digest
 
 SHORT = [
     *SMALL,
@@ -57,14 +58,6 @@ SHORT = [
     "callbacks.quality.n=8",
     "logger=csv",
 ]
-EXECUTED = "executed"
-
-
-class Hostile:
-    """A pickle that leaves a trace when it is opened."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return exec, (f"import pathlib; pathlib.Path({EXECUTED!r}).touch()",)
 
 
 def forked(work: Callable[[], None], output: Path) -> int:
@@ -113,9 +106,12 @@ def training(*options: str, before: Callable[[], None] | None = None) -> Callabl
 
 def final_weights(run: Path) -> list[str]:
     """Digests of what a run made: its model without the record of what made it, its optimizers, its figures."""
-    model, checkpoint = sealed.read(run / "vae_gan_model.pth"), sealed.read(run / "checkpoints" / "last.ckpt")
+    model, checkpoint = (
+        tensor_files.load(run / "vae_gan_model.pth"),
+        tensor_files.load(run / "checkpoints" / "last.ckpt"),
+    )
     parts = [model["state_dict"], model["mixtures"], checkpoint["state_dict"], checkpoint["optimizer_states"]]
-    return [*map(sealed.digest, parts), (run / "metrics.csv").read_text()]
+    return [*map(digest, parts), (run / "metrics.csv").read_text()]
 
 
 def reference() -> tuple[list[str], float]:
@@ -157,7 +153,7 @@ def kills(wanted: int, chance: random.Random, expected: list[str], seconds: floa
                 found["lost: other weights or figures"] += 1
             else:
                 shutil.rmtree(run)
-        except (OSError, KeyError, sealed.RefusedError) as error:
+        except (OSError, KeyError, RefusedError) as error:
             found["lost: not finished"] += 1
             tqdm.write(f"{run}: {error}: {Path(f'{run}.txt').read_text()[-500:]}")
     bar.close()
@@ -185,7 +181,7 @@ def mutations(data: bytes, chance: random.Random) -> Iterator[tuple[str, bytes]]
 
 
 def tampered(path: Path, chance: random.Random) -> Iterator[tuple[str, bytes]]:
-    """A sealed file, opened by torch, changed, and saved again as torch saves."""
+    """A file of tensors, opened by torch, changed, and saved again as torch saves."""
     whole = path.read_bytes()
 
     def tensors(node: Any) -> list[tuple[dict[str, Any], str]]:
@@ -219,14 +215,14 @@ def tampered(path: Path, chance: random.Random) -> Iterator[tuple[str, bytes]]:
         content["format_version"] = chance.choice([0, 3, 99, "2", None])
         yield "another version", saved(content)
         content = opened()
-        content[chance.choice([*content])] = Hostile()
+        content[chance.choice([*content])] = hostile.Code()
         yield "code inside", saved(content)
-        yield "a bare pickle", pickle.dumps({**opened(), "x": Hostile()})
+        yield "a bare pickle", pickle.dumps({**opened(), "x": hostile.Code()})
         yield "another project's", saved({"model": {"layer.weight": torch.zeros(3)}})
         archive = BytesIO()
         with zipfile.ZipFile(archive, "w") as file:
             file.writestr("../../escaped", "x")
-            file.writestr("archive/data.pkl", pickle.dumps(Hostile()))
+            file.writestr("archive/data.pkl", pickle.dumps(hostile.Code()))
         yield "an archive that leaves its folder", archive.getvalue()
 
 
@@ -299,11 +295,11 @@ def _judged(name: str, kind: str, load: Callable[[Path], object], whole: Path, t
         if content is None:
             os._exit(3)  # a cache that is made anew
         if target.is_file() and content is not None:
-            assert sealed.digest(content) == sealed.digest(load(whole)), "another content was accepted"
+            assert digest(content) == digest(load(whole)), "another content was accepted"
 
     code = finished(forked(work, Path("said.txt")))
-    if Path(EXECUTED).exists() or Path("../../escaped").exists():
-        Path(EXECUTED).unlink(missing_ok=True)
+    if Path(hostile.EXECUTED).exists() or Path("../../escaped").exists():
+        Path(hostile.EXECUTED).unlink(missing_ok=True)
         return f"FAILED: {name}, {kind}: code was executed"
     if code not in (0, 3):
         return f"FAILED: {name}, {kind}: exit {code}: {Path('said.txt').read_text()[-300:]}"
@@ -329,7 +325,7 @@ def broken_images(n: int, chance: random.Random) -> Iterator[tuple[str, bytes]]:
         suffix = chance.choice([*bases])
         kind, data = chance.choice([*_first(mutations(bases[suffix], chance), 9)])
         if i % 10 == 0:
-            kind, suffix, data = "bomb", "png", _png_bomb(chance.choice([30_000, 100_000, 2**31 - 1]))
+            kind, suffix, data = "bomb", "png", hostile.png_bomb(chance.choice([30_000, 100_000, 2**31 - 1]))
         elif i % 10 == 1:
             kind, suffix, data = (
                 "bomb",
@@ -341,14 +337,6 @@ def broken_images(n: int, chance: random.Random) -> Iterator[tuple[str, bytes]]:
         elif i % 10 == 3:
             kind, data = "text", b"<svg onload='alert(1)'/>" * chance.randrange(1, 99)
         yield f"{i:05d}_{kind.replace(' ', '_').replace(chr(39), '')}.{suffix}", data
-
-
-def _png_bomb(side: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(10_000_000), 9)) + chunk(b"IEND", b"")
 
 
 def image_faults(wanted: int, chance: random.Random) -> Counter[str]:

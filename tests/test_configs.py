@@ -1,8 +1,10 @@
 """Every file under conf/ composes, and what it names can be built."""
 
+import logging.config
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -11,16 +13,18 @@ from hydra import compose, initialize_config_dir
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vaegan_pl.commands import CONFIG_DIRECTORY
+from vaegan_pl.console import begin_log
 from vaegan_pl.data.augmentation import Augmentation
 from vaegan_pl.data.datamodule import ImageFolders, PhantomFolders
 from vaegan_pl.model.generative import EquilibriumGate, GenerativeModel
 from vaegan_pl.model.lightning_module import VAEGANModule
 
 FILES = sorted(str(p.relative_to(CONFIG_DIRECTORY).with_suffix("")) for p in CONFIG_DIRECTORY.glob("*/**/*.yaml"))
-GROUPS = [file for file in FILES if not file.startswith("experiment/")]
+GROUPS = [file for file in FILES if not file.startswith(("experiment/", "hydra/"))]
+LOGGING = [Path(file).name for file in FILES if file.startswith("hydra/job_logging/")]
 
 
 def composed(*overrides: str, name: str = "train") -> DictConfig:
@@ -49,6 +53,28 @@ def test_every_option_of_every_group_composes_and_builds(option: str, tmp_path: 
         assert all(factory([weight]).param_groups for factory in built.values())
     else:
         assert isinstance(instantiate(node, _convert_="all"), GenerativeModel)
+
+
+@pytest.mark.parametrize("name", LOGGING)
+def test_every_way_of_logging_can_be_set_up(name: str, tmp_path: Path) -> None:
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        options = [f"hydra/job_logging={name}", f"hydra.runtime.output_dir={tmp_path}", "hydra.job.name=train"]
+        config = compose("train", options, return_hydra_config=True)
+    settings: Any = OmegaConf.to_container(config.hydra.job_logging, resolve=True)
+    root = logging.getLogger()
+    before = root.handlers[:]
+    logging.config.dictConfig(settings)
+    made = root.handlers[:]
+    try:
+        assert len(made) == {"plain": 1, "run": 2}[name]
+        root.info("hello")
+        assert list(tmp_path.iterdir()) == []
+        begin_log(tmp_path)
+        assert [path.read_text() for path in tmp_path.iterdir()] == (["hello\n"] if name == "run" else [])
+    finally:
+        root.handlers[:] = before
+        for handler in made:
+            handler.close()
 
 
 @pytest.mark.parametrize("name", ["sweep_gamma_lr", "sweep_optuna"])

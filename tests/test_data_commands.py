@@ -111,7 +111,7 @@ def test_offline_or_without_kagglehub_one_line_says_what_to_do(
     monkeypatch.setitem(sys.modules, "kagglehub", SimpleNamespace(dataset_download=offline))
     assert run_command(download, "download") == (
         f"error: {dataset} cannot be downloaded (no route to host); "
-        f"go online, remove what is left in data and try again, {by_hand}"
+        f"go online and try again with an output folder that is empty, {by_hand}"
     )
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     assert run_command(download, "download") == (

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vaegan_pl import sealed
+from vaegan_pl import tensor_files
 from vaegan_pl.callbacks import Quality
 from vaegan_pl.data.images import to_unit_range
 from vaegan_pl.evaluate import evaluate
@@ -252,8 +252,7 @@ def test_a_model_of_other_training_images_is_refused(run_command: Run, images: s
     """Of the same folder, options and split, as when files were moved from Testing to Training."""
     content = torch.load("run/vae_gan_model.pth", weights_only=True)
     content["trained_on"]["training_images"] = images
-    del content[sealed.SEAL]
-    sealed.write(Path("other.pth"), content)
+    tensor_files.save(Path("other.pth"), content)
     output = run_command(evaluate, "evaluate", *DATA, "weights=other.pth", "accelerator=cpu", "output=mistaken")
     assert output is not None
     assert output.startswith(f"error: weights=other.pth: {message}")

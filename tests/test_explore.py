@@ -138,8 +138,12 @@ def test_training_images_are_those_that_the_run_names(run_command: Run) -> None:
     ("text", "message"),
     [
         (None, "config.yaml: is missing"),
-        ("data: {root: x, _target_: os.system}", "names os.system, which is not part of this project"),
-        ("data: {root: '${oc.env:HOME}'}", "which this project did not write"),
+        ("data: {root: /private, cache: /elsewhere}", "the images were in /private, outside the run's directory"),
+        (
+            "data: {_target_: os.system, root: x}",
+            "holds data._target_=os.system, which is not taken from a run's directory",
+        ),
+        ("data: {root: '${oc.env:HOME}'}", "the images were in .*HOME}, outside the run's directory"),
         ("[1, 2]", "does not say which images trained the model"),
         ("data: {", "is damaged"),
     ],

@@ -49,7 +49,7 @@ def test_failures_of_wandb_stop_nothing(reference: tuple[list[str], float]) -> N
 
 def test_what_is_wrong_is_found(reference: tuple[list[str], float], monkeypatch: pytest.MonkeyPatch) -> None:
     """The campaign would notice a loader that takes anything."""
-    monkeypatch.setattr("vaegan_pl.sealed.digest", lambda content: "always the same")
+    monkeypatch.setattr("vaegan_pl.digest", lambda content: "always the same")
     path = Path("reference/vae_gan_model.pth")
     whole = path.read_bytes()
     monkeypatch.undo()
@@ -57,7 +57,9 @@ def test_what_is_wrong_is_found(reference: tuple[list[str], float], monkeypatch:
     kind, case = next(pair for pair in made if pair[0] == "a tensor changed")
     target = Path("changed.pth")
     target.write_bytes(case)
-    monkeypatch.setattr("vaegan_pl.model.weights.sealed.read", lambda p: __import__("torch").load(p, weights_only=True))
+    monkeypatch.setattr(
+        "vaegan_pl.model.weights.tensor_files.load", lambda p: __import__("torch").load(p, weights_only=True)
+    )
     said = faults._judged("model", kind, faults._model, path, target)
     assert said.startswith("FAILED: model, a tensor changed")
     assert path.read_bytes() == whole

@@ -13,6 +13,7 @@ from vaegan_pl.data.images import fit, read_grey, to_unit_range
 from vaegan_pl.latent import latent
 from vaegan_pl.model import weights
 from vaegan_pl.model.networks import Networks
+from vaegan_pl.outputs import MADE_BY
 
 from .conftest import networks_with, save_model
 
@@ -67,7 +68,7 @@ def test_between_two_images_it_goes_from_one_reconstruction_to_the_other(
     with Image.open("out/interpolate.gif") as moving:
         assert milliseconds(moving) == 80 * (5 + 3)  # there and back
         assert moving.info["loop"] == 0
-        assert moving.info["comment"] == provenance.encode()
+        assert moving.info["comment"] == f"{MADE_BY}: {provenance}".encode()
         moving.seek(0)
         np.testing.assert_allclose(tile(moving, 0, 1), first, atol=1)
 
@@ -105,7 +106,7 @@ def test_a_walk_is_a_loop_and_repeats_itself(run_command: Run) -> None:
     assert len({a, c, d}) == 3
     with Image.open("a/walk.gif") as moving:
         assert milliseconds(moving) == 80 * 16
-        assert moving.info["comment"] == b"synthetic; trained on PHANTOMS (drawings, not MRI)"
+        assert moving.info["comment"] == f"{MADE_BY}: synthetic; trained on PHANTOMS (drawings, not MRI)".encode()
     with Image.open("a/walk.png") as still:
         assert still.width == 4 + 4 * TILE
 

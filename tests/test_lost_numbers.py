@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from vaegan_pl import sealed
+from vaegan_pl import tensor_files
 from vaegan_pl.data.datamodule import ImageDataset
 from vaegan_pl.model import algorithm
 from vaegan_pl.model.generative import Step
 from vaegan_pl.train import train
 
+from .conftest import digest
 from .test_resume import FEW
 
 Run = Callable[..., str | None]
@@ -68,7 +69,7 @@ def test_the_run_stops_and_names_step_loss_network_and_files(
     from_loader = [batch for batch in seen if len(batch) == 16][5]
     listed = sorted(path for path in Path("outputs/phantoms").rglob("*.png"))
     assert files == [str(listed[image]) for image in from_loader]
-    checkpoint = sealed.read(Path("run/checkpoints/last.ckpt"))
+    checkpoint = tensor_files.load(Path("run/checkpoints/last.ckpt"))
     assert checkpoint["global_step"] == 5
     assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
 
@@ -91,7 +92,7 @@ def test_one_network_alone_is_named(run_command: Run, monkeypatch: pytest.Monkey
 def test_skipped_batches_change_nothing_and_are_counted(run_command: Run, lose: Callable[[range], None]) -> None:
     lose(range(2, 5))
     assert run_command(train, "train", *OPTIONS, "on_nan=skip") is None
-    checkpoint = sealed.read(Path("run/checkpoints/last.ckpt"))
+    checkpoint = tensor_files.load(Path("run/checkpoints/last.ckpt"))
     assert checkpoint["skipped"] == 3
     assert checkpoint["global_step"] == 12 - 3
     assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
@@ -104,8 +105,8 @@ def test_skipped_batches_change_nothing_and_are_counted(run_command: Run, lose: 
 def test_skipping_and_stopping_are_the_same_where_all_is_finite(run_command: Run) -> None:
     assert run_command(train, "train", *OPTIONS) is None
     assert run_command(train, "train", *OPTIONS[:-1], "on_nan=skip", "hydra.run.dir=skip") is None
-    a, b = (sealed.read(Path(run, "vae_gan_model.pth"))["state_dict"] for run in ("run", "skip"))
-    assert sealed.digest(a) == sealed.digest(b)
+    a, b = (tensor_files.load(Path(run, "vae_gan_model.pth"))["state_dict"] for run in ("run", "skip"))
+    assert digest(a) == digest(b)
 
 
 def test_a_run_that_loses_everything_stops_even_if_it_may_skip(

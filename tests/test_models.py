@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from vaegan_pl import sealed
+from vaegan_pl import tensor_files
 from vaegan_pl.evaluate import evaluate
 from vaegan_pl.evaluation import classifier, features
 from vaegan_pl.export import export
@@ -112,7 +112,7 @@ def test_what_larsen_plus_adds_can_be_switched_off(run_command: Run) -> None:
     saved = weights.load(Path("run/vae_gan_model.pth")).training
     assert saved["sigma"] is None
     assert "loss/pixel" not in Path("run/metrics.csv").read_text()
-    said = run_command(train, "train", *FEW, "model=vae", *MODELS["vae"][:1], "model.sigma=null")
+    said = run_command(train, "train", *FEW, "model=vae", *MODELS["vae"][:1], "model.sigma=null", "hydra.run.dir=other")
     assert said is not None
     assert "model.sigma=None: must be a positive number or learned" in said
 
@@ -120,7 +120,7 @@ def test_what_larsen_plus_adds_can_be_switched_off(run_command: Run) -> None:
 def test_averages_are_what_is_saved_and_used(run_command: Run) -> None:
     assert run_command(train, "train", *FEW, "model.ema=0.5") is None
     saved = weights.load(Path("run/vae_gan_model.pth")).networks.state_dict()
-    state = sealed.read(Path("run/checkpoints/last.ckpt"))["state_dict"]
+    state = tensor_files.load(Path("run/checkpoints/last.ckpt"))["state_dict"]
     key = "image.0.weight"
     live, average = state[f"model.networks.decoder.{key}"], state[f"model.averages.decoder.{key}"]
     torch.testing.assert_close(saved[f"decoder.{key}"], average, rtol=0, atol=0)
@@ -134,7 +134,7 @@ def test_averages_do_not_touch_training(run_command: Run) -> None:
     states = []
     for run, ema in (("run", "0.5"), ("other", "null")):
         assert run_command(train, "train", *FEW[:-1], f"model.ema={ema}", f"hydra.run.dir={run}") is None
-        states.append(sealed.read(Path(run, "checkpoints/last.ckpt"))["state_dict"])
+        states.append(tensor_files.load(Path(run, "checkpoints/last.ckpt"))["state_dict"])
     key = "model.networks.decoder.image.0.weight"
     assert torch.equal(states[0][key], states[1][key])
 
@@ -156,7 +156,7 @@ def test_a_resumed_run_ends_with_the_same_bits(run_command: Run) -> None:
     assert run_command(train, "train", *options, "hydra.run.dir=parts", "trainer.max_steps=6") is None
     assert run_command(train, "train", "resume=parts", "trainer.max_steps=-1") is None
     assert "the learning rates go up again" not in Path("parts/train.log").read_text()
-    whole, parts = (sealed.read(Path(run, "checkpoints/last.ckpt"))["state_dict"] for run in ("whole", "parts"))
+    whole, parts = (tensor_files.load(Path(run, "checkpoints/last.ckpt"))["state_dict"] for run in ("whole", "parts"))
     assert {"model.adversary.anchors", "model.averages.decoder.image.0.weight"} < whole.keys()
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
@@ -164,7 +164,7 @@ def test_a_resumed_run_ends_with_the_same_bits(run_command: Run) -> None:
 
 def test_learning_rates_fall_with_the_authors_annealing(run_command: Run) -> None:
     assert run_command(train, "train", *FEW, "optimizer=larsen2015", "trainer.max_epochs=3") is None
-    states = sealed.read(Path("run/checkpoints/last.ckpt"))["optimizer_states"]
+    states = tensor_files.load(Path("run/checkpoints/last.ckpt"))["optimizer_states"]
     share = 1 - (2 / 3) ** 0.75 * (1 - 4e-4)
     rates = [state["param_groups"][0]["lr"] for state in states]
     assert rates == pytest.approx(3 * [3e-4 * share])

@@ -18,15 +18,16 @@ def finished(
     directory = sweep / str(number)
     directory.mkdir(parents=True)
     rows = [f"{10 * i + 9},{value}" for i, value in enumerate(values)]
-    (directory / "metrics.csv").write_text("\n".join([f"step,{KID}", *rows, ""]))
+    (directory / "seed_0").mkdir()
+    (directory / "seed_0" / "metrics.csv").write_text("\n".join([f"step,{KID}", *rows, ""]))
     objective = jobs.Objective(KID, direction, 1e6)  # type: ignore[arg-type]
-    run = jobs.Run(0, ".", value=min(values), step=9, pruned=state == "pruned")
+    run = jobs.Run(0, value=min(values), step=9, pruned=state == "pruned")
     jobs.Job(directory, [], objective, state, runs=[run]).write()  # type: ignore[arg-type]
 
 
 def hopeless(sweep: Path, values: list[float], direction: str = "minimize", startup: int = 3, warmup: int = 1) -> bool:
     pruner = optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup)
-    callback = Pruning(sweep / "9", KID, direction, pruner)
+    callback = Pruning(sweep / "9" / "seed_0", KID, direction, pruner)
     callback.values = values
     return callback._hopeless()
 
@@ -60,7 +61,7 @@ def test_successive_halving_keeps_the_best_third_at_each_rung(tmp_path: Path) ->
     for number in range(8):
         finished(tmp_path, number, [float(number)] * 3)
     for value, expected in ((9.0, True), (0.5, False)):
-        callback = Pruning(tmp_path / "9", KID, "minimize", pruner)
+        callback = Pruning(tmp_path / "9" / "seed_0", KID, "minimize", pruner)
         callback.values = [value, value]
         assert callback._hopeless() is expected
 

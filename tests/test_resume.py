@@ -13,13 +13,15 @@ from typing import Any
 
 import lightning as L
 import pytest
+import torch
+import yaml
 from omegaconf import OmegaConf
 
-from vaegan_pl import checkpoints, runs, sealed
+from vaegan_pl import checkpoints, runs, tensor_files
 from vaegan_pl.loggers import MetricsFile
 from vaegan_pl.train import train
 
-from .conftest import SMALL
+from .conftest import SMALL, digest
 
 Run = Callable[..., str | None]
 FEW = [
@@ -90,26 +92,39 @@ def beside_the_reference(reference: Path, monkeypatch: pytest.MonkeyPatch) -> It
     rmtree("run", ignore_errors=True)
 
 
+def kill_at(hook: str, n: int) -> list[str]:
+    """Options that end a run at the n-th call of a hook, if that is armed; a resumed run must be given them again."""
+    return [KILL, f"+callbacks.kill.hook={hook}", f"+callbacks.kill.n={n}"]
+
+
 def stop(monkeypatch: pytest.MonkeyPatch, hook: str, n: int, *options: str) -> None:
     """Start a run in `run` and end it at the n-th call of a hook."""
     Kill.armed = True
-    kill = [KILL, f"+callbacks.kill.hook={hook}", f"+callbacks.kill.n={n}"]
-    monkeypatch.setattr("sys.argv", ["train", *FEW, "hydra.run.dir=run", *kill, *options])
+    monkeypatch.setattr("sys.argv", ["train", *FEW, "hydra.run.dir=run", *kill_at(hook, n), *options])
     from vaegan_pl import commands
 
     with pytest.raises(Killed):
         commands.run(train, "train")
 
 
+def tree(folder: Path, leaving_out: str = "") -> dict[Path, bytes | None]:
+    """All files of a folder with their contents, all folders, and links with what they point at."""
+    return {
+        path: str(path.readlink()).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+        if not leaving_out or leaving_out not in path.relative_to(folder).parts[:1]
+    }
+
+
 def contents(path: Path) -> dict[str, Any]:
-    return sealed.read(path)
+    return tensor_files.load(path)
 
 
 def assert_as_the_reference(run: Path, reference: Path) -> None:
     for name in ("vae_gan_model.pth", "vae_gan_model_best.pth", "checkpoints/last.ckpt"):
         a, b = (contents(folder / name) for folder in (run, reference))
-        for part in {*a, *b} - {sealed.SEAL, "loops", "datamodule_hyper_parameters"}:
-            assert sealed.digest(a[part]) == sealed.digest(b[part]), (name, part)
+        for part in {*a, *b} - {"loops", "datamodule_hyper_parameters"}:
+            assert digest(a[part]) == digest(b[part]), (name, part)
     assert (run / "metrics.csv").read_text() == (reference / "metrics.csv").read_text()
     pictures = sorted(path.name for path in (reference / "images").iterdir())
     assert sorted(path.name for path in (run / "images").iterdir()) == pictures
@@ -149,7 +164,7 @@ def test_a_run_stopped_anywhere_ends_as_if_it_had_not_been(
     reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run, hook: str, n: int, every: int
 ) -> None:
     stop(monkeypatch, hook, n, f"callbacks.checkpoint.batches={every}")
-    assert run_command(train, "train", "resume=run", KILL) is None
+    assert run_command(train, "train", "resume=run", *kill_at(hook, n)) is None
     assert_as_the_reference(Path("run"), reference)
 
 
@@ -160,10 +175,8 @@ def test_a_run_can_be_stopped_again_and_again(
     for n in (4, 1, 2):
         Kill.armed = True
         with pytest.raises(Killed):
-            run_command(
-                train, "train", "resume=run", KILL, "+callbacks.kill.hook=on_train_batch_end", f"+callbacks.kill.n={n}"
-            )
-    assert run_command(train, "train", "resume=run", KILL) is None
+            run_command(train, "train", "resume=run", *kill_at("on_train_batch_end", n))
+    assert run_command(train, "train", "resume=run", *kill_at("on_train_batch_end", 2)) is None
     assert_as_the_reference(Path("run"), reference)
 
 
@@ -182,7 +195,8 @@ def test_auto_starts_continues_and_leaves_finished_runs_alone(
     reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run
 ) -> None:
     stop(monkeypatch, "on_train_batch_end", 6, "callbacks.checkpoint.batches=2", "resume=auto")
-    again = [*FEW, "hydra.run.dir=run", "resume=auto", "callbacks.checkpoint.batches=2", KILL]
+    kill = kill_at("on_train_batch_end", 6)
+    again = [*FEW, "hydra.run.dir=run", "resume=auto", "callbacks.checkpoint.batches=2", *kill]
     assert run_command(train, "train", *again) is None
     assert_as_the_reference(Path("run"), reference)
     message = run_command(train, "train", *again)
@@ -207,12 +221,11 @@ def test_auto_starts_continues_and_leaves_finished_runs_alone(
 )
 def test_another_run_is_not_continued(reference: Path, run_command: Run, options: list[str], words: str) -> None:
     copytree(reference, "run")
-    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file() and path.suffix != ".log"}
+    before = tree(Path("run"))
     message = run_command(train, "train", *options)
     assert message is not None
     assert words in message
-    after = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file() and path.suffix != ".log"}
-    assert after == before
+    assert tree(Path("run")) == before
     assert not Path("other").exists()
 
 
@@ -220,15 +233,23 @@ def test_other_images_are_not_continued_on(reference: Path, monkeypatch: pytest.
     copytree("outputs/phantoms", "run-data")
     Kill.armed = True
     mine = [option for option in FEW if not option.startswith("data.per_class")]
-    kill = [KILL, "+callbacks.kill.hook=on_train_batch_end", "+callbacks.kill.n=3", "callbacks.checkpoint.batches=1"]
+    kill = kill_at("on_train_batch_end", 3)
+    options = [*mine, "data=mri", "data.root=run-data", "hydra.run.dir=run", "callbacks.checkpoint.batches=1", *kill]
     with pytest.raises(Killed):
-        run_command(train, "train", *mine, "data=mri", "data.root=run-data", "hydra.run.dir=run", *kill)
+        run_command(train, "train", *options)
     Path("run-data").rename("moved")
     next(Path("moved").rglob("*.png")).unlink()
-    message = run_command(train, "train", "resume=run", KILL, "data.root=moved")
+    before = tree(Path("run"))
+    message = run_command(train, "train", "resume=run", *kill)
+    assert message == (
+        f"error: {Path('run').resolve()}/config.yaml: the images were in run-data, outside the run's directory; to "
+        "read them again, add data.root=run-data"
+    )
+    message = run_command(train, "train", "resume=run", *kill, "data.root=moved")
     rmtree("moved")
     assert message is not None
     assert "moved: holds other images, or splits them otherwise, than those this run was started on" in message
+    assert tree(Path("run")) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -287,7 +308,7 @@ def test_the_wandb_run_is_continued_under_its_own_id(
     reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run
 ) -> None:
     stop(monkeypatch, "on_train_batch_end", 6, "callbacks.checkpoint.batches=2", "logger=default")
-    assert run_command(train, "train", "resume=run", KILL) is None
+    assert run_command(train, "train", "resume=run", *kill_at("on_train_batch_end", 6)) is None
     parts = list(Path("run/wandb").glob("offline-run-*"))
     assert len({part.name.rpartition("-")[2] for part in parts}) == 1
     logged = []
@@ -300,64 +321,255 @@ def test_the_wandb_run_is_continued_under_its_own_id(
     assert [step for part in logged for step in part] == [1, 3, 5, 7, 9, 11]
 
 
-def test_a_damaged_checkpoint_is_refused_in_words(
+@pytest.mark.parametrize("damage", ["half", "empty", "missing"])
+def test_the_checkpoint_before_a_damaged_one_goes_on_to_the_same_bits(
+    reference: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run_command: Run,
+    capfd: pytest.CaptureFixture[str],
+    damage: str,
+) -> None:
+    """Killed again while it is being continued, too: the damaged file must not take the place of the whole one."""
+    kill = kill_at("on_train_batch_end", 7)
+    stop(monkeypatch, "on_train_batch_end", 7, "callbacks.checkpoint.batches=2")
+    last, previous = Path("run/checkpoints/last.ckpt"), Path("run/checkpoints/previous.ckpt")
+    assert [checkpoints.read(path)["global_step"] for path in (previous, last)] == [4, 6]
+    whole = last.read_bytes()
+    if damage == "missing":
+        last.unlink()
+    else:
+        last.write_bytes(whole[: len(whole) // 2] if damage == "half" else b"")
+    Kill.armed = True
+    with pytest.raises(Killed):
+        run_command(train, "train", "resume=run", *kill_at("on_train_start", 1))
+    assert checkpoints.read(last)["global_step"] == 4
+    assert run_command(train, "train", "resume=run", *kill) is None
+    said = [line for line in capfd.readouterr().out.splitlines() if "checkpoint before it, previous.ckpt" in line]
+    assert len(said) == 1
+    assert f"last.ckpt: is {'missing' if damage == 'missing' else 'damaged'}" in said[0]
+    assert_as_the_reference(Path("run"), reference)
+
+
+def test_two_damaged_checkpoints_are_refused_in_words(
     reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run
 ) -> None:
-    stop(monkeypatch, "on_train_batch_end", 6, "callbacks.checkpoint.batches=2")
-    checkpoint = Path("run/checkpoints/last.ckpt")
-    whole = checkpoint.read_bytes()
-    checkpoint.write_bytes(whole[: len(whole) // 2])
-    message = run_command(train, "train", "resume=run", KILL)
+    kill = kill_at("on_train_batch_end", 7)
+    stop(monkeypatch, "on_train_batch_end", 7, "callbacks.checkpoint.batches=2")
+    for name in ("last.ckpt", "previous.ckpt"):
+        Path("run/checkpoints", name).write_bytes(b"")
+    before = tree(Path("run"))
+    message = run_command(train, "train", "resume=run", *kill)
     assert message is not None
-    assert message.startswith(f"error: {checkpoint.resolve()}: is damaged")
+    for name in ("last.ckpt", "previous.ckpt"):
+        assert f"{Path('run/checkpoints', name).resolve()}: is damaged" in message
+    assert tree(Path("run")) == before
+    for name in ("last.ckpt", "previous.ckpt"):
+        Path("run/checkpoints", name).unlink()
+    before = tree(Path("run"))
+    message = run_command(train, "train", "resume=run", *kill)
+    assert message is not None
+    assert "holds no checkpoint to go on from, and training again would replace vae_gan_model.pth" in message
+    assert tree(Path("run")) == before
     Path("run/config.yaml").write_text("model: [")
-    message = run_command(train, "train", "resume=run", KILL)
+    before = tree(Path("run"))
+    message = run_command(train, "train", "resume=run", *kill)
     assert message is not None
     assert "config.yaml: is damaged" in message
+    assert tree(Path("run")) == before
 
 
 def test_a_configuration_from_elsewhere_starts_nothing_of_its_own(
     reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run
 ) -> None:
     stop(monkeypatch, "on_train_batch_end", 2)
+    kill = kill_at("on_train_batch_end", 2)
     path = Path("run/config.yaml")
     whole = path.read_text()
     for target in (
         "os.system",
         "vaegan_pl.runs.os.system",
         "torch.optim.adam.torch.load",
-        "lightning.pytorch.callbacks.os",
+        "lightning.pytorch.callbacks.ModelCheckpoint",
+        "vaegan_pl.loggers.TensorBoard",
     ):
         path.write_text(whole.replace("vaegan_pl.callbacks.Console", target))
-        message = run_command(train, "train", "resume=run", KILL)
+        message = run_command(train, "train", "resume=run", *kill)
         assert message is not None
-        assert f"config.yaml: names {target}, which is not part of this project; nothing was started" in message
+        said = f"config.yaml: holds callbacks.console._target_={target}, which is not taken from a run's directory"
+        assert said in message
     path.write_text(whole.replace("torch.optim.RMSprop", "torch.optim.Adam"))
-    assert run_command(train, "train", "resume=run", KILL) is None
+    assert run_command(train, "train", "resume=run", *kill) is None
+
+
+HOSTILE = {
+    "callbacks.console.directory": "/elsewhere",
+    "callbacks.model_file.path": "../../precious",
+    "callbacks.checkpoint.path": "${output_root}/precious",
+    "callbacks.pictures.directory": "images",
+    "logger.csv.directory": "/elsewhere",
+    "logger.wandb.save_dir": "/elsewhere",
+    "logger.wandb.settings": {"_target_": "wandb.Settings", "base_url": "http://127.0.0.1:9"},
+    "logger.wandb.entity": "somebody",
+    "logger.wandb.offline": False,
+    "logger.wandb.project": "http://127.0.0.1:9",
+    "trainer.default_root_dir": "/elsewhere",
+    "trainer.plugins": [{"_target_": "lightning.pytorch.plugins.io.AsyncCheckpointIO"}],
+    "trainer.profiler": "simple",
+    "trainer.strategy": "deepspeed",
+    "trainer.fast_dev_run": True,
+    "data.patient": "(a+)+$",
+    "data.root": "/elsewhere",
+    "data.classes": [{"_target_": "os.system"}],
+    "data.augmentation._target_": "os.system",
+    "data.per_class": {"../../precious": {"_target_": "os.system"}},
+    "optimizer.encoder.lr": {"_target_": "os.system"},
+    "optimizer.encoder.params": "x",
+    "model.networks.latent_dim": "${oc.env:HOME}",
+    "model.networks.encoder_channels": ["${oc.create:{_target_: os.system}}"],
+    "model.networks.extra": 3,
+    "run_id": "../../precious",
+    "seed": 2**70,
+    "surprise": {"_target_": "os.system"},
+    "\x1b[31m": 1,
+}
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+def test_what_a_runs_directory_may_not_say_is_refused_and_leaves_no_trace(
+    reference: Path, run_command: Run, key: str
+) -> None:
+    copytree(reference, "run")
+    path = Path("run/config.yaml")
+    config: Any = OmegaConf.to_container(OmegaConf.load(path))
+    *parts, last = key.split(".")
+    node = config
+    for part in parts:
+        node = node.setdefault(part, {})
+    node[last] = HOSTILE[key]
+    path.write_text(yaml.safe_dump(config))
+    before, around = tree(Path("run")), tree(Path.cwd(), leaving_out="run")
+    message = run_command(train, "train", "resume=run", "trainer.max_epochs=4")
+    assert message is not None
+    assert message.startswith(f"error: {path.resolve()}: ")
+    assert "\n" not in message
+    assert "\x1b" not in message
+    assert (key == "data.root") == ("the images were in /elsewhere" in message)
+    assert tree(Path("run")) == before
+    assert tree(Path.cwd(), leaving_out="run") == around
+
+
+def test_what_the_command_line_gives_again_is_trusted(reference: Path, run_command: Run, tmp_path: Path) -> None:
+    copytree(reference, "run")
+    path = Path("run/config.yaml")
+    path.write_text(path.read_text().replace("${directory}/images", "/elsewhere"))
+    message = run_command(train, "train", "resume=run", "trainer.max_epochs=4")
+    assert message is not None
+    assert message.endswith("if you trust it, add callbacks.pictures.directory=/elsewhere")
+    again = f"callbacks.pictures.directory={tmp_path}"
+    assert run_command(train, "train", "resume=run", "trainer.max_epochs=4", again) is None
+    assert (tmp_path / "samples_epoch_0004.png").exists()
+
+
+@pytest.mark.parametrize("link", ["metrics.csv", "images", "checkpoints", "curves.png", "wandb"])
+def test_links_in_a_runs_directory_lead_nowhere(reference: Path, run_command: Run, link: str) -> None:
+    copytree(reference, "run")
+    Path("precious").mkdir(exist_ok=True)
+    path = Path("run", link)
+    if path.is_dir():
+        rmtree(path)
+    path.unlink(missing_ok=True)
+    path.symlink_to(Path("precious").resolve())
+    message = run_command(train, "train", "resume=run", "trainer.max_epochs=4")
+    assert message is not None
+    assert f"{path.parent.resolve() / link}: is a link that leads elsewhere" in message
+    assert list(Path("precious").iterdir()) == []
+
+
+def test_settings_of_wandb_are_not_taken_from_a_runs_directory(reference: Path, run_command: Run) -> None:
+    copytree(reference, "run")
+    Path("run/wandb").mkdir()
+    Path("run/wandb/settings").write_text("[default]\nbase_url = http://127.0.0.1:9\n")
+    message = run_command(train, "train", "resume=run", "trainer.max_epochs=4")
+    assert message is not None
+    assert "run/wandb/settings: would change where W&B sends its data" in message
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "another shape": lambda c: c["state_dict"].update({next(iter(c["state_dict"])): torch.zeros(3)}),
+    "not finite": lambda c: next(iter(c["state_dict"].values())).fill_(float("nan")),
+    "a parameter less": lambda c: c["state_dict"].popitem(),
+    "an optimizer less": lambda c: c["optimizer_states"].pop(),
+    "a group less": lambda c: c["optimizer_states"][0]["param_groups"].pop(),
+    "another alpha": lambda c: c["optimizer_states"][0]["param_groups"][0].update(alpha=0.5),
+    "a wild rate": lambda c: c["optimizer_states"][0]["param_groups"][0].update(lr=1e9),
+    "a word for a rate": lambda c: c["optimizer_states"][0]["param_groups"][0].update(lr="fast"),
+    "another state": lambda c: c["optimizer_states"][0]["state"][0].update(square_avg=torch.zeros(2)),
+    "a state of nothing": lambda c: c["optimizer_states"][0]["state"].update({99: {}}),
+    "no counts": lambda c: c.update(global_step="many"),
+    "no skipped": lambda c: c.pop("skipped"),
+    "no callbacks": lambda c: c.pop("callbacks"),
+    "other limits": lambda c: c["callbacks"].update(Checkpoint={"finished": {"_target_": 1}}),
+    "callbacks' states": lambda c: c["callbacks"].update(Quality=3),
+    "a word for a best": lambda c: c["callbacks"].update(ModelFile={"lowest": "low"}),
+    "no data": lambda c: c.pop("PhantomFolders"),
+    "a word for an epoch": lambda c: c["PhantomFolders"].update(epoch="first"),
+    "an epoch before the first": lambda c: c["PhantomFolders"].update(epoch=-1),
+    "another Lightning": lambda c: c.update({"pytorch-lightning_version": "0.0.1"}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_checkpoint_that_does_not_fit_is_refused_and_leaves_no_trace(
+    reference: Path, run_command: Run, change: str
+) -> None:
+    copytree(reference, "run")
+    path = Path("run/checkpoints/last.ckpt")
+    content = torch.load(path, weights_only=True)
+    CHANGES[change](content)
+    torch.save(content, path)
+    before = tree(Path("run"))
+    message = run_command(train, "train", "resume=run", "trainer.max_epochs=4")
+    assert message is not None
+    assert message.startswith("error: ")
+    assert "\n" not in message
+    assert tree(Path("run")) == before
+
+
+def test_what_a_checkpoint_says_of_lightnings_loops_counts_for_nothing(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run
+) -> None:
+    stop(monkeypatch, "on_train_batch_end", 7, "callbacks.checkpoint.batches=2")
+    for name in ("last.ckpt", "previous.ckpt"):
+        content = torch.load(Path("run/checkpoints", name), weights_only=True)
+        content |= {"loops": {"fit_loop": {"epoch_progress": "the end"}}, "epoch": 10**6}
+        torch.save(content, Path("run/checkpoints", name))
+    assert run_command(train, "train", "resume=run", *kill_at("on_train_batch_end", 7)) is None
+    assert_as_the_reference(Path("run"), reference)
 
 
 def test_what_a_configuration_hides_is_refused(
     reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run
 ) -> None:
     stop(monkeypatch, "on_train_batch_end", 2)
+    kill = kill_at("on_train_batch_end", 2)
     path = Path("run/config.yaml")
     hidden = "${oc.create:{_target_: pathlib.Path.touch, self: executed}}"
     path.write_text(path.read_text().replace("callbacks:", f"callbacks:\n  x: '{hidden}'", 1))
-    message = run_command(train, "train", "resume=run", KILL)
+    message = run_command(train, "train", "resume=run", *kill)
     assert message is not None
-    assert "which this project did not write; nothing was started" in message
+    assert "which is not taken from a run's directory; nothing was started" in message
     assert not Path("executed").exists()
 
 
 def test_an_extension_that_was_killed_is_resumed(
     reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run
 ) -> None:
-    assert run_command(train, "train", *FEW, "hydra.run.dir=run", "trainer.max_epochs=2", KILL) is None
+    kill = kill_at("on_train_batch_end", 1)
+    assert run_command(train, "train", *FEW, "hydra.run.dir=run", "trainer.max_epochs=2", *kill) is None
     Kill.armed = True
-    kill = [KILL, "+callbacks.kill.hook=on_train_batch_end", "+callbacks.kill.n=1"]
     with pytest.raises(Killed):
         run_command(train, "train", "resume=run", *kill, f"trainer.max_epochs={EPOCHS}")
-    assert run_command(train, "train", "resume=run", KILL) is None
+    assert run_command(train, "train", "resume=run", *kill) is None
     assert_as_the_reference(Path("run"), reference)
 
 
@@ -449,7 +661,7 @@ def test_a_directory_that_vanishes_is_made_again(
     assert run_command(train, "train", *FEW, *vanish, "hydra.run.dir=run") is None
     for name in ("vae_gan_model.pth", "checkpoints/last.ckpt"):
         a, b = (contents(folder / name)["state_dict"] for folder in (Path("run"), reference))
-        assert sealed.digest(a) == sealed.digest(b)
+        assert digest(a) == digest(b)
     assert (
         "samples_epoch_0001.png" in capfd.readouterr().out
     )  # the picture of the first epoch is gone, and this is told

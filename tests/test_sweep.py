@@ -185,7 +185,7 @@ def test_another_sweep_is_not_mixed_with_one_of_the_same_name(run_command: Run) 
     assert run_command(train, "train", "--multirun", *options, "model.gamma=1") is None
     output = run_command(train, "train", "--multirun", *options, "model.gamma=2")
     assert output is not None
-    assert "was started with other options (model.gamma=1, model.gamma=2); take another sweep.name" in output
+    assert "job 0 is not among those asked for (model.gamma=1, model.gamma=2); ask for its options, too" in output
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_another_sweep_is_not_mixed_with_one_of_the_same_name(run_command: Run) 
         (["sweep.direction=up"], "sweep.direction=up: must be minimize or maximize"),
         (["sweep.seeds=0"], "sweep.seeds=0: must be at least 1"),
         (["sweep.seeds=abc"], "sweep.seeds=abc: must be a whole number, such as 1"),
-        (["sweep.worst=null"], "sweep.worst=None: must be a number, such as 1000000.0"),
+        (["sweep.worst=null"], "sweep.worst=None: must be a positive number"),
         (["model.gama=1,2"], "there is no option model.gama; did you mean model.gamma?"),
     ],
 )
@@ -240,9 +240,10 @@ def test_a_hopeless_job_ends_early_even_if_it_was_stopped_before(run_command: Ru
     """Stopped in its second epoch; from the third on it is judged, by all three."""
     pytest.importorskip("optuna")
     for number in range(1, 5):
-        (SWEEP / str(number)).mkdir(parents=True)
-        (SWEEP / str(number) / "metrics.csv").write_text("step,validation/kid\n4,0\n9,0\n14,0\n")
-        done = [jobs.Run(0, ".", value=0.0, step=4)]
+        run = SWEEP / str(number) / "seed_0"
+        run.mkdir(parents=True)
+        (run / "metrics.csv").write_text("step,validation/kid\n4,0\n9,0\n14,0\n")
+        done = [jobs.Run(0, value=0.0, step=4)]
         jobs.Job(SWEEP / str(number), [], jobs.Objective("validation/kid", "minimize", 1e6), runs=done).write()
     options = ["experiment=sweep_optuna", *FEW, "logger=csv", "trainer.max_epochs=5", "seed=1", "sweep.audit=0"]
     warmup = ["hydra.sweeper.n_trials=1", "callbacks.pruning.pruner.n_warmup_steps=2"]
@@ -250,9 +251,9 @@ def test_a_hopeless_job_ends_early_even_if_it_was_stopped_before(run_command: Ru
     Signal.armed = True
     assert run_command(train, "train", *options, *warmup, *stop, "+callbacks.signal.batch=8") == "143"
     run_command(train, "train", *options, *warmup, *stop, "+callbacks.signal.batch=8")
-    job = jobs.read(SWEEP / "0")
+    job = jobs.read(SWEEP / "5")
     assert (job.state, job.runs[0].pruned) == ("pruned", True)
-    curve = jobs.read_series(SWEEP / "0" / "seed_1" / "metrics.csv")["validation/kid"]
+    curve = jobs.read_series(SWEEP / "5" / "seed_1" / "metrics.csv")["validation/kid"]
     assert len(curve) == 3
     assert job.score == min(value for _, value in curve)
 
@@ -266,11 +267,12 @@ def test_seeds_can_be_added(run_command: Run) -> None:
 
 def test_a_job_that_another_process_does_is_left_alone(run_command: Run) -> None:
     (SWEEP / "0").mkdir(parents=True)
-    jobs.Job(SWEEP / "0", ["model.gamma=1"], jobs.Objective("validation/kid", "minimize", 1e6)).write()
+    options = [*FEW, "logger=csv", "model.gamma=1"]
+    jobs.Job(SWEEP / "0", options, jobs.Objective("validation/kid", "minimize", 1e6)).write()
     before = (SWEEP / "0" / "job.json").read_text()
     held = runs.lock(SWEEP / "0")
     assert held is not None
-    output = run_command(train, "train", "--multirun", *FEW, "logger=csv", "model.gamma=1")
+    output = run_command(train, "train", "--multirun", *options)
     os.close(held)
     assert output is not None
     assert "another process is training in it" in output
@@ -359,7 +361,7 @@ def test_runs_are_audited_once_that_is_asked_for(
 def test_what_is_measured_cannot_change_within_a_sweep(run_command: Run, trained: list[str]) -> None:
     assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=1") is None
     output = run_command(train, "train", "--multirun", *STUBBED, "model.gamma=1", "callbacks.quality.n=64")
-    assert "was started with other options (callbacks.quality.n=64)" in str(output)
+    assert "job 0 is not among those asked for (callbacks.quality.n=64)" in str(output)
 
 
 @pytest.mark.parametrize("option", ["sweep.seeds=2", "sweep.objective=validation/coverage", "hydra.sweeper.n_jobs=2"])
@@ -451,10 +453,10 @@ def test_a_job_that_another_process_still_does_is_not_lost() -> None:
     jobs.Job(SWEEP / "0", [], jobs.Objective("validation/kid", "minimize", 1e6)).write()
     held = runs.lock(SWEEP / "0")
     assert held is not None
-    sweep.conclude(SWEEP, RuntimeError("another job was lost"))
+    sweep.conclude(SWEEP, False, RuntimeError("another job was lost"))
     os.close(held)
     with pytest.raises(UserError, match="the process of job 0 was lost"):
-        sweep.conclude(SWEEP, RuntimeError("another job was lost"))
+        sweep.conclude(SWEEP, False, RuntimeError("another job was lost"))
 
 
 def test_a_process_that_the_launcher_lost_ends_in_one_message(
@@ -477,4 +479,131 @@ def test_a_process_that_the_launcher_lost_ends_in_one_message(
         "error: the process of job 0 was lost (TerminatedWorkerError: a worker was killed); to go on, start the sweep "
         "again with sweep.name=s"
     )
-    assert "1 jobs: 1 running or lost." in (SWEEP / "sweep.html").read_text()
+    assert "2 jobs planned: 1 lost, 1 not begun." in (SWEEP / "sweep.html").read_text()
+
+
+def by_options() -> dict[tuple[str, ...], str]:
+    """The directory of each job, by its swept options."""
+    return {tuple(o for o in one.overrides if o.startswith(("model.", "optimizer."))): one.number for one in found()}
+
+
+def found() -> list[jobs.Job]:
+    return jobs.in_directory(SWEEP)
+
+
+def test_values_can_be_added_to_any_option(run_command: Run, trained: list[str]) -> None:
+    """Hydra numbers the jobs anew, and every one that is done is found all the same."""
+    slow, fast = "model.gamma={}", "optimizer.decoder.lr={}"
+    first = [slow.format("0.1,1"), fast.format("1e-3,2e-3")]
+    assert run_command(train, "train", "--multirun", *STUBBED, *first) is None
+    before = by_options()
+    assert sorted(before.values()) == ["0", "1", "2", "3"]
+    more = [slow.format("0.1,0.5,1"), fast.format("5e-4,1e-3,2e-3")]
+    assert run_command(train, "train", "--multirun", *STUBBED, *more) is None
+    after = by_options()
+    assert {options: after[options] for options in before} == before
+    assert len(after) == 9
+    assert trained == [f"{number}/0" for number in range(9)]
+    rates = ("0.0005", "0.001", "0.002")
+    assert set(after) == {(f"model.gamma={g}", f"optimizer.decoder.lr={r}") for g in ("0.1", "0.5", "1") for r in rates}
+    for one in found():
+        gamma = float(one.overrides[[o.startswith("model.gamma") for o in one.overrides].index(True)].partition("=")[2])
+        assert one.score == pytest.approx(abs(math.log10(gamma) + 2))
+
+
+def test_what_is_left_out_is_refused_before_any_job_starts(run_command: Run, trained: list[str]) -> None:
+    assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,1") is None
+    before = {path: path.read_bytes() for path in SWEEP.rglob("*") if path.is_file()}
+    for options in (
+        ["model.gamma=1,10"],
+        ["model.gamma=0.1,1", "optimizer.decoder.lr=1e-3,2e-3"],
+        ["model.fakes=both"],
+    ):
+        output = run_command(train, "train", "--multirun", *STUBBED, *options)
+        assert "is not among those asked for" in str(output)
+        assert {path: path.read_bytes() for path in SWEEP.rglob("*") if path.is_file()} == before
+    assert trained == ["0/0", "1/0"]
+
+
+def test_the_same_values_written_otherwise_are_the_same_jobs(run_command: Run, trained: list[str]) -> None:
+    assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,1.0") is None
+    assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.10,1e0") is None
+    assert trained == ["0/0", "1/0"]
+
+
+def test_only_what_was_measured_by_the_objective_at_hand_is_ranked(
+    run_command: Run, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep is measured by coverage, and killed after its first job."""
+    assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,1,10") is None
+    do = sweep._do
+
+    def killed(record: jobs.Job, *rest: Any) -> None:
+        if record.number == "1":
+            raise KeyboardInterrupt
+        do(record, *rest)
+
+    monkeypatch.setattr("vaegan_pl.sweep._do", killed)
+    other = ["sweep.objective=validation/coverage", "sweep.direction=maximize"]
+    assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,1,10", *other) == "130"
+    assert [one.objective.metric for one in found()] == ["validation/coverage", "validation/kid", "validation/kid"]
+    page = (SWEEP / "sweep.html").read_text()
+    assert "Best: " in page
+    assert "Measured by something else" in page
+    content = json.loads((SWEEP / "sweep.json").read_text())
+    assert content["objective"]["metric"] == "validation/coverage"
+    assert [one["job"] for one in content["jobs"]] == ["0"]
+    assert [(one["job"], one["score"]) for one in content["measured_by_something_else"]] == [
+        ("1", pytest.approx(2)),
+        ("2", pytest.approx(3)),
+    ]
+
+
+def test_sweeps_started_in_one_second_have_directories_of_their_own() -> None:
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        name = compose("train", overrides=["directory=."]).sweep.name
+    assert len(name.rpartition("-")[2]) == 6  # microseconds
+
+
+def test_a_search_of_ones_own_is_seeded_so_that_it_can_be_continued(run_command: Run, trained: list[str]) -> None:
+    pytest.importorskip("optuna")
+    options = ["--multirun", *STUBBED, "hydra/sweeper=optuna", "model.gamma=interval(0.01,1)", "seed=7"]
+    assert run_command(train, "train", *options, "hydra.sweeper.n_trials=2") is None
+    assert run_command(train, "train", *options, "hydra.sweeper.n_trials=3") is None
+    assert trained == ["0/7", "1/7", "2/7"]
+
+
+def test_links_in_a_sweeps_directory_are_refused(run_command: Run, trained: list[str]) -> None:
+    assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1") is None
+    Path("precious").mkdir()
+    for link in ("multirun.yaml", "1", "0/seed_1"):
+        (SWEEP / link).unlink(missing_ok=True)
+        (SWEEP / link).symlink_to(Path("precious").resolve())
+        output = run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,1", "sweep.seeds=2")
+        assert f"{link}: is a link that leads elsewhere" in str(output)
+        (SWEEP / link).unlink()
+    assert list(Path("precious").iterdir()) == []
+    assert trained == ["0/0"]
+
+
+def test_a_sweep_refused_for_a_misspelt_option_leaves_nothing(run_command: Run) -> None:
+    output = run_command(train, "train", "--multirun", *FEW, "model.gama=1,2")
+    assert "there is no option model.gama" in str(output)
+    assert not SWEEP.parent.exists()
+
+
+def test_the_figures_of_a_run_stand_beside_its_objective(run_command: Run) -> None:
+    assert run_command(train, "train", "--multirun", *FEW, "trainer.max_epochs=2", "model.gamma=0.1,1") is None
+    for one in found():
+        (run,) = one.runs
+        series = jobs.read_series(one.directory / run.directory / "metrics.csv")
+        assert run.step is not None
+        expected = {name: dict(curve)[run.step] for name, curve in series.items() if name.startswith("validation/")}
+        assert run.figures == expected
+        assert {"validation/kid", "validation/psnr", "validation/coverage"} <= set(run.figures)
+        assert run.seconds > 0.1
+        assert run.wandb == f"vaegan_pl/{wandb_run(one.directory / run.directory)['run_id']}"
+        assert "device " in (one.directory / run.directory / "train.log").read_text()
+    page = (SWEEP / "sweep.html").read_text()
+    for text in ("psnr", "minutes", "W&amp;B run", "No job on the front is beaten", "KID of samples against PSNR"):
+        assert text in page

@@ -283,7 +283,7 @@ def test_a_run_is_never_overwritten(run_command: Run) -> None:
     latest = Path("outputs/latest").resolve()
     output = run_command(train, "train", *FEW, "hydra.run.dir=run", "model.gamma=99")
     assert output is not None
-    assert "run: holds a run already (vae_gan_model.pth); choose another hydra.run.dir" in output
+    assert "run: holds a run already (checkpoints); choose another hydra.run.dir" in output
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
     assert Path("outputs/latest").resolve() == latest
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vaegan_pl import commands
 from vaegan_pl.errors import UserError
+from vaegan_pl.outputs import claim
 from vaegan_pl.train import refuse_unsupported
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OWN = ("rounds", "output")
+OWN = ("rounds", "output", "overwrite")
 """Options of the benchmark that training has not."""
 
 OF_A_MODEL = re.compile(r"[+~]*model(=|/gate=|\.(?!networks\.)|\.networks\.(classes=|\w+_channels=null))")
@@ -42,6 +43,7 @@ def benchmark(config: DictConfig) -> None:
     from vaegan_pl.report import speed
 
     output = Path(str(config.output)).resolve()
+    claim(output, r"benchmark\.(json|png)", config.overwrite)
     device = pick_device(config.trainer.accelerator, "trainer.accelerator")
     chosen = choose_precision(config.trainer.precision, device)
     if chosen == "64-true":
@@ -52,6 +54,7 @@ def benchmark(config: DictConfig) -> None:
     data.prepare_data()
     data.setup("fit")
     overrides = [o for o in HydraConfig.get().overrides.task if o.partition("=")[0] not in OWN]
+    output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".run-", dir=output) as folder:
         log.info("one epoch of training, with everything on:")
         whole = epoch.measure([*overrides, *epoch.at(root=data.root, cache=data.cache)], Path(folder))

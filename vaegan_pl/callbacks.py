@@ -1,7 +1,7 @@
 """What a training run shows and leaves behind, as Lightning callbacks."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -10,14 +10,19 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
+from vaegan_pl import runs
 from vaegan_pl.checkpoints import trained
+from vaegan_pl.console import as_typed, begin_log
 from vaegan_pl.data.datamodule import ImageFolders
+from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation.diversity import NEIGHBOURS, manifold, vendi_score
 from vaegan_pl.evaluation.features import FeatureSpace, classifier_features
 from vaegan_pl.evaluation.fidelity import kernel_distance
+from vaegan_pl.files import RefusedError
 from vaegan_pl.hardware import native_bfloat16
 from vaegan_pl.inference import class_mixtures, from_prior, in_batches
 from vaegan_pl.loggers import Album, TensorBoard, WandB
@@ -26,7 +31,7 @@ from vaegan_pl.model.lightning_module import VAEGANModule
 from vaegan_pl.model.mixtures import ClassMixtures
 from vaegan_pl.report import data_report, model_card
 from vaegan_pl.report.curves import draw_curves
-from vaegan_pl.report.pictures import captioned, grid, pairs, save_png, side_by_side
+from vaegan_pl.report.pictures import captioned, grid, pairs, read_picture, save_png, side_by_side
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +49,47 @@ def _epochs(trainer: L.Trainer) -> float:
 
 @contextmanager
 def _outlived(what: str) -> Iterator[None]:
-    """Training goes on where a picture or a report cannot be written."""
+    """Training goes on where a picture or a report cannot be written, or made from what an earlier process left."""
     try:
         yield
-    except OSError as error:
+    except (OSError, UserError, RefusedError) as error:
         log.warning("%s could not be written (%s); training goes on", what, error)
+
+
+class RunDirectory(L.Callback):
+    """Takes the run's directory when everything is ready to train, and makes the run the latest after its first batch.
+
+    Whatever is refused before leaves the directory as it was.
+
+    Args:
+        directory: the run's directory.
+        output_root: where `latest` stands.
+        loggers: given to the trainer now, since it would have them make their files earlier.
+        describe: writes down what is trained.
+    """
+
+    def __init__(self, directory: Path, output_root: Path, loggers: list[Logger], describe: Callable[[], None]) -> None:
+        self.directory = directory
+        self.output_root = output_root
+        self.loggers = loggers
+        self.describe = describe
+        self.started = self.is_latest = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove what a killed process left half-written, keep the configuration, and begin the log."""
+        self.started = True
+        trainer.loggers = self.loggers
+        if trainer.is_global_zero:
+            runs.clean(self.directory)
+            self.describe()
+            begin_log(self.directory)
+
+    @rank_zero_only
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        """Make the run the latest."""
+        if not self.is_latest:
+            runs.point_latest(self.directory, self.output_root)
+            self.is_latest = True
 
 
 class ProgressBar(TQDMProgressBar):
@@ -138,9 +179,9 @@ class Pictures(L.Callback):
             self._keep(trainer, "samples", f"samples_epoch_{number}.png", last)
             if both is not None:
                 self._keep(trainer, "reconstructions", f"reconstructions_epoch_{number}.png", both)
-            with Image.open(self.directory / "samples_epoch_0001.png") as first:
-                caption = f"The same z after the first epoch (left) and after {epochs} (right). {source}"
-                self._keep(trainer, "progress", "progress.png", captioned(side_by_side([first, last]), caption))
+            first = read_picture(self.directory / "samples_epoch_0001.png")
+            caption = f"The same z after the first epoch (left) and after {epochs} (right). {source}"
+            self._keep(trainer, "progress", "progress.png", captioned(side_by_side([first, last]), caption))
 
     def _keep(self, trainer: L.Trainer, name: str, file: str, picture: Image.Image) -> None:
         save_png(picture, self.directory / file, f"trained on {_data(trainer).source.caption}")
@@ -180,7 +221,7 @@ class Quality(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
-        self.most = state_dict["most"]
+        self.most = float(state_dict["most"])
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Get the features ready, and what is compared with, on the first device."""
@@ -275,7 +316,7 @@ class ModelFile(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
-        self.lowest = state_dict["lowest"]
+        self.lowest = float(state_dict["lowest"])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the model of this epoch in place of the last, unless its numbers are lost.
@@ -304,13 +345,14 @@ class ModelFile(L.Callback):
             try:
                 if batches not in found and "encoder" in networks.names:
                     found[batches] = class_mixtures(networks, _data(trainer).collection, pl_module.device)
-            except ValueError as error:
+            except (ValueError, UserError, MemoryError) as error:
                 log.warning("%s: classes cannot be sampled: %s", path.name, error)
             else:
                 weights.save(path, networks, model.preprocessing, model.trained_on, model.training, found.get(batches))
             evaluate = f"python -m vaegan_pl.evaluate weights={path}"
-            text = model_card.text(path, model, [f"Not measured yet: `{evaluate}`, with the data options of this run."])
-            model_card.beside(path).write_text(text, encoding="utf-8")
+            with _outlived(f"the card of {path.name}"):
+                figures = [f"Not measured yet: `{evaluate}`, with the data options of this run."]
+                model_card.write(path, model_card.text(path, model, figures))
 
     @rank_zero_only
     def _save(self, trainer: L.Trainer, pl_module: VAEGANModule) -> None:
@@ -394,7 +436,7 @@ class DataReport(L.Callback):
         self.directory = Path(directory)
 
     @rank_zero_only
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `data_report.json` and `data_report.html`."""
         with _outlived("the data report"):
             data_report.write(_data(trainer).collection, self.directory)
@@ -413,7 +455,7 @@ class Console(L.Callback):
 
     @rank_zero_only
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Device, data and directory."""
+        """Device and data."""
         self.started = monotonic()
         data = _data(trainer)
         device, native = pl_module.device, native_bfloat16(pl_module.device)
@@ -426,12 +468,15 @@ class Console(L.Callback):
         log.info("  see        %s", self.directory / data_report.PAGE)
         if data.source.kind == "phantom":
             log.warning("These are PHANTOMS, drawn by this project, not MRI. For MRI: data=mri data.root=PATH")
+
+    @rank_zero_only
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Loggers and directory."""
         for logger in trainer.loggers:
             if isinstance(logger, WandB):
                 run = logger.experiment
-                if not logger.lost:
-                    upload = f"offline; to upload it: wandb sync {Path(run.dir).parent}"
-                    log.info("W&B          %s", upload if run.offline else run.url)
+                if not logger.lost and (logger.mode == "offline" or not run.offline):
+                    log.info("W&B          %s", f"offline; to upload it: {logger.upload}" if run.offline else run.url)
             elif isinstance(logger, TensorBoard):
                 log.info("TensorBoard  tensorboard --logdir %s", self.directory)
         log.info("directory    %s", self.directory)
@@ -448,4 +493,6 @@ class Console(L.Callback):
         log.info("measure it   (with this run's data options)")
         log.info("             python -m vaegan_pl.evaluate weights=%s", self.directory / "vae_gan_model.pth")
         log.info("sample it    python -m vaegan_pl.sample weights=%s", self.directory / "vae_gan_model.pth")
-        log.info("open it      python -m vaegan_pl.explore weights=%s", self.directory / "vae_gan_model.pth")
+        images = _data(trainer)
+        where = f" {as_typed('data.root', images.root)}" if type(images) is ImageFolders else ""
+        log.info("open it      python -m vaegan_pl.explore weights=%s%s", self.directory / "vae_gan_model.pth", where)

@@ -2,10 +2,11 @@
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from types import FrameType
@@ -13,24 +14,33 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins import TorchCheckpointIO
+from torch import Tensor
+from torch.optim import Optimizer
 
-from vaegan_pl import sealed
+from vaegan_pl import tensor_files
+from vaegan_pl.console import as_typed
+from vaegan_pl.data.datamodule import ImageFolders
 from vaegan_pl.errors import UserError
+from vaegan_pl.files import RefusedError, printable
 from vaegan_pl.loggers import Continued
 
 log = logging.getLogger(__name__)
 
 FORMAT = "vaegan_pl checkpoint"
-FORMAT_VERSION = 1
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+FORMAT_VERSION = 2
+"""Files of version 1 carry a checksum of their own."""
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+"""The newest checkpoint of a run, and the one before it, which stands in for a damaged one."""
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 REQUEUE = getattr(signal, "SIGUSR2", None)
 """What submitit has Slurm send before a job of a sweep is out of time; its handler requeues the job."""
 
 EVERY = 10
 
 
-class SealedCheckpointIO(TorchCheckpointIO):
-    """Writes and reads Lightning's checkpoints as sealed files of plain containers.
+class PlainCheckpointIO(TorchCheckpointIO):
+    """Writes and reads Lightning's checkpoints as files of tensors and plain containers.
 
     Attributes:
         failure: why the last one could not be written; None if it was. The first device alone writes, and must not
@@ -40,10 +50,11 @@ class SealedCheckpointIO(TorchCheckpointIO):
     failure: OSError | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint in one step, the earlier one standing until the new one was read back."""
+        """Write a checkpoint in one step; the earlier one is kept as `PREVIOUS`."""
         self.failure = None
+        content = {"format": FORMAT, "format_version": FORMAT_VERSION, **checkpoint}
         try:
-            sealed.write(Path(path), {"format": FORMAT, "format_version": FORMAT_VERSION, **checkpoint})
+            tensor_files.save(Path(path), content, keep_as=Path(path).with_name(PREVIOUS))
         except OSError as error:
             self.failure = error
 
@@ -60,31 +71,126 @@ def read(path: Path) -> dict[str, Any]:
         UserError: if it is damaged, another kind of file, or of a newer version.
     """
     try:
-        content = sealed.read(path)
-    except sealed.RefusedError as error:
+        content = tensor_files.load(path)
+    except RefusedError as error:
         raise UserError(f"{path}: {error}; the run cannot be continued from it") from error
-    if content.get("format") != FORMAT or sealed.SEAL not in content:
+    if content.get("format") != FORMAT:
         raise UserError(f"{path}: is no checkpoint of this project, or of an earlier version; start a new run")
     version = content.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in (1, FORMAT_VERSION):
         raise UserError(
             f"{path}: has format {version}, this vaegan_pl reads {FORMAT_VERSION}; take the version that wrote it"
         )
     return content
 
 
+def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint in a folder and its contents; None if there are none.
+
+    Raises:
+        OSError: if one cannot be opened.
+        UserError: if all of them are damaged, or of another kind.
+    """
+    damage: UserError | None = None
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.exists():
+            damage = damage or UserError(f"{path}: is missing")
+            continue
+        try:
+            content = read(path)
+        except UserError as error:
+            damage = error if damage is None else UserError(f"{damage}; {error}")
+            continue
+        if damage is not None:
+            log.warning("%s; the run goes on from the checkpoint before it, %s", damage, path.name)
+        return path, content
+    if damage is not None and (folder / LAST).exists() | (folder / PREVIOUS).exists():
+        raise damage
+    return None
+
+
 def limits_reached(content: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The limits that a run ended at, from its checkpoint; None if it has not ended."""
-    limits: dict[str, Any] | None = content["callbacks"][Checkpoint.__qualname__]["finished"]
-    return limits
+    """The limits that a run ended at, from its checkpoint; None if it has not ended.
+
+    Raises:
+        UserError: if the checkpoint holds something else.
+    """
+    try:
+        limits = content["callbacks"][Checkpoint.__qualname__]["finished"]
+        if limits is None or (set(limits) == {"max_epochs", "max_steps", "max_time"} and content["global_step"] >= 0):
+            return limits  # type: ignore[no-any-return]
+    except (KeyError, TypeError):
+        pass
+    raise UserError("the checkpoint was not written by this project; start a new run")
+
+
+def check_fits(path: Path, content: Mapping[str, Any], module: L.LightningModule, optimizers: Sequence[str]) -> None:
+    """Refuse a checkpoint of another model or other optimizers before anything is built or written.
+
+    Args:
+        path: the checkpoint.
+        content: what it holds.
+        module: what is to be trained; on the meta device, its sizes are known and cost no memory.
+        optimizers: the names of its networks, in the order of their optimizers.
+
+    Raises:
+        UserError: if it does not fit.
+    """
+    try:
+        if not re.fullmatch(r"2\.\d+\.\d+\S{0,20}", content["pytorch-lightning_version"]):
+            raise ValueError("another version of Lightning")
+        if type(content["skipped"]) is not int or type(content["global_step"]) is not int or content["global_step"] < 0:
+            raise ValueError("counts that are none")
+        own, stored = module.state_dict(), content["state_dict"]
+        _same("networks", {key: _kind(value) for key, value in own.items()}, {k: _kind(v) for k, v in stored.items()})
+        if not all(value.isfinite().all() for value in stored.values()):
+            raise ValueError("numbers that are not finite")
+        states, fresh = content["optimizer_states"], module.configure_optimizers()
+        assert isinstance(fresh, list)
+        _same("optimizers", len(fresh), len(states))
+        for name, optimizer, state in zip(optimizers, fresh, states, strict=True):
+            _check_optimizer(name, optimizer, state)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(
+            f"{path}: does not fit the run's config.yaml ({printable(str(error))[:200]}); start a new run"
+        ) from error
+
+
+def _kind(value: Tensor) -> tuple[tuple[int, ...], bool]:
+    return tuple(value.shape), value.is_floating_point()
+
+
+def _same(what: str, own: object, stored: object) -> None:
+    if own != stored:
+        raise ValueError(f"other {what}")
+
+
+def _check_optimizer(name: str, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Refuse another optimizer's state; only the learning rate may be another, for it may follow a schedule."""
+    (group,), (stored,) = optimizer.param_groups, state["param_groups"]
+    for key, value in group.items():
+        if key not in ("params", "lr") and key in stored:
+            both = (list(each) if isinstance(each, tuple) else each for each in (value, stored[key]))
+            _same(f"{key} of the optimizer of the {name}", *both)
+    rate = stored["lr"]
+    if type(rate) not in (int, float) or not 0 <= rate <= group["initial_lr"]:
+        raise ValueError(f"another learning rate of the {name}")
+    _same(f"parameters of the {name}", [*range(len(group["params"]))], stored["params"])
+    for i, values in state["state"].items():
+        shape = group["params"][i].shape
+        for value in values.values():
+            if isinstance(value, Tensor) and value.dim() > 0 and value.shape != shape:
+                raise ValueError(f"other parameters of the {name}")
+            if isinstance(value, Tensor) and not value.isfinite().all():
+                raise ValueError(f"numbers of the optimizer of the {name} that are not finite")
 
 
 class Checkpoint(L.Callback):
     """Keeps one checkpoint up to date, between two batches, and stops a run that is told to.
 
-    One is written when so many minutes or batches have passed, when training ends, and when SIGTERM or SIGINT comes,
-    after which the process exits with 143 or 130; a second SIGINT ends it at once. On Slurm, SIGUSR1 requeues the job
-    besides, and what handles SIGUSR2 already is called after the checkpoint. All devices follow the first.
+    One is written when so many minutes or batches have passed, when training ends, and when SIGTERM, SIGINT or SIGHUP
+    comes, after which the process exits with 143, 130 or 129; a second SIGINT ends it at once. On Slurm, SIGUSR1 also
+    requeues the job, and what handles SIGUSR2 already is called after the checkpoint. All devices follow the first.
 
     Args:
         path: the checkpoint.
@@ -126,10 +232,13 @@ class Checkpoint(L.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, Continued):
                 logger.keep(before=trained(trainer))
+        if self.path.with_name(PREVIOUS) == Path(trainer.ckpt_path or "") and trainer.is_global_zero:
+            self.path.with_name(PREVIOUS).replace(self.path)  # the last one was damaged, or is not there
         self.saved, self.saved_at = monotonic(), trained(trainer)
         if threading.current_thread() is threading.main_thread():  # Lightning has put in its own, and removes all
             for number in SIGNALS:
-                if number != signal.SIGUSR1 or "SLURM_JOB_ID" in os.environ:
+                requeues = number != getattr(signal, "SIGUSR1", None) or "SLURM_JOB_ID" in os.environ
+                if requeues and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
                     signal.signal(number, self._notice)
             self.passed_on = None if REQUEUE is None else signal.getsignal(REQUEUE)
             if REQUEUE is not None and callable(self.passed_on):
@@ -162,18 +271,24 @@ class Checkpoint(L.Callback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Say where training is, in the only words by which Lightning continues between two batches of an epoch."""
         done = trained(trainer)
-        epoch, batch = divmod(done, int(trainer.num_training_batches))
-        begun = {"ready": epoch + 1, "started": epoch + 1, "processed": epoch, "completed": epoch}
-        loops = checkpoint["loops"]["fit_loop"]
-        loops["epoch_progress"] = {"total": begun, "current": dict(begun)}
-        loops["epoch_loop.batch_progress"] = {"total": _all(done), "current": _all(batch), "is_last_batch": False}
+        checkpoint["loops"]["fit_loop"] |= _progress(done, *divmod(done, int(trainer.num_training_batches)))
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let Lightning's loops go on from the number of batches alone, whatever else the file says of them."""
+        done, data = checkpoint["global_step"], checkpoint[type(trainer.datamodule).__qualname__]  # type: ignore[attr-defined]
+        both = {"ready": done, "completed": done}
+        fit = trainer.fit_loop.state_dict()
+        fit["epoch_loop.state_dict"] = {"_batches_that_stepped": done}
+        fit["epoch_loop.manual_optimization.optim_step_progress"] = {"total": both, "current": dict(both)}
+        checkpoint["loops"] = {"fit_loop": {**fit, **_progress(done, data["epoch"], data["batch"])}}
+        checkpoint["epoch"] = data["epoch"]
 
     def _save(self, trainer: L.Trainer, must: bool) -> None:
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(self.path)
         files = trainer.strategy.checkpoint_io
-        if isinstance(files, SealedCheckpointIO) and files.failure is not None:
+        if isinstance(files, PlainCheckpointIO) and files.failure is not None:
             if must:
                 raise files.failure
             log.warning("no checkpoint could be written (%s); training goes on, and tries again", files.failure)
@@ -182,12 +297,12 @@ class Checkpoint(L.Callback):
     def _leave(self, trainer: L.Trainer, done: int, told: signal.Signals) -> None:
         directory = self.path.parent.parent
         if trainer.is_global_zero:
-            log.warning(
-                "stopped by %s after %d batches; continue with python -m vaegan_pl.train resume=%s",
-                told.name,
-                done,
-                directory,
-            )
+            images = trainer.datamodule  # type: ignore[attr-defined]
+            again = [as_typed("resume", directory)]
+            if type(images) is ImageFolders:  # phantoms lie where this project put them
+                again.append(as_typed("data.root", images.root))
+            command = f"python -m vaegan_pl.train {' '.join(again)}"
+            log.warning("stopped by %s after %d batches; continue with %s", told.name, done, command)
             if told == signal.SIGUSR1:
                 requeue(os.environ)
             elif told == REQUEUE:
@@ -215,6 +330,21 @@ def requeue(environment: Mapping[str, str]) -> None:
         log.warning("job %s is requeued", job)
     else:
         log.warning("job %s could not be requeued: %s; submit it again", job, failure)
+
+
+def _progress(done: int, epoch: int, batch: int) -> dict[str, Any]:
+    """Where training is, as the states of Lightning's loops say it.
+
+    Args:
+        done: batches trained on, over all epochs.
+        epoch: epochs done.
+        batch: batches done of the next one.
+    """
+    begun = {"ready": epoch + 1, "started": epoch + 1, "processed": epoch, "completed": epoch}
+    return {
+        "epoch_progress": {"total": begun, "current": dict(begun)},
+        "epoch_loop.batch_progress": {"total": _all(done), "current": _all(batch), "is_last_batch": False},
+    }
 
 
 def _all(number: int) -> dict[str, int]:

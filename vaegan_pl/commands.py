@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from vaegan_pl.console import as_option, as_typed, enduring_streams
 from vaegan_pl.errors import UserError
+from vaegan_pl.files import printable
 
 _PACKAGE = Path(__file__).parent
 CONFIG_DIRECTORY = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
@@ -37,11 +39,35 @@ NULLABLE = frozenset({"data.classes", "data.near_copy_correlation", "model.ema",
 NUMBER_OR_WORD = frozenset({"model.sigma"})
 """Options whose default is a number and that also take a word."""
 
+LISTS = frozenset({"weights", "images"})
+"""Options that take a name or a list of names."""
+
+FREE = ("data.aliases.", "data.per_class.")
+"""Groups whose options have names of the user's choice."""
+
+NEEDED = frozenset({"model", "optimizer", "data", "trainer"})
+"""Groups of which one must be chosen."""
+
+ADDABLE = ("trainer.", "callbacks.", "logger.")
+"""Other groups to which options can be added that no file of the configuration lists."""
+
+OF_AUTOMATIC_OPTIMIZATION = {
+    "gradient_clip_val": "lower the learning rates optimizer.*.lr",
+    "gradient_clip_algorithm": "lower the learning rates optimizer.*.lr",
+    "accumulate_grad_batches": "raise data.batch_size",
+}
+"""Options of Lightning's Trainer without effect where three networks are stepped by hand, and what to do instead."""
+
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 """What torchrun, Lightning and Slurm set in the environment of each of several processes that train one model."""
 
+MADE: list[Path] = []
+"""Folders that were not there when the command started, the innermost first."""
+
 AT_END: list[Callable[[BaseException | None], None]] = []
 """What is called when the command ends, with what ended it before its time."""
+
+_SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'")
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 """What ends a command with a message instead of a traceback, beside Lightning's `MisconfigurationException`."""
@@ -58,13 +84,14 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
         sys.exit(f"error: {config_name} has no sweeps; start it without --multirun, once for each output")
     asked = os.environ.get("HYDRA_FULL_ERROR", "0")
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no reason for tracebacks
-    sys.argv[1:] = [re.sub("=~(?=/|$)", f"={Path.home()}", argument) for argument in sys.argv[1:]]  # no shell does it
+    os.environ["MPLBACKEND"] = "agg"  # pictures go to files, also from a notebook, whose backend may not be there
+    sys.argv[1:] = [_with_home(argument) for argument in sys.argv[1:]]
     try:
-        sys.argv[1:] = _in_its_own_directory(sys.argv[1:])
+        sys.argv[1:] = _in_its_own_directory(_without_groups(sys.argv[1:]))
     except UserError as error:
         sys.exit(f"error: {error}")
-    if any(os.environ.get(name, "0") not in ("", "0") for name in RANKS):
-        sys.argv += ["hydra.run.dir=.", "hydra/job_logging=stdout"]
+    if not is_first_process():
+        sys.argv += ["hydra.run.dir=.", "hydra/job_logging=plain"]
 
     @contextmanager
     def one_message() -> Iterator[None]:
@@ -76,7 +103,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
         except Exception as error:
             if asked == "1" or not _is_mistake(error):
                 raise
-            sys.exit(f"error: {explain(error)}")
+            sys.exit("\n".join(map(printable, f"error: {explain(error)}".split("\n"))))
 
     @wraps(task)
     def job(config: DictConfig) -> Any:
@@ -85,6 +112,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
         with nullcontext() if in_sweep else one_message():
             if not in_sweep:
                 check_options(config, config_name)
+            _keep_paths(config)
             os.environ["HYDRA_FULL_ERROR"] = asked  # processes that the task starts show messages, too
             try:
                 return task(config)
@@ -93,7 +121,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what goes wrong outside the job comes here instead of being printed by Hydra
     try:
-        with one_message():
+        with enduring_streams(), one_message():
             try:
                 hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(job)()
             finally:
@@ -101,6 +129,60 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
                     AT_END.pop()(sys.exc_info()[1])
     finally:
         os.environ["HYDRA_FULL_ERROR"] = asked
+        while MADE:
+            with suppress(OSError):
+                MADE.pop(0).rmdir()
+
+
+def is_first_process() -> bool:
+    """Whether this is the first, or the only one, of the processes that train one model."""
+    return all(os.environ.get(name, "0") in ("", "0") for name in RANKS)
+
+
+def note_missing(directory: Path) -> None:
+    """Remember which folders Hydra is about to make; those that are still empty when the command ends, go."""
+    missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    MADE.extend(missing)
+
+
+def _with_home(argument: str) -> str:
+    """An argument with the home directory in place of a leading ~, which no shell writes out after a `=`."""
+    name, equals, value = argument.partition("=")
+    if not equals or value.partition("/")[0] != "~":
+        return argument
+    try:
+        return f"{name}={Path(value).expanduser()}"
+    except RuntimeError:  # there is no home, as in many containers
+        return argument
+
+
+def _without_groups(arguments: list[str]) -> list[str]:
+    """Arguments with `~GROUP`, which Hydra understands, in place of `GROUP=null`, which it does not.
+
+    Raises:
+        UserError: for a group without which nothing works.
+    """
+    changed = []
+    for argument in arguments:
+        group, _, value = argument.partition("=")
+        if value == "null" and (CONFIG_DIRECTORY / group).is_dir():
+            if group in NEEDED:
+                choices = sorted(path.stem for path in (CONFIG_DIRECTORY / group).glob("*.yaml"))
+                raise UserError(f"{argument}: cannot be left out; take one of {', '.join(choices)}")
+            argument = f"~{group}"
+        changed.append(argument)
+    return changed
+
+
+def _keep_paths(config: DictConfig) -> None:
+    """Let paths mean what they mean where the command was started, though hydra.job.chdir has moved it elsewhere."""
+    started_in = Path(HydraConfig.get().runtime.cwd)
+    if started_in == Path.cwd():
+        return
+    for key in ("output_root", "resume", "data.root", "data.cache"):
+        value = OmegaConf.select(config, key, throw_on_missing=False)
+        if isinstance(value, str):
+            OmegaConf.update(config, key, str(started_in / value))
 
 
 def refuse_seed(seed: int) -> None:
@@ -120,9 +202,9 @@ def _in_its_own_directory(arguments: list[str]) -> list[str]:
         UserError: if there is no such run, or in a sweep.
     """
     given = {name.lstrip("+"): argument for argument in arguments for name in [argument.partition("=")[0]]}
-    options = {name: argument.partition("=")[2].strip("'\"") for name, argument in given.items()}
-    wanted, directory = options.get("resume", "null"), options.get("hydra.run.dir")
-    if wanted == "null":
+    options = {name: _value(argument) for name, argument in given.items()}
+    wanted, directory = options.get("resume", "None"), options.get("hydra.run.dir")
+    if wanted == "None":
         return arguments
     if {"--multirun", "-m"} & options.keys() or options.get("hydra.mode") == "MULTIRUN":
         raise UserError("resume: continues one run; leave --multirun out")
@@ -136,11 +218,18 @@ def _in_its_own_directory(arguments: list[str]) -> list[str]:
             raise UserError("hydra.run.dir: a run is continued in its own directory; leave it out")
     kept = [argument for argument in arguments if argument not in (given["resume"], given.get("hydra.run.dir"))]
     if (found / CONFIG).is_file():
-        quoted = "'" + str(found.resolve()).replace("'", "\\'") + "'"
-        return [*kept, f"resume={quoted}", f"hydra.run.dir={quoted}"]
+        return [*kept, as_option("resume", found.resolve()), as_option("hydra.run.dir", found.resolve())]
     if wanted == "auto":
         return [*kept, given["hydra.run.dir"]]
     raise UserError(f"resume={wanted}: there is no run in {found.resolve()}; give a directory that holds {CONFIG}")
+
+
+def _value(argument: str) -> str:
+    """The value of an argument as it is meant; without quotes, paths may hold what Hydra would want quotes for."""
+    try:
+        return str(OverridesParser.create().parse_override(argument).value())
+    except HydraException:
+        return argument.partition("=")[2].strip("'\"")
 
 
 def check_options(config: DictConfig, config_name: str, only: str | None = None) -> None:
@@ -170,9 +259,13 @@ def check_options(config: DictConfig, config_name: str, only: str | None = None)
 
 def _check_types(defaults: dict[Any, Any], values: dict[Any, Any], prefix: str) -> None:
     for name, default in defaults.items():
-        if name not in values or default is None or isinstance(default, str):
+        if name not in values or default is None:
             continue
         value, key = values[name], f"{prefix}{name}"
+        if isinstance(default, str):
+            if isinstance(value, list | dict) and key not in LISTS:
+                raise UserError(f"{key}={value}: must be one value; text with brackets needs quotes: '{key}=\"[a]\"'")
+            continue
         if isinstance(value, str) and value.startswith("${"):
             continue
         group = isinstance(default, dict) and not (key.startswith("model.") and key != "model.gate")
@@ -203,6 +296,16 @@ def _message(error: BaseException) -> str:
         cause = _message(error.__cause__)
         named = isinstance(error.__cause__, InstantiationException) or key.split(".")[0] in cause
         return cause if named else f"{key}: {cause}"
+    if isinstance(error, OverrideParseException):
+        if "=" not in error.override:
+            return f"{error.override}: is not an option; options are written name=value"
+        return f"{error.override}: holds characters that need quotes; write {as_typed(*error.override.split('=', 1))}"
+    several = _SEVERAL.match(str(error)) if isinstance(error, HydraException) else None
+    if several is not None:
+        name, _, value = several[1].partition("=")
+        return (
+            f"{several[1]}: is several values; for one value write {as_typed(name, value)}, for a sweep add --multirun"
+        )
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror or error}; check the path, its permissions and the space left"
     if isinstance(error, MissingMandatoryValue):
@@ -213,17 +316,26 @@ def _message(error: BaseException) -> str:
         while root is not None and root._get_parent() is not None:
             root = root._get_parent()
         known = OmegaConf.to_container(root) if root is not None else {}
-        return f"there is no option {unknown.full_key}{_suggestion(str(unknown.full_key), known)}"
+        return _unknown(str(unknown.full_key), known)
     return str(error).strip() + (f"\n{unknown}" if isinstance(unknown, OmegaConfBaseException) else "")
 
 
+def _unknown(key: str, known: object) -> str:
+    """What to say of an option that the configuration does not have."""
+    instead = OF_AUTOMATIC_OPTIMIZATION.get(key.removeprefix("trainer."))
+    if instead is not None:
+        return f"{key}: has no effect here, where three networks are stepped by hand; {instead}"
+    if key.startswith(FREE) or (key.startswith(ADDABLE) and not difflib.get_close_matches(key, _keys(known), 1, 0.9)):
+        return f"{key} is not among the options that --help shows; to add it, put a + before it: +{key}=VALUE"
+    return f"there is no option {key}{_suggestion(key, known)}"
+
+
 def _suggestion(key: str, known: object) -> str:
-    close = difflib.get_close_matches(key, list(_keys(known)), n=1)
+    close = difflib.get_close_matches(key, _keys(known), n=1)
     return f"; did you mean {close[0]}?" if close else "; --help shows them all"
 
 
-def _keys(node: object, prefix: str = "") -> Iterator[str]:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield f"{prefix}{name}"
-            yield from _keys(value, f"{prefix}{name}.")
+def _keys(node: object, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    return [key for name, value in node.items() for key in (f"{prefix}{name}", *_keys(value, f"{prefix}{name}."))]

@@ -2,18 +2,23 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from vaegan_pl import commands
 from vaegan_pl.errors import UserError
+from vaegan_pl.files import atomic_write
+from vaegan_pl.outputs import MADE_BY, claim
 
 log = logging.getLogger(__name__)
 
 
 def dashboard(config: DictConfig) -> None:
     """Write the workspace as JSON; with `offline=false` create it in W&B, or replace the one at `url`."""
+    path = Path(str(config.output)) / "workspace.json"
+    claim(path.parent, re.escape(path.name), config.overwrite)
     try:
         from wandb_workspaces.workspaces import Workspace
     except ImportError as error:
@@ -22,9 +27,8 @@ def dashboard(config: DictConfig) -> None:
 
     made = workspace(str(config.entity), str(config.project), str(config.name))
     if config.offline:
-        path = Path(str(config.output)) / "workspace.json"
         content = made._to_model().model_dump(by_alias=True, mode="json")
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        atomic_write(path, json.dumps({"made_by": MADE_BY, **content}, indent=1, ensure_ascii=False), durable=False)
         log.info("%s", path)
         log.info("to publish it: wandb login, then the same command with offline=false")
         return

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, ListConfig
 
 from vaegan_pl import commands
 from vaegan_pl.errors import UserError
+from vaegan_pl.outputs import claim
 
 if TYPE_CHECKING:
     from vaegan_pl.data.datamodule import ImageFolders
@@ -34,7 +35,8 @@ def evaluate(config: DictConfig) -> None:
     from vaegan_pl.report import evaluation_report as report
     from vaegan_pl.report import model_card
 
-    started = monotonic()
+    started, output = monotonic(), Path(str(config.output))
+    claim(output, report.NAMES, config.overwrite)
     device = pick_device(config.accelerator)
     if device.type == "cpu":
         prepare_cpu()
@@ -54,15 +56,15 @@ def evaluate(config: DictConfig) -> None:
     log.info("%s; features: %s", data.source.caption, space)
     reference = Reference(data.collection, space, device, config.n, config.seeds, config.seed)
     found = [evaluation.evaluate(path, model, reference, log.info) for path, model in models.items()]
-    for path in report.write(found, reference, Path(str(config.output))):
+    for path in report.write(found, reference, output):
         log.info("%s", path)
     for one in found:
-        for claim, words in report.sentences(one, reference).items():
-            log.info("%s: %s", claim, words)
+        for topic, words in report.sentences(one, reference).items():
+            log.info("%s: %s", topic, words)
         try:
-            model_card.beside(one.path).write_text(report.card(one, reference), encoding="utf-8")
-        except OSError as error:
-            log.warning("no model card was written beside the model: %s", error)
+            model_card.write(one.path, report.card(one, reference), config.overwrite)
+        except (OSError, UserError) as error:
+            log.warning("no model card was written: %s", error)
     log.info("measured in %.1f minutes", (monotonic() - started) / 60)
 
 

@@ -82,7 +82,9 @@ def _read(studio: "Studio", config: DictConfig) -> "TrainingImages":
 
     mend = "start the page with data=mri data.root=PATH"
     try:
-        options = config.data if "data" in config else resume.data_of(studio.path.parent)
+        root = None if config.data.root is None else str(config.data.root)
+        whole = "_target_" in config.data
+        options = config.data if whole else resume.data_of(studio.path.parent, str(config.output_root), root)
         if not Path(str(options.root)).is_dir():
             raise UserError(f"{options.root}: the images that trained the model are not there; {mend}")
         data: ImageFolders = instantiate(options, _convert_="all")

@@ -1,12 +1,16 @@
 """What this machine has, and how it is used well: devices, bfloat16, processors, freed memory."""
 
 import ctypes
+import math
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from lightning import Fabric
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from vaegan_pl.errors import UserError
 
@@ -26,9 +30,29 @@ def pick_device(accelerator: str, option: str = "accelerator") -> torch.device:
         UserError: if there is no such accelerator, or none on this machine.
     """
     try:
-        return Fabric(accelerator=accelerator, devices=1).device
+        return Fabric(accelerator=accelerator, devices=1, plugins=[LightningEnvironment()]).device
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{option}={accelerator}: {error}; take {option}=auto") from error
+
+
+def started_together() -> int:
+    """How many processes torchrun or Slurm's srun started together with this one; a Slurm shell by itself is one."""
+    return max(int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
+
+
+def alone() -> list[ClusterEnvironment]:
+    """The plugin by which one process trains alone, whatever tasks the Slurm shell around it may start."""
+    return [LightningEnvironment()] if started_together() == 1 else []
+
+
+def total_memory() -> float:
+    """Bytes of memory that this process may use; infinite where that is not known."""
+    limits = [math.inf]
+    with suppress(OSError, ValueError, AttributeError):  # Windows has no sysconf
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError):  # "max", or no control groups
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)
 
 
 def native_bfloat16(device: torch.device) -> str | None:

@@ -36,11 +36,17 @@ def in_batches(
         y: their classes, which conditional networks need and others disregard; None for none.
         device: what computes.
         description: of the progress bar.
+
+    Raises:
+        UserError: if an output is not finite.
     """
     xs = inputs.split(AT_ONCE)
     pairs = list(zip(xs, [None] * len(xs) if y is None else y.split(AT_ONCE), strict=True))
     batches = tqdm(pairs, description, unit="batch", leave=False)
-    return torch.cat([network(x.to(device), y if y is None else y.to(device)).cpu() for x, y in batches])
+    outputs = torch.cat([network(x.to(device), y if y is None else y.to(device)).cpu() for x, y in batches])
+    if not outputs.isfinite().all():
+        raise UserError(f"{description}: the model computes numbers that are not finite; it is damaged, or diverged")
+    return outputs
 
 
 def from_prior(
@@ -133,9 +139,3 @@ def read_image(file: Path, model: SavedModel) -> Float[Tensor, "1 side side"]:
     grey = read_grey(file, model.preprocessing["white"])
     fitted = fit_image(grey, model.networks.image_size, model.preprocessing["aspect_ratio"])
     return to_unit_range(torch.from_numpy(fitted))[None]
-
-
-def clear(output: Path, prefix: str) -> None:
-    """Remove an earlier call's pictures, `PREFIX_NNNNN*.png`, so that two calls never mix in one folder."""
-    for picture in output.glob(f"{prefix}_[0-9][0-9][0-9][0-9][0-9]*.png"):
-        picture.unlink()

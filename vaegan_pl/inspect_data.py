@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from vaegan_pl import commands
+from vaegan_pl.outputs import claim
 
 if TYPE_CHECKING:
     from vaegan_pl.data.datamodule import ImageFolders
+
+NAMES = r"data_report\.(json|html)"
+"""Files that are written."""
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +25,11 @@ def inspect_data(config: DictConfig) -> None:
 
     from vaegan_pl.report import data_report
 
+    output = Path(str(config.output))
+    claim(output, NAMES, config.overwrite)
     data: ImageFolders = instantiate(config.data, _convert_="all")
     data.prepare_data()
-    started, output = monotonic(), Path(str(config.output))
+    started = monotonic()
     collection = data.collection
     read = monotonic()
     data_report.write(collection, output)

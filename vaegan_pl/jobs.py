@@ -3,29 +3,86 @@
 import csv
 import json
 import math
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from vaegan_pl.errors import UserError
+from vaegan_pl.files import RefusedError, atomic_write, printable, read_json, read_text
 
-RECORD = "job.json"
+RECORD, PLAN = "job.json", "options.json"
+"""What a job keeps in its directory, and a sweep in its own."""
+
 METRICS = "metrics.csv"
 
 State = Literal["running", "stopped", "finished", "pruned", "failed"]
 Series = dict[str, list[tuple[int, float]]]
 
 
+MOST_METRICS, MOST_COLUMNS, MOST_VALUES = 2**24, 100, 2**19
+"""The most bytes, columns and values of a `metrics.csv`; a thousand epochs have a few megabytes."""
+
+MOST_LETTERS = 4000
+"""The most letters of an option or a reason in a record."""
+
+_STEP = re.compile(r"[0-9]{1,15}")
+
+
+def read_rows(metrics: Path) -> Iterator[dict[str, str]]:
+    """The rows of a `metrics.csv`, without a last one that was not finished.
+
+    Raises:
+        OSError: if it cannot be opened.
+        UserError: if anything in it is not what a run writes.
+    """
+    try:
+        lines = read_text(metrics, MOST_METRICS).splitlines(keepends=True)
+        reader = csv.reader((line for line in lines if line.endswith("\n")), strict=True)
+        names, left = next(reader, []), MOST_VALUES
+        _check_names(names)
+        for row in reader:
+            left -= len(row)
+            if left < 0:
+                raise RefusedError(f"holds more than {MOST_VALUES:,} values")
+            for name, value in zip(names, row, strict=True):
+                if value and not (_STEP.fullmatch(value) if name == "step" else _is_number(value)):
+                    raise RefusedError(f"is damaged (line {reader.line_num}: {printable(value)[:40]} is not a number)")
+            yield dict(zip(names, row, strict=True))
+    except (RefusedError, csv.Error, ValueError) as error:
+        reason = error if isinstance(error, RefusedError) else f"is damaged ({printable(error)})"
+        raise UserError(f"{metrics}: {reason}; move it away, or restore it") from error
+
+
+def _check_names(names: Sequence[str]) -> None:
+    can_be_shown = all(name and len(name) < MOST_COLUMNS and printable(name) == name for name in names)
+    once = len({*names}) == len(names) <= MOST_COLUMNS
+    if not can_be_shown or not once or (names and "step" not in names):
+        raise RefusedError("is damaged (its first line does not name the columns)")
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
 def read_series(metrics: Path) -> Series:
-    """The columns of a `metrics.csv` as pairs of batch and value; not of empty cells, nor of an unfinished row."""
+    """The columns of a `metrics.csv` as pairs of batch and value, without empty cells.
+
+    Raises:
+        OSError: see `read_rows`.
+        UserError: see `read_rows`.
+    """
     series: Series = defaultdict(list)
-    lines = metrics.read_text().splitlines(keepends=True)
-    for row in csv.DictReader(line for line in lines if line.endswith("\n")):
+    for row in read_rows(metrics):
         for name, value in row.items():
-            if value:
+            if value and row["step"]:
                 series[name].append((int(row["step"]), float(value)))
     return series
 
@@ -47,7 +104,9 @@ class Objective:
     def __post_init__(self) -> None:
         if self.direction not in ("minimize", "maximize"):
             raise UserError(f"sweep.direction={self.direction}: must be minimize or maximize")
-        if not 0 < self.worst < math.inf:
+        if not isinstance(self.metric, str):
+            raise UserError(f"sweep.objective={self.metric}: must be the name of a logged metric")
+        if type(self.worst) not in (int, float) or not 0 < self.worst < math.inf:
             raise UserError(f"sweep.worst={self.worst}: must be a positive number; its sign follows sweep.direction")
 
     @property
@@ -76,19 +135,28 @@ class Run:
 
     Attributes:
         seed: the seed.
-        directory: where it is, from the job's directory.
         value: the objective's best value; None until it is known.
         step: the batch that the value was logged at.
         copies: verdict of the audit of copies; None where none was made.
         pruned: whether it was stopped early, as hopeless.
+        figures: the other validation figures of that batch, by name.
+        seconds: how long it trained, over all attempts.
+        wandb: project and id of its W&B run; None without one.
     """
 
     seed: int
-    directory: str
     value: float | None = None
     step: int | None = None
     copies: str | None = None
     pruned: bool = False
+    figures: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    wandb: str | None = None
+
+    @property
+    def directory(self) -> str:
+        """Where it is, from the job's directory."""
+        return f"seed_{self.seed}"
 
 
 @dataclass
@@ -140,26 +208,82 @@ class Job:
 
     def write(self) -> None:
         """Keep it in its directory, in one step."""
-        from vaegan_pl import sealed  # which imports torch, and help is not to wait for that
-
         content = {**asdict(self), "directory": None, "score": self.score}
-        sealed.publish(self.directory / RECORD, json.dumps(content, indent=1).encode())
+        atomic_write(self.directory / RECORD, json.dumps(content, indent=1))
 
 
 def read(directory: Path) -> Job:
     """A job's record.
 
     Raises:
-        UserError: if it is damaged.
+        OSError: if it cannot be opened.
+        UserError: if it is damaged, or holds anything but what `Job.write` writes.
     """
     path = directory / RECORD
     try:
-        content = json.loads(path.read_text())
-        content.pop("score")
-        objective, runs = Objective(**content.pop("objective")), [Run(**run) for run in content.pop("runs")]
-        return Job(**{**content, "directory": directory}, objective=objective, runs=runs)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: is damaged ({error}); delete it, and the job is looked at anew") from error
+        content = read_json(path)
+        content.pop("score", None)
+        runs = [_run(run) for run in _list(content.pop("runs"))]
+        objective = Objective(**content.pop("objective"))
+        job = Job(**{**content, "directory": directory}, objective=objective, runs=runs)
+        _check(job)
+    except (RefusedError, UserError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{printable(path)}: is damaged ({printable(error)[:200]}); move it away, and the job is looked at anew"
+        ) from error
+    return job
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError("not a list")
+    return value
+
+
+def _run(content: dict[str, Any]) -> Run:
+    place = content.pop("directory", None)  # in records of earlier versions
+    run = Run(**content)
+    if place not in (None, run.directory):
+        raise ValueError("a run that lies elsewhere")
+    return run
+
+
+def _check(job: Job) -> None:
+    """Refuse values of other types than a job's; numbers may be infinite, and texts can be shown.
+
+    Raises:
+        TypeError: for such a value.
+        ValueError: for a number out of its range.
+    """
+    _is(str, *_list(job.overrides), job.state, job.objective.metric, job.objective.direction)
+    _is((str, type(None)), job.reason)
+    _is((int, float), job.moved, job.objective.worst)
+    _is(int, job.attempts, job.audit)
+    if job.state not in get_args(State):
+        raise ValueError(f"state {job.state}")
+    if job.reason is not None:
+        job.reason = "\n".join(map(printable, job.reason.split("\n")))[:MOST_LETTERS]
+    for run in job.runs:
+        _is(int, run.seed)
+        _is((int, type(None)), run.step)
+        _is((int, float, type(None)), run.value)
+        _is(bool, run.pruned)
+        _is(dict, run.figures)
+        _is((int, float), run.seconds, *run.figures.values())
+        _is(str, *run.figures)
+        _is((str, type(None)), run.wandb, run.copies)
+        if run.copies not in (None, "PASS", "WARN", "FAIL") or not 0 <= run.seed < 2**32:
+            raise ValueError("a verdict or a seed that is none")
+    of_runs = (text for run in job.runs for text in (*run.figures, run.wandb or ""))
+    for text in (*job.overrides, job.objective.metric, *of_runs):
+        if len(text) > MOST_LETTERS or printable(text) != text:
+            raise ValueError("text that is too long, or cannot be shown")
+
+
+def _is(kind: type | tuple[type, ...], *values: object) -> None:
+    for value in values:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"{printable(value)[:40]} instead of a value of another type")
 
 
 def in_directory(sweep: Path) -> list[Job]:
@@ -168,10 +292,64 @@ def in_directory(sweep: Path) -> list[Job]:
     Raises:
         UserError: if there are none, or a record is damaged.
     """
-    found = [read(path.parent) for path in sweep.glob(f"*/{RECORD}")]
+    found = [read(folder) for folder in directories(sweep)]
     if not found:
         raise UserError(f"sweep={sweep}: holds no jobs of a sweep; give the directory that --multirun wrote")
-    return sorted(found, key=lambda job: (not job.number.isdigit(), job.number.zfill(9)))
+    return sorted(found, key=lambda job: (not job.number.isdecimal(), job.number.zfill(9)))
+
+
+def directories(sweep: Path) -> list[Path]:
+    """The directories of the jobs of a sweep that have begun; links are none."""
+    return [path.parent for path in sorted(sweep.glob(f"*/{RECORD}")) if not path.parent.is_symlink()]
+
+
+@dataclass
+class Plan:
+    """What a sweep was started to do.
+
+    Attributes:
+        options: the command line.
+        objective: what its jobs are ranked by.
+        planned: how many jobs there are to be.
+        jobs: where jobs lie, by what tells them from others; empty where they are proposed one after the other.
+    """
+
+    options: list[str]
+    objective: Objective | None = None
+    planned: int | None = None
+    jobs: dict[str, str] = field(default_factory=dict)
+
+    def write(self, sweep: Path) -> None:
+        """Keep it in the sweep's directory, in one step."""
+        atomic_write(sweep / PLAN, json.dumps(asdict(self), indent=1))
+
+
+def read_plan(sweep: Path) -> Plan | None:
+    """A sweep's plan; None if it has none.
+
+    Raises:
+        OSError: if it cannot be opened.
+        UserError: if it is damaged.
+    """
+    path = sweep / PLAN
+    if not path.exists():
+        return None
+    try:
+        content = read_json(path, 2**24)
+        if isinstance(content, list):  # of an earlier version
+            content = {"options": content}
+        objective = content.pop("objective", None)
+        plan = Plan(**content, objective=None if objective is None else Objective(**objective))
+        _is(str, *_list(plan.options), *plan.jobs.keys(), *plan.jobs.values())
+        _is((int, type(None)), plan.planned)
+        if plan.objective is not None:
+            _is(str, plan.objective.metric)
+        if not all(re.fullmatch(r"[0-9]{1,9}", name) for name in plan.jobs.values()):
+            raise ValueError("jobs that lie elsewhere")
+    except (RefusedError, UserError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = printable(error)[:200]
+        raise UserError(f"{printable(path)}: is damaged ({reason}); take another sweep.name, or restore it") from error
+    return plan
 
 
 def swept(jobs: Sequence[Job]) -> dict[str, list[str]]:

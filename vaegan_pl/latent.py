@@ -13,6 +13,7 @@ from omegaconf import DictConfig, ListConfig
 
 from vaegan_pl import commands
 from vaegan_pl.errors import UserError
+from vaegan_pl.outputs import claim
 
 if TYPE_CHECKING:
     from vaegan_pl.report.latent_pictures import Guide, Tour
@@ -37,11 +38,13 @@ def latent(config: DictConfig) -> None:
     from vaegan_pl.model import weights
     from vaegan_pl.report import latent_pictures
 
+    output = Path(str(config.output))
+    claim(output, rf"{config.tool}\.(png|gif)", config.overwrite)
     model = weights.load(Path(str(config.weights)))
     device = pick_device(config.accelerator)
     model.networks.to(device)
     tour = _tour(config, latent_pictures.Guide(model, device, config.seed, config.frames, config.columns))
-    for path in latent_pictures.write(tour, Path(str(config.output)) / config.tool, model):
+    for path in latent_pictures.write(tour, output / config.tool, model):
         log.info("%s", path)
 
 

@@ -4,11 +4,14 @@ import csv
 import logging
 import math
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import wraps
 from io import StringIO
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
@@ -17,9 +20,12 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from vaegan_pl import sealed
 from vaegan_pl.errors import UserError
-from vaegan_pl.jobs import METRICS, read_series
+from vaegan_pl.files import atomic_write
+from vaegan_pl.jobs import METRICS, read_rows, read_series
+
+if TYPE_CHECKING:
+    import wandb
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +63,10 @@ class _Rows(ExperimentWriter):
 
     def keep(self, before: int) -> None:
         """Drop the rows of steps that will be made again, and whatever was not finished."""
-        rows = [row for row in self._rows() if row.get("step", "").isdigit() and int(row["step"]) < before]
+        rows = [row for row in self._rows() if row["step"] and int(row["step"]) < before]
         self.metrics_keys = sorted({key for row in rows for key, value in row.items() if value})
         if rows:
-            sealed.publish(Path(self.metrics_file_path), self._text(self.metrics_keys, rows, header=True))
+            atomic_write(Path(self.metrics_file_path), self._text(self.metrics_keys, rows, header=True))
         else:
             Path(self.metrics_file_path).unlink(missing_ok=True)
 
@@ -75,7 +81,7 @@ class _Rows(ExperimentWriter):
         path = Path(self.metrics_file_path)
         keys = sorted({*self.metrics_keys, *(key for row in self.metrics for key in row)})
         if keys != self.metrics_keys or not path.exists():
-            sealed.publish(path, self._text(keys, [*self._rows(), *self.metrics], header=True))
+            atomic_write(path, self._text(keys, [*self._rows(), *self.metrics], header=True))
         else:
             size = path.stat().st_size
             try:
@@ -91,8 +97,7 @@ class _Rows(ExperimentWriter):
     def _rows(self) -> list[dict[str, str]]:
         """The rows of the file, but for a last line that was not finished."""
         path = Path(self.metrics_file_path)
-        lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True) if path.exists() else []
-        return list(csv.DictReader(StringIO("".join(line for line in lines if line.endswith("\n")), newline="")))
+        return list(read_rows(path)) if path.exists() else []
 
     @staticmethod
     def _text(keys: Sequence[str], rows: Sequence[Mapping[str, object]], header: bool) -> bytes:
@@ -159,59 +164,116 @@ def _attempt(method: Callable[..., Any]) -> Callable[..., Any]:
                 return method(self, *arguments, **options)
             except Exception as error:  # whatever W&B, its service process, the network or a disk do
                 self.lost = True
-                what = self.CALLED
-                log.warning("%s failed (%s: %s); training goes on without it", what, type(error).__name__, error)
+                upload = self.upload if isinstance(self, WandB) else ""
+                then = f"; to upload what was logged: {upload}" if upload else ""
+                log.warning("%s failed (%s); training goes on without it%s", self.CALLED, _reason(error), then)
         return None
 
     return attempt
 
 
+def _reason(error: Exception) -> str:
+    """What went wrong, in one line; servers answer with whole pages."""
+    return f"{type(error).__name__}: {shorten(str(error), 300, placeholder=' ...')}"
+
+
 class WandB(WandbLogger):
     """A W&B run that is continued under its own id, and whose failures do not stop training.
 
-    Its summary holds the best value of each of `BEST`.
+    A run that was to be sent to W&B, and cannot be, is kept offline. The summary holds the best value of each of
+    `BEST`.
 
     Args:
+        offline: whether the run stays on this machine. If None, WANDB_MODE in the environment decides, and without it
+            the run stays. WANDB_MODE=disabled switches W&B off in any case.
+        project: the project in W&B. If None, WANDB_PROJECT in the environment, else `vaegan_pl`.
+        settings: W&B's settings, where they differ from `SETTINGS`.
         **options: see `lightning.pytorch.loggers.WandbLogger`.
     """
 
     CALLED = "W&B"
+    SETTINGS: ClassVar = {"silent": True, "init_timeout": 30.0, "finish_timeout": 120.0, "finish_timeout_raises": True}
+    """No output of its own, and seconds to wait for the server, for which W&B itself would wait forever at the end."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.lost = False
+    def __init__(
+        self,
+        offline: bool | None = None,
+        project: str | None = None,
+        settings: "wandb.Settings | Mapping[str, Any] | None" = None,
+        **options: Any,
+    ) -> None:
+        self.mode = _wandb_mode(offline)
+        project = project or os.environ.get("WANDB_PROJECT") or "vaegan_pl"
+        super().__init__(offline=self.mode == "offline", project=project, **options)
+        self._settings = {**self.SETTINGS, **_checked(settings or {})}
+        self.lost = self.mode == "disabled"
+        self.upload = ""
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """W&B's run; what does nothing, where W&B cannot be started."""
-        if self._experiment is not None:
-            return self._experiment
-        if self.lost:
-            return _DummyExperiment()
-        try:
-            run = super().experiment
-            for name, best in BEST.items():
-                run.define_metric(name, step_metric="trainer/global_step", summary=best)
-            return run
-        except Exception as error:  # no key, no network, no service process, no space
-            log.warning("W&B cannot be started (%s: %s)", type(error).__name__, error)
-        if self._offline:
-            self.lost = True
-        else:
-            log.warning("W&B is kept offline in %s; wandb sync uploads it later", self.save_dir)
-            self._offline = True
-        return self.experiment
+        """W&B's run; what does nothing, where W&B is switched off or cannot be started."""
+        if self._experiment is None and not self.lost:
+            self._start()
+        return _DummyExperiment() if self._experiment is None else self._experiment
 
     log_hyperparams = rank_zero_only(_attempt(WandbLogger.log_hyperparams))
     log_metrics = rank_zero_only(_attempt(WandbLogger.log_metrics))
 
     @rank_zero_only
-    @_attempt
     def finalize(self, status: str) -> None:
-        """End, with the best values of the whole run, of which W&B knows the last part alone if it was continued."""
+        """End the run."""
+        if self._experiment is not None:
+            self._sum_up(status)
+            self._finish(int(status != "success"))
+
+    @rank_zero_only
+    @_attempt
+    def log_picture(self, name: str, picture: Image.Image, step: int) -> None:
+        """Log one picture."""
+        self.log_image(f"images/{name}", [picture], step=step)
+
+    def _start(self) -> None:
+        """Start W&B's run, offline where the server cannot be reached."""
+        failures = []
+        for mode in (self.mode, "offline"):
+            try:
+                self._experiment = self._init(mode)
+                break
+            except Exception as error:  # no key, no network, no service process, no space
+                failures.append(_reason(error))
+                _end_service()
+        else:
+            self.lost = True
+            log.warning("W&B cannot be started (%s); training goes on without it", failures[-1])
+            return
+        online = [] if self._experiment.offline else ["--include-online"]
+        self.upload = shlex.join(["wandb", "sync", *online, str(Path(self._experiment.dir).parent)])
+        if failures and self.mode != "offline":
+            why, how = failures[0], self.upload
+            log.warning("W&B could not be reached (%s); the run is kept offline; to upload it: %s", why, how)
+
+    def _init(self, mode: str) -> Any:
+        import wandb
+
+        if mode != "offline":
+            _refuse_settings_of(Path(self.save_dir or "."))
+            # W&B reports on itself to its server, and would tell of each report that was not taken.
+            logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+        # `anonymous` makes W&B warn; `resume` lets `wandb sync` number the steps of several parts of a run as one.
+        options = {name: value for name, value in self._wandb_init.items() if name != "anonymous"}
+        run = wandb.init(**{**options, "mode": mode, "settings": wandb.Settings(**self._settings)})
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        for name, best in BEST.items():
+            run.define_metric(name, step_metric="trainer/global_step", summary=best)
+        return run
+
+    @_attempt
+    def _sum_up(self, status: str) -> None:
+        """Log the best values of the whole run, of which W&B knows the last part alone if it was continued."""
         metrics = Path(self.save_dir or ".") / METRICS
-        if self._experiment is not None and metrics.is_file():
+        if metrics.is_file():
             series = read_series(metrics)
             for name, best in BEST.items():
                 finite = [value for _, value in series.get(name, []) if math.isfinite(value)]
@@ -219,11 +281,76 @@ class WandB(WandbLogger):
                     self.experiment.summary[name] = {best: (min if best == "min" else max)(finite)}
         super().finalize(status)
 
-    @rank_zero_only
-    @_attempt
-    def log_picture(self, name: str, picture: Image.Image, step: int) -> None:
-        """Log one picture."""
-        self.log_image(f"images/{name}", [picture], step=step)
+    def _finish(self, exit_code: int) -> None:
+        run = self._experiment
+        assert run is not None
+        try:
+            run.finish(exit_code)
+        except TimeoutError:
+            seconds = self._settings["finish_timeout"]
+            log.warning("W&B did not take the whole run in %g s; to upload the rest: %s", seconds, self.upload)
+        except Exception as error:
+            _end_service()
+            if not self.lost:
+                log.warning("W&B could not finish (%s); to upload what was logged: %s", _reason(error), self.upload)
+        else:
+            if not run.offline:
+                log.info("W&B          %s; if anything is missing there: %s", run.url, self.upload)
+        self.lost = True
+
+
+def _wandb_mode(offline: bool | None) -> str:
+    """What is asked for: `online`, `offline` or `disabled`."""
+    asked = os.environ.get("WANDB_MODE", "")
+    if asked == "disabled":
+        return asked
+    if offline is None:
+        offline = asked not in ("online", "run")
+    return "offline" if offline else "online"
+
+
+def _checked(settings: "wandb.Settings | Mapping[str, Any]") -> dict[str, Any]:
+    """Settings as a dictionary.
+
+    Raises:
+        UserError: if they hold the API key, which would be written into the files of the run.
+        ValueError: if W&B does not have them.
+    """
+    if not settings:
+        return {}
+    import wandb
+
+    if isinstance(settings, Mapping):
+        settings = wandb.Settings(**settings)
+    found = {name: getattr(settings, name) for name in settings.model_fields_set}
+    if "api_key" in found:
+        raise UserError("logger.wandb.settings.api_key: would be kept with the run; wandb login, or set WANDB_API_KEY")
+    return found
+
+
+def _end_service() -> None:
+    """End W&B's service process, or leave that of another process: the id of a run that failed stays taken there."""
+    import wandb
+
+    with suppress(Exception, SystemExit):  # SystemExit: the service process failed
+        wandb.teardown()
+    os.environ.pop("WANDB_SERVICE", None)
+
+
+def _refuse_settings_of(directory: Path) -> None:
+    """Stop where W&B would read settings that came with a run: they say where the user's key is sent.
+
+    W&B reads those of the working directory.
+
+    Raises:
+        PermissionError: then.
+    """
+    if directory.resolve() == Path.cwd():
+        for path in (directory / name / "settings" for name in ("wandb", ".wandb")):
+            if path.exists():
+                raise PermissionError(
+                    f"{path} would say where your key is sent; remove it, or start in another directory"
+                )
 
 
 class TensorBoard(TensorBoardLogger):

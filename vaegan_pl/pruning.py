@@ -45,7 +45,7 @@ class Pruning(L.Callback):
     wherever the jobs run.
 
     Args:
-        job: the job's directory; the others lie beside it.
+        run: the run's directory, in that of its job, in that of the sweep.
         metric: the logged metric to judge by, the sweep's objective.
         direction: `minimize` or `maximize`.
         pruner: decides; epochs are its steps, and runs its trials.
@@ -55,12 +55,12 @@ class Pruning(L.Callback):
             of trials (Hyperband), which runs do not have.
     """
 
-    def __init__(self, job: str | Path, metric: str, direction: str, pruner: "optuna.pruners.BasePruner") -> None:
+    def __init__(self, run: str | Path, metric: str, direction: str, pruner: "optuna.pruners.BasePruner") -> None:
         if not metric.startswith("validation/"):
             raise ValueError(f"sweep.objective={metric}: to prune by it, it must be a validation/... metric")
         if type(pruner).__name__ == "HyperbandPruner":
             raise ValueError("callbacks.pruning.pruner: Hyperband cannot be used here; take SuccessiveHalvingPruner")
-        self.job = Path(job)
+        self.job = Path(run).parent
         self.metric = metric
         self.direction = direction
         self.pruner = pruner
@@ -72,7 +72,7 @@ class Pruning(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, list[float]]) -> None:
         """Go on from there."""
-        self.values = state_dict["values"]
+        self.values = [float(value) for value in state_dict["values"]]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Ask the pruner, and end the run if it says so; after the last epoch there is nothing to ask."""
@@ -87,12 +87,12 @@ class Pruning(L.Callback):
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(direction=self.direction, pruner=self.pruner)
-        for path in self.job.parent.glob(f"*/{jobs.RECORD}"):
+        for folder in jobs.directories(self.job.parent):
             try:
-                other = jobs.read(path.parent)
+                other = jobs.read(folder)
                 for run in other.runs:
                     if other.directory != self.job and run.value is not None and not run.pruned:
-                        curve = jobs.read_series(path.parent / run.directory / jobs.METRICS).get(self.metric, [])
+                        curve = jobs.read_series(folder / run.directory / jobs.METRICS).get(self.metric, [])
                         study.tell(_show(study, [value for _, value in curve])[0], run.value)
             except (UserError, OSError) as error:
                 log.warning("a job is not compared with: %s", error)

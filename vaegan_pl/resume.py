@@ -1,18 +1,27 @@
-"""Continuing a run: with its own configuration, and with nothing changed that would make it another."""
+"""Continuing a run: with its own configuration, and with nothing changed that would make it another.
+
+A run's directory may come from somebody else. What it holds is data: the options that `conf/` has, with values of the
+same kind. Paths outside the directory, addresses, other classes and everything else count only if the command line
+gives them again.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from vaegan_pl.commands import CONFIG, CONFIG_DIRECTORY
+from vaegan_pl.commands import CONFIG, CONFIG_DIRECTORY, FREE
+from vaegan_pl.console import as_typed
 from vaegan_pl.errors import UserError
+from vaegan_pl.files import MOST_DEPTH, RefusedError, atomic_write, first_line, printable, read_text
 
 FIXED = (
     "model.",
@@ -29,21 +38,106 @@ FIXED = (
 MOVABLE = frozenset({"data.root", "data.cache"})
 """The same images may lie elsewhere; a checkpoint knows them by their pixels."""
 
-_REFERENCE = re.compile(r"\$\{(hydra:runtime\.output_dir|[\w.]+)\}")
-"""To another option; whatever else can stand there might make one."""
+GROUPS = ("model", "optimizer", "data", "trainer", "logger", "callbacks", "experiment")
+TAKEN_FROM_NOW = ("directory", "output_root", "resume", "sweep")
+TO_GIVE_AGAIN = frozenset({"data.patient", "logger.wandb.offline"})
+"""Options that cost more than they seem to: a regular expression may run for ever, and online runs are sent away."""
 
-ADDED = "vaegan_pl.pruning.Objective"
-"""What no file of the configuration names, but sweeps add."""
+MOST_YAML, MOST_YAML_NODES = 2**17, 20_000
+"""The most bytes and values of a configuration; a run's has some 4,000 and 200."""
 
-_LIBRARIES = re.compile(r"torch\.optim\.[A-Z]\w*|lightning\.pytorch\.(callbacks|loggers)\.[A-Z]\w*")
+OF_LIGHTNING = frozenset(
+    {
+        "check_val_every_n_epoch",
+        "detect_anomaly",
+        "deterministic",
+        "enable_progress_bar",
+        "inference_mode",
+        "limit_test_batches",
+        "limit_train_batches",
+        "limit_val_batches",
+        "min_epochs",
+        "min_steps",
+        "overfit_batches",
+        "val_check_interval",
+    }
+)
+"""Numbers and switches of Lightning's Trainer that `conf/` does not set."""
+
+CLASSES = {
+    "optimizer.encoder": re.compile(r"torch\.optim\.[A-Z]\w*"),
+    "optimizer.decoder": re.compile(r"torch\.optim\.[A-Z]\w*"),
+    "optimizer.discriminator": re.compile(r"torch\.optim\.[A-Z]\w*"),
+    "callbacks.pruning.pruner": re.compile(r"optuna\.pruners\.[A-Z]\w*"),
+}
+"""Where another class of a library may stand, with any numbers as its arguments."""
+
+WORDS = {
+    "run_id": re.compile(r"[\w-]{1,64}"),
+    "trainer.strategy": re.compile("auto|ddp"),
+    "trainer.accelerator": re.compile("[a-z]{1,16}"),
+}
+_WORD = re.compile(r"(?!.*://).{0,256}")
+_SHOWN = 3
+_MOST_LISTED, _MOST_NUMBER = 10_000, 2**63
+
+EARLIER: dict[str, dict[str, Any]] = {
+    "callbacks.objective": {"_target_": "vaegan_pl.pruning.Objective"},
+    "logger.wandb.settings": {"_target_": "wandb.Settings", "silent": True},
+}
+"""What earlier versions kept in configurations, and how it began; it is left out."""
+
+
+@dataclass
+class _Place:
+    """What `conf/` holds in one place of the configuration: the options below it, or the values that it may have."""
+
+    below: dict[str, "_Place"] = field(default_factory=dict)
+    values: list[Any] = field(default_factory=list)
+
+    @property
+    def texts(self) -> list[str]:
+        """Those of its values that are text."""
+        return [value for value in self.values if isinstance(value, str)]
+
+    @property
+    def is_path(self) -> bool:
+        """Whether its values are paths: `conf/` builds them from folders, or leaves them to the user."""
+        return any("${directory}" in text or "${output_root}" in text or text == "???" for text in self.texts)
+
+
+@cache
+def _shipped() -> _Place:
+    """All that `conf/` holds for training, whichever groups are chosen."""
+    import yaml
+    from omegaconf._utils import get_yaml_loader
+
+    root = _Place()
+    files = [CONFIG_DIRECTORY / "train.yaml", *(p for g in GROUPS for p in (CONFIG_DIRECTORY / g).rglob("*.yaml"))]
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        named = re.match(r"# @package (\S+)", text)
+        package = named[1] if named else ".".join(path.relative_to(CONFIG_DIRECTORY).parts[:-1])
+        content = yaml.load(text, Loader=get_yaml_loader()) or {}  # noqa: S506 # a SafeLoader
+        place = root
+        for name in filter(None, package.replace("_global_", "").split(".")):
+            place = place.below.setdefault(name, _Place())
+        _add(place, {name: value for name, value in content.items() if name not in ("defaults", "hydra")})
+    return root
+
+
+def _add(place: _Place, content: object) -> None:
+    if isinstance(content, dict):
+        for name, value in content.items():
+            _add(place.below.setdefault(name, _Place()), value)
+    else:
+        place.values.append(content)
 
 
 def write(config: DictConfig, directory: Path) -> None:
     """Keep a run's configuration in its directory, as it was composed."""
-    from vaegan_pl import sealed
-
     text = OmegaConf.to_yaml(OmegaConf.merge(config, {"resume": None, "sweep": {"name": config.sweep.name}}))
-    sealed.publish(directory / CONFIG, text.encode())
+    atomic_write(directory / CONFIG, text)
 
 
 def read(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -55,18 +149,24 @@ def read(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> Dic
         overrides: the command line's options.
 
     Raises:
-        UserError: if it cannot be read, names what this project does not start, or would make another run of it.
+        UserError: if it cannot be read, holds what `conf/` does not, or would make another run of it.
     """
     path = directory / CONFIG
     before, now = _load(path), OmegaConf.to_container(composed)
     if not isinstance(now, dict) or not now.keys() <= before.keys() or not _of_now(before):
         raise UserError(f"{path}: is no configuration of a run of this version; start a new run")
+    given = [override.key_or_group.replace("/", ".") for override in _parsed(overrides)]
+    before |= {key: now[key] for key in TAKEN_FROM_NOW}
+    before["data"] |= {"cache": (now.get("data") or {}).get("cache", before["data"]["cache"])}
+    _check(path, before, given, now)
     config = deepcopy(before)
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        _take(override.key_or_group.replace("/", ".").split("."), now, config)
-    config |= {key: now[key] for key in ("directory", "resume")}
-    _refuse_strange(path, before, config, {*_targets(now)})
-    old, new = (_flat(OmegaConf.to_container(OmegaConf.create(each), resolve=True)) for each in (before, config))
+    for key in given:
+        _take(key.split("."), now, config)
+    config |= {key: now[key] for key in TAKEN_FROM_NOW}
+    try:
+        old, new = (_flat(OmegaConf.to_container(OmegaConf.create(each), resolve=True)) for each in (before, config))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: does not fit together ({first_line(error)}); start a new run") from error
     fixed = (key for key in {*old, *new} if key.startswith(FIXED) and key not in MOVABLE)
     for key in sorted(fixed, key=lambda key: (key.count("."), key)):
         if old.get(key) != new.get(key) and (key, new.get(key)) != ("trainer.precision", "auto"):
@@ -79,54 +179,192 @@ def read(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> Dic
     return OmegaConf.create(config)
 
 
-def data_of(directory: Path) -> DictConfig:
+def data_of(directory: Path, output_root: str, root: str | None) -> DictConfig:
     """The `data` options that a run was started with.
 
     Args:
         directory: the run's directory.
+        output_root: where phantoms and decoded images are.
+        root: the folder of the images; None where the run drew its own.
 
     Raises:
         OSError: if there is no configuration.
-        UserError: if it cannot be read, or names what this project does not start.
+        UserError: if it cannot be read, holds what `conf/` does not, or does not say where the images are.
     """
     path = directory / CONFIG
     stored = _load(path)
-    _refuse_strange(path, stored, stored, set())
-    data = OmegaConf.create(stored).get("data")
-    if not isinstance(data, DictConfig) or "root" not in data:
-        raise UserError(f"{path}: does not say which images trained the model; give data=mri data.root=PATH")
-    return data
+    data = stored.get("data")
+    if not isinstance(data, dict) or "root" not in data:
+        raise UserError(f"{path}: does not say which images trained the model")
+    data["cache"] = f"{output_root}/cache"
+    kept = {"data": data, "output_root": output_root, "seed": stored.get("seed")}
+    if root is not None:
+        data["root"] = root
+    _check(path, kept, ["data.root", "data.cache"] if root is not None else ["data.cache"], {"data": data})
+    found = OmegaConf.create(kept)["data"]
+    assert isinstance(found, DictConfig)
+    return found
+
+
+def read_yaml(path: Path) -> Any:
+    """The same as a YAML document in plain containers, read as OmegaConf reads it.
+
+    Aliases, by which a few lines stand for gigabytes, tags and deep nesting are refused before anything is built.
+
+    Raises:
+        OSError: see `read_bytes`.
+        RefusedError: see `read_text`; also for anything but such YAML.
+    """
+    import yaml
+    from omegaconf._utils import get_yaml_loader
+
+    text = read_text(path, MOST_YAML)
+    try:
+        depth = 0
+        for number, event in enumerate(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MOST_DEPTH or number > MOST_YAML_NODES:
+                raise RefusedError("is damaged (too many values, or nested too deeply)")
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
+                raise RefusedError("is damaged (it holds YAML aliases or tags, which this project does not write)")
+        return yaml.load(text, Loader=get_yaml_loader())  # noqa: S506 # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RefusedError(f"is damaged (not YAML: {first_line(error)})") from error
+
+
+def is_known(override: str) -> bool:
+    """Whether `conf/` has an option, and such a value for it; also where images are, which is for the user to say."""
+    try:
+        (parsed,) = _parsed([override])
+        value = parsed.value()
+    except (HydraException, ValueError):
+        return False
+    key = parsed.key_or_group.replace("/", ".")
+    if key in MOVABLE or key in TO_GIVE_AGAIN:
+        return True
+    if (CONFIG_DIRECTORY / parsed.key_or_group / f"{value}.yaml").is_file() and parsed.key_or_group in _groups():
+        return True
+    node: Any = value
+    for name in reversed(key.split(".")):
+        node = {name: node}
+    return not list(_strange(node, _shipped(), "", [])) and "${" not in str(value)
+
+
+@cache
+def _groups() -> frozenset[str]:
+    folders = (path for group in GROUPS for path in (CONFIG_DIRECTORY / group, *(CONFIG_DIRECTORY / group).rglob("*")))
+    return frozenset(path.relative_to(CONFIG_DIRECTORY).as_posix() for path in folders if path.is_dir())
 
 
 def _load(path: Path) -> dict[Any, Any]:
     try:
-        stored = OmegaConf.to_container(OmegaConf.load(path))
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is damaged ({str(error).partition(chr(10))[0]}); start a new run") from error
-    return stored if isinstance(stored, dict) else {}
+        stored = read_yaml(path)
+    except RefusedError as error:
+        raise UserError(f"{path}: {error}; start a new run") from error
+    if not isinstance(stored, dict):
+        return {}
+    for key, start in EARLIER.items():
+        *parts, last = key.split(".")
+        node: Any = stored
+        for name in parts:
+            node = node.get(name) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get(last), dict) and start.items() <= node[last].items():
+            del node[last]
+    return stored
 
 
-def _refuse_strange(path: Path, stored: dict[Any, Any], config: dict[Any, Any], known: set[str]) -> None:
-    """Stop where a stored configuration refers to more than options, or what comes of it names what is not known.
+def _parsed(overrides: Sequence[str]) -> Iterator[Any]:
+    yield from OverridesParser.create().parse_overrides(list(overrides))
+
+
+def _check(path: Path, stored: dict[Any, Any], given: Sequence[str], now: dict[Any, Any]) -> None:
+    """Stop where a stored configuration holds more than `conf/` has, and the command line does not give it again.
 
     Raises:
-        UserError: then.
+        UserError: then; says what to type for those who trust it.
     """
-    for text in _texts(stored):
-        if "${" in _REFERENCE.sub("", text):
-            raise UserError(f"{path}: holds {text}, which this project did not write; nothing was started")
-    for target in _targets(config):
-        if target not in {*known, *_shipped(), ADDED} and not _LIBRARIES.fullmatch(target):
-            raise UserError(
-                f"{path}: names {target}, which is not part of this project; nothing was started; if you trust it, "
-                "give the option that names it again"
-            )
+    strange = list(_strange(stored, _shipped(), "", given))
+    if not strange:
+        return
+    known = _flat(now)
+    again = " ".join(_typed(key, value, key in known) for key, value in strange[:_SHOWN])
+    again = printable(again)[:1000] + (" ..." if len(strange) > _SHOWN else "")
+    key, value = strange[0]
+    if len(strange) == 1 and key == "data.root":
+        raise UserError(
+            f"{path}: the images were in {printable(value)[:200]}, outside the run's directory; to read them again, "
+            f"add {again}"
+        )
+    raise UserError(
+        f"{path}: holds {printable(key)}={printable(value)[:100]}, which is not taken from a run's directory; nothing "
+        f"was started; if you trust it, add {again}"
+    )
+
+
+def _typed(key: str, value: Any, known: bool) -> str:
+    """An option as it is typed."""
+    name = key if known else f"+{key}"
+    if isinstance(value, str):
+        return as_typed(name, value)
+    return f"{name}={'null' if value is None else str(value).lower() if isinstance(value, bool) else value}"
+
+
+def _strange(stored: Any, place: _Place | None, key: str, given: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """The options of a stored configuration that `conf/` does not have or that have other kinds of values."""
+    if any(key == own or key.startswith(f"{own}.") for own in given):
+        return
+    if isinstance(stored, dict):
+        if not stored and place is not None:
+            return
+        for name, value in stored.items():
+            below = None if place is None else place.below.get(name)
+            yield from _strange(value, below or _besides(key, name, value), f"{key}.{name}".lstrip("."), given)
+    elif place is None or not _is_of(stored, place, key):
+        yield key, stored
+
+
+def _besides(key: str, name: object, value: object) -> _Place | None:
+    """The place of an option that `conf/` does not list and that may stand there all the same."""
+    word = isinstance(name, str) and _WORD.fullmatch(name) is not None and printable(name) == name
+    if key == "trainer" and name in OF_LIGHTNING:
+        return _Place(values=[0])
+    if key in CLASSES and word and not isinstance(value, str):
+        return _Place(values=[0])
+    if f"{key}." in FREE and word:
+        return _Place(values=["", 0])
+    return None
+
+
+def _is_of(value: Any, place: _Place, key: str) -> bool:
+    """Whether a value may stand in a place of the configuration."""
+    if place.below and not place.values:
+        return value is None
+    if key in TO_GIVE_AGAIN:
+        return value is None or value is True
+    if value is None or isinstance(value, bool | float):
+        return True
+    if isinstance(value, int):
+        return abs(value) < _MOST_NUMBER
+    if isinstance(value, list):
+        return len(value) < _MOST_LISTED and all(
+            not isinstance(part, list | dict) and _is_of(part, place, key) for part in value
+        )
+    if not isinstance(value, str):
+        return False
+    owner = key.rpartition(".")[0]
+    if "${" in value or key.endswith("_target_"):
+        return value in place.texts or (owner in CLASSES and CLASSES[owner].fullmatch(value) is not None)
+    if place.is_path:
+        return value in place.texts and value != "???"
+    if not any(isinstance(known, str | list) or known is None for known in place.values):
+        return key == "model.sigma"
+    return printable(value) == value and WORDS.get(key, _WORD).fullmatch(value) is not None
 
 
 def _of_now(config: dict[Any, Any]) -> bool:
-    """Whether a configuration has the parts that models and optimizers have in this version."""
-    model, optimizer = config.get("model"), config.get("optimizer")
-    return isinstance(model, dict) and isinstance(optimizer, dict) and "ema" in model and "schedule" in optimizer
+    """Whether a configuration has the parts that models, optimizers and data have in this version."""
+    parts = {"model": "ema", "optimizer": "schedule", "data": "cache", "trainer": "precision"}
+    return all(isinstance(config.get(group), dict) and name in config[group] for group, name in parts.items())
 
 
 def _take(key: list[str], source: Any, target: Any) -> None:
@@ -135,22 +373,14 @@ def _take(key: list[str], source: Any, target: Any) -> None:
     if not isinstance(source, dict) or name not in source:
         target.pop(name, None)  # an option that takes it away
     elif key[1:]:
-        _take(key[1:], source[name], target.setdefault(name, {}))
+        if not isinstance(target.get(name), dict):
+            target[name] = {}
+        _take(key[1:], source[name], target[name])
     elif isinstance(source[name], dict) and isinstance(target.get(name), dict):
         earlier, target[name] = target[name], deepcopy(source[name])
         target[name] |= {k: earlier[k] for k, value in target[name].items() if value == "???" and k in earlier}
     elif source[name] != "???":
         target[name] = deepcopy(source[name])
-
-
-def _texts(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        node = [*node.keys(), *node.values()]
-    if isinstance(node, list):
-        for value in node:
-            yield from _texts(value)
-    elif isinstance(node, str):
-        yield node
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -159,20 +389,3 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {
         key: leaf for name, value in node.items() for key, leaf in _flat(value, f"{prefix}.{name}".strip(".")).items()
     }
-
-
-def _targets(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for value in node.values():
-            yield from _targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _targets(value)
-
-
-def _shipped() -> set[str]:
-    """Everything that this project's own configuration names."""
-    texts = (path.read_text() for path in CONFIG_DIRECTORY.rglob("*.yaml"))
-    return {target for text in texts for target in re.findall(r"_target_: *(\S+)", text)}

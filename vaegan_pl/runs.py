@@ -1,23 +1,34 @@
 """Directories of training runs: a fresh one for each, and the link to the newest."""
 
+import errno
 import logging
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
+from time import monotonic, sleep
 
 from vaegan_pl.errors import UserError
+from vaegan_pl.files import UNFINISHED, printable, strange_entries
 
 log = logging.getLogger(__name__)
 
 TRACES = ("vae_gan_model.pth", "checkpoints", "metrics.csv", "config.yaml")
-"""What a run writes; a directory with any of them holds a run."""
+"""What every run writes; a directory with any of them holds a run."""
+
+WRITTEN = re.compile(
+    r"vae_gan_model_best\.pth|model_card(_best)?\.md|images|curves\.png|hparams\.yaml|data_report\.(html|json)|wandb|"
+    r"tensorboard|lost_in_batch_\d+\.txt"
+)
+"""What runs write besides, with one logger or another."""
 
 
-_UNFINISHED = re.compile(r"\..+\.(pth|ckpt|csv|yaml|png)\.\d+")
-
-
-def lock(directory: Path) -> int | None:
+def lock(directory: Path, until: float = 0.0) -> int | None:
     """Hold a run's directory against other processes until the descriptor is closed, or this process ends.
+
+    Args:
+        directory: the directory.
+        until: how long to try, by the monotonic clock.
 
     Returns:
         The descriptor; None where directories cannot be locked.
@@ -30,15 +41,19 @@ def lock(directory: Path) -> int | None:
     except ImportError:  # Windows
         return None
     held = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(held)
-        raise UserError(f"{directory}: another process is training in it; wait for it, or stop it") from error
-    except OSError:  # some network file systems
-        os.close(held)
-        return None
-    return held
+    while True:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if monotonic() < until:
+                sleep(0.05)
+                continue
+            os.close(held)
+            raise UserError(f"{directory}: another process is training in it; wait for it, or stop it") from error
+        except OSError:  # some network file systems
+            os.close(held)
+            return None
+        return held
 
 
 def is_held(directory: Path) -> bool:
@@ -52,43 +67,58 @@ def is_held(directory: Path) -> bool:
     return False
 
 
-def claim(directory: Path, output_root: Path) -> None:
-    """Take a directory for a new run and make `output_root/latest` point at it.
+def check_free(directory: Path) -> None:
+    """Refuse a directory for a new run that holds a run, or other files in places where a run would write.
 
     Args:
         directory: the run's directory; must exist.
-        output_root: where `latest` stands.
 
     Raises:
-        UserError: if the directory holds a run already.
+        UserError: then.
     """
-    for trace in TRACES:
-        if (directory / trace).exists():
-            raise UserError(f"{directory}: holds a run already ({trace}); choose another hydra.run.dir")
-    point_latest(directory, output_root)
+    for entry in sorted(directory.iterdir()):
+        if entry.name in TRACES:
+            raise UserError(f"{directory}: holds a run already ({entry.name}); choose another hydra.run.dir")
+        if WRITTEN.fullmatch(entry.name):
+            raise UserError(f"{entry}: is where a run would write its own; choose another hydra.run.dir")
 
 
-def reclaim(directory: Path, output_root: Path) -> None:
-    """Take the directory of a run that is continued: what a killed process left half-written goes.
+def check_entries(directory: Path) -> None:
+    """Refuse a run's directory through which files outside of it would be written.
 
-    Args:
-        directory: the run's directory.
-        output_root: where `latest` stands.
+    Raises:
+        UserError: for links, pipes and devices in it, and for settings that W&B would take from it.
     """
+    for entry in strange_entries(directory):
+        parts = entry.relative_to(directory.resolve()).parts
+        if "wandb" in parts[:-2]:  # earlier parts of the W&B run, which are not written again
+            continue
+        raise UserError(
+            f"{printable(entry)}: is a link that leads elsewhere, a pipe or a device, which no run of this project "
+            "holds; nothing was started; put a file or a folder in its place"
+        )
+    if (directory / "wandb" / "settings").exists():
+        raise UserError(f"{directory / 'wandb' / 'settings'}: would change where W&B sends its data; remove it")
+
+
+def clean(directory: Path) -> None:
+    """Remove what a killed process left half-written in a run's directory."""
     for folder in (directory, directory / "checkpoints", directory / "images"):
-        for unfinished in folder.glob(".*"):
-            if _UNFINISHED.fullmatch(unfinished.name):
-                unfinished.unlink(missing_ok=True)
-    point_latest(directory, output_root)
+        for path in folder.glob(".*"):
+            if UNFINISHED.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def point_latest(directory: Path, output_root: Path) -> None:
-    """Make `output_root/latest` point at a run."""
-    output_root.mkdir(parents=True, exist_ok=True)
+    """Make `output_root/latest` point at a run, unless a file or folder of that name is there."""
     latest, link = output_root / "latest", output_root / f".latest-{os.getpid()}"
     try:
+        output_root.mkdir(parents=True, exist_ok=True)
+        if latest.exists() and not latest.is_symlink():
+            raise FileExistsError(errno.EEXIST, "is not the link that this project makes")
         link.symlink_to(os.path.relpath(directory, output_root), target_is_directory=True)
         link.replace(latest)
     except OSError as error:
-        link.unlink(missing_ok=True)
+        with suppress(OSError):
+            link.unlink(missing_ok=True)
         log.warning("%s could not be pointed at this run: %s", latest, error)

@@ -7,6 +7,7 @@ of the training, draws again what copies a training image.
 import json
 import logging
 import math
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from omegaconf import DictConfig
 
 from vaegan_pl import commands
 from vaegan_pl.errors import UserError
+from vaegan_pl.files import atomic_write
+from vaegan_pl.outputs import MADE_BY, claim, remove
 
 if TYPE_CHECKING:
     from vaegan_pl.data.datamodule import ImageFolders
@@ -35,11 +38,12 @@ def sample(config: DictConfig) -> None:
         raise UserError(f"temperature={config.temperature}: must be a number of at least 0; 1 draws as trained")
     import torch
     from hydra.utils import instantiate
+    from tqdm import tqdm
 
-    from vaegan_pl.data.phantoms import PHANTOM_MARKER
+    from vaegan_pl.data.phantoms import PHANTOM_MARKER, is_phantoms
     from vaegan_pl.evaluation import privacy, reference
     from vaegan_pl.hardware import pick_device
-    from vaegan_pl.inference import clear, from_model
+    from vaegan_pl.inference import from_model
     from vaegan_pl.model import weights
     from vaegan_pl.report import provenance
     from vaegan_pl.report.pictures import grid, save_png, single
@@ -51,6 +55,15 @@ def sample(config: DictConfig) -> None:
     if (by_class or config.audit) and any(output.rglob("*.png")):
         raise UserError(f"output={output}: holds pictures already; a set to share needs a folder of its own")
     labels = model.labels if by_class else [None if config.label is None else str(config.label)]
+    folders = {label: output / label if by_class and label else output for label in labels}
+    earlier = [
+        path
+        for label, folder in folders.items()
+        for path in claim(folder, rf"{re.escape(label or 'sample')}_\d{{5,}}\.png", config.overwrite)
+    ]
+    claim(output, rf"grid\.png|{provenance.NAME}|{PHANTOM_MARKER}", config.overwrite)
+    if is_phantoms(output):
+        raise UserError(f"output={output}: holds phantoms to train on; write into another folder")
     made_from = provenance.words(model)
     facts = provenance.facts(path, provenance.sha256(path), model, config.seed, config.temperature)
     if config.audit:
@@ -60,9 +73,9 @@ def sample(config: DictConfig) -> None:
         detector, calibration = reference.copy_audit(data.collection, device)
         facts["audit"] = {**vars(calibration), "rejected": {}}
 
-    shown = []
-    for label in labels:
-        name, folder = label or "sample", output / label if by_class and label else output
+    shown, written = [], []
+    for label, folder in folders.items():
+        name = label or "sample"
         drawn = partial(
             from_model, model, label=label, generator=generator, device=device, temperature=config.temperature
         )
@@ -72,19 +85,21 @@ def sample(config: DictConfig) -> None:
             log.info("%s: %d of %d draws were rejected as copies of training images", name, rejected, n + rejected)
         else:
             images = drawn(n)
-        clear(folder, name)
-        for i, image in enumerate(images):
-            save_png(single(image), folder / f"{name}_{i:05d}.png", made_from)
+        for i, image in enumerate(tqdm(images, f"writing {name}", unit="image", leave=False)):
+            written.append(folder / f"{name}_{i:05d}.png")
+            save_png(single(image), written[-1], made_from)
         facts["images"][name] = n
         shown.append(images[:16] if by_class else images)
     what = f"{', '.join(model.labels)}: " if by_class else f"{config.label}: " if config.label else ""
     caption = f"{what}Synthetic, seed {config.seed}. Trained on {model.trained_on['caption']}."
+    remove(earlier, written)
     save_png(grid(torch.cat(shown), 8, caption), output / "grid.png", made_from)
-    (output / provenance.NAME).write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
+    atomic_write(output / provenance.NAME, json.dumps(facts, indent=2, ensure_ascii=False), durable=False)
     if model.trained_on["kind"] == "phantom":
-        (output / PHANTOM_MARKER).write_text(json.dumps({"sampled_from": str(path)}))
-    elif (output / PHANTOM_MARKER).exists() and "sampled_from" in (output / PHANTOM_MARKER).read_text():
-        (output / PHANTOM_MARKER).unlink()
+        marker = {"made_by": MADE_BY, "sampled_from": str(path)}
+        atomic_write(output / PHANTOM_MARKER, json.dumps(marker), durable=False)
+    else:
+        (output / PHANTOM_MARKER).unlink(missing_ok=True)
     total = n * len(labels)
     log.info("%d images, trained on %s: %s", total, model.trained_on["caption"], output / "grid.png")
 

@@ -1,31 +1,34 @@
-"""One job of a sweep: recorded, repeated over seeds, and neither repeated nor lost when the sweep is started again."""
+"""Jobs of a sweep: recorded, repeated over seeds, and neither repeated nor lost when the sweep is started again."""
 
 import gc
-import json
 import logging
 import os
-import shutil
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.conf import HydraConf
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from vaegan_pl import commands, jobs, runs
+from vaegan_pl import commands, jobs, resume, runs
+from vaegan_pl.console import keep_log
 from vaegan_pl.errors import UserError
-from vaegan_pl.jobs import Job, Objective, Run
-from vaegan_pl.resume import ADDED, FIXED, MOVABLE
+from vaegan_pl.files import RefusedError
+from vaegan_pl.jobs import PLAN, Job, Objective, Plan, Run
+from vaegan_pl.outputs import claim
+from vaegan_pl.resume import FIXED, MOVABLE
 
 log = logging.getLogger(__name__)
-
-PLAN = "options.json"
-"""The command line that a sweep was started with, in its directory."""
 
 ATTEMPTS = 3
 GROUPS = ("model=", "model/", "optimizer=", "data=", "experiment=", "trainer.max_", "callbacks.quality.")
@@ -34,9 +37,13 @@ GROUPS = ("model=", "model/", "optimizer=", "data=", "experiment=", "trainer.max
 OF_A_SEARCH = ("sweep.objective", "sweep.direction", "sweep.worst", "sweep.seeds", "sweep.audit", "hydra.sweeper.")
 """Options that decide what a search proposes next."""
 
+_NOT_OF_TRAINING = ("hydra.", "hydra/", "sweep.", "experiment=sweep_", "callbacks.pruning")
 LENGTHENS = "hydra.sweeper.n_trials"
 LONGEST_NAME = 128
 """What W&B takes as the name of a run, in characters."""
+
+SECONDS_TO_WAIT = 60
+"""For another process that looks for a place for its job."""
 
 
 def job(config: DictConfig, train: Callable[[DictConfig], None]) -> float:
@@ -60,11 +67,10 @@ def job(config: DictConfig, train: Callable[[DictConfig], None]) -> float:
     commands.check_options(config, "train", "sweep")
     if config.sweep.seeds < 1:
         raise UserError(f"sweep.seeds={config.sweep.seeds}: must be at least 1")
-    directory = Path(config.directory)
+    overrides = sorted(HydraConfig.get().overrides.task)
     objective = Objective(config.sweep.objective, config.sweep.direction, config.sweep.worst)
-    held = runs.lock(directory)
+    record, held = _claimed(Path(config.directory), overrides, objective, config.sweep.audit)
     try:
-        record = _record(directory, sorted(HydraConfig.get().overrides.task), objective, config.sweep.audit)
         if not _is_done(record, config):
             _do(record, config, train)
         return record.score
@@ -73,28 +79,64 @@ def job(config: DictConfig, train: Callable[[DictConfig], None]) -> float:
             os.close(held)
 
 
-def _record(directory: Path, overrides: list[str], objective: Objective, audit: int) -> Job:
-    """The job's record, as it was left; a new one for a new job, and where a search proposes another in its place.
+def _claimed(sweep: Path, overrides: list[str], objective: Objective, audit: int) -> tuple[Job, int | None]:
+    """The record of the job with these options, as it was left or new, and what holds its directory.
 
     Runs that were ranked by something else, or audited otherwise, are to be measured again.
 
     Raises:
-        UserError: if the directory holds a job with other options.
+        UserError: if another process does this job, or its directory is a link.
     """
-    new = Job(directory, overrides, objective, audit=audit)
-    if not (directory / jobs.RECORD).exists():
-        return new
+    with _locked(sweep):
+        plan, wanted = jobs.read_plan(sweep), identity(overrides)
+        name = plan.jobs.get(wanted) if plan is not None else None
+        if name is None:
+            there = {identity(jobs.read(folder).overrides): folder.name for folder in jobs.directories(sweep)}
+            name = there.get(wanted) or _free(sweep, [], 1)[0]
+        directory = sweep / name
+        if directory.is_symlink():
+            raise UserError(f"{directory}: is a link, which no job of this project is; nothing was started")
+        directory.mkdir(exist_ok=True)
+        held = runs.lock(directory)
+        if not (directory / jobs.RECORD).exists():
+            record = Job(directory, overrides, objective, audit=audit)
+            record.write()
+            return record, held
     record = jobs.read(directory)
-    if record.state not in ("finished", "pruned") and _searches(HydraConfig.get()) and record.overrides != overrides:
-        for run in record.runs:
-            shutil.rmtree(directory / run.directory, ignore_errors=True)
-        return new
-    refuse_others(directory, record.overrides, overrides)
     if (record.objective, record.audit) != (objective, audit):
         for run in record.runs:
             run.value = run.step = run.copies = None
     record.overrides, record.objective, record.audit = overrides, objective, audit
-    return record
+    return record, held
+
+
+@contextmanager
+def _locked(sweep: Path) -> Iterator[None]:
+    """Hold a sweep's directory against other processes that look for a place for a job."""
+    until = monotonic() + SECONDS_TO_WAIT
+    held = runs.lock(sweep, until)
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _free(sweep: Path, taken: Iterable[str], n: int) -> list[str]:
+    """Names of the next `n` directories of jobs, after those that are there or taken."""
+    numbers = [int(name) for name in (*taken, *(path.name for path in sweep.iterdir())) if name.isdecimal()]
+    first = max(numbers, default=-1) + 1
+    return [str(number) for number in range(first, first + n)]
+
+
+def identity(overrides: Sequence[str]) -> str:
+    """What tells a job from the others, whatever its number: the options that make another run, and their values."""
+    found = {}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.input_line is not None and _makes_another(override.input_line):
+            sign = override.input_line[:1] if override.input_line[:1] in "+~" else ""
+            found[f"{sign.replace('+', '')}{override.key_or_group}"] = repr(override.value())
+    return "\n".join(f"{key}={value}" for key, value in sorted(found.items()))
 
 
 def _searches(hydra: HydraConf | DictConfig) -> bool:
@@ -141,11 +183,11 @@ def _is_done(record: Job, config: DictConfig) -> bool:
 
 def _went_on(record: Job) -> bool:
     """Whether a later job of the search has ended well."""
-    others = (jobs.read(path.parent) for path in record.directory.parent.glob(f"*/{jobs.RECORD}"))
+    others = map(jobs.read, jobs.directories(record.directory.parent))
     return any(
         other.state in ("finished", "pruned") and int(other.number) > int(record.number)
         for other in others
-        if other.number.isdigit() and record.number.isdigit()
+        if other.number.isdecimal() and record.number.isdecimal()
     )
 
 
@@ -175,6 +217,7 @@ def _do(record: Job, config: DictConfig, train: Callable[[DictConfig], None]) ->
         log.debug("", exc_info=error)
     finally:
         _write(record)
+        keep_log(record.directory)
         _release()
 
 
@@ -182,29 +225,47 @@ def _run(record: Job, seed: int, config: DictConfig, train: Callable[[DictConfig
     """Train with one seed, or go on, unless that is done; and measure the objective."""
     run = next((run for run in record.runs if run.seed == seed), None)
     if run is None:
-        run = Run(seed, f"seed_{seed}")
+        run = Run(seed)
         record.runs.append(run)
     elif run.value is not None:
         return
     directory = record.directory / run.directory
+    if directory.is_symlink():
+        raise UserError(f"{directory}: is a link, which no run of this project is; nothing was started")
     directory.mkdir(exist_ok=True)
-    objective = {"_target_": ADDED, "metric": record.objective.metric}
-    changes: dict[str, Any] = {"seed": seed, "directory": str(directory), "callbacks": {"objective": objective}}
+    changes: dict[str, Any] = {"seed": seed, "directory": str(directory)}
     if OmegaConf.select(config, "logger.csv") is None:
         raise UserError("logger: a sweep is ranked by metrics.csv; take logger=csv, default or tensorboard")
     if OmegaConf.select(config, "logger.wandb") is not None:
         wandb = {"group": record.directory.parent.name, "name": _name(record, seed)}
         changes["logger"] = {"wandb": {key: config.logger.wandb[key] or value for key, value in wandb.items()}}
-    if not (directory / commands.CONFIG).is_file():
-        train(_changed(config, changes))
-    elif not _finished(directory):
-        train(_changed(config, {**changes, "resume": str(directory)}))
+    started = monotonic()
+    try:
+        if not (directory / commands.CONFIG).is_file():
+            train(_changed(config, changes))
+        elif not _finished(directory):
+            train(_changed(config, {**changes, "resume": str(directory)}))
+    finally:
+        run.seconds += monotonic() - started
     series = jobs.read_series(directory / jobs.METRICS)
     step, value = record.objective.best(series)
     if config.sweep.audit:
         run.copies = _copies(directory, config)
     run.step, run.value, run.pruned = step, value, "sweep/pruned" in series
+    measured = ((name, dict(curve)) for name, curve in series.items() if name.startswith("validation/"))
+    run.figures = {name: curve[step] for name, curve in measured if step in curve}
+    run.wandb = _wandb(directory)
     record.write()
+
+
+def _wandb(directory: Path) -> str | None:
+    """Project and id of a run's W&B run."""
+    with suppress(OSError, RefusedError, TypeError, KeyError):
+        stored = resume.read_yaml(directory / commands.CONFIG)
+        if stored["logger"].get("wandb") is not None:
+            project = stored["logger"]["wandb"].get("project") or os.environ.get("WANDB_PROJECT") or "vaegan_pl"
+            return f"{project}/{stored['run_id']}"
+    return None
 
 
 def _changed(config: DictConfig, changes: dict[str, Any]) -> DictConfig:
@@ -216,8 +277,8 @@ def _changed(config: DictConfig, changes: dict[str, Any]) -> DictConfig:
 
 def _name(record: Job, seed: int) -> str:
     """What W&B calls the run: the job's number, what is swept, and the seed, in few letters."""
-    path = record.directory.parent / PLAN
-    given = json.loads(path.read_text()) if path.exists() else []
+    plan = jobs.read_plan(record.directory.parent)
+    given = [] if plan is None else plan.options
     fixed = {option.partition("=")[0] for option in given if not _is_swept(option)}
     own = (option.partition("=") for option in record.overrides)
     words = [f"{name.partition('.')[2] or name}={_short(value)}" for name, _, value in own if name not in fixed]
@@ -232,10 +293,10 @@ def _short(value: str) -> str:
 
 
 def _finished(directory: Path) -> bool:
-    from vaegan_pl.checkpoints import limits_reached, read
+    from vaegan_pl.checkpoints import limits_reached, newest
 
-    checkpoint = directory / "checkpoints" / "last.ckpt"
-    return checkpoint.exists() and limits_reached(read(checkpoint)) is not None
+    found = newest(directory / "checkpoints")
+    return found is not None and limits_reached(found[1]) is not None
 
 
 def _copies(directory: Path, config: DictConfig) -> str | None:
@@ -273,56 +334,103 @@ def _release() -> None:
 
 
 class Bookkeeping(Callback):
-    """Refuses another sweep of the same name, and has the report written when the sweep is over."""
+    """Refuses another sweep of the same name, plans a sweep's jobs, and has its report written when it is over."""
+
+    def on_run_start(self, config: DictConfig, **options: Any) -> None:
+        """Remember which folders Hydra makes, for those that stay empty to go."""
+        commands.note_missing(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **options: Any) -> None:
-        """Look at what the directory holds.
+        """Look at what the directory holds, before any job starts, and write down what is to be done.
 
         Raises:
             SystemExit: if it holds another sweep; Hydra turns other exceptions of callbacks into warnings.
         """
         directory = Path(config.hydra.sweep.dir)
-        given = config.hydra.overrides
-        path, now = directory / PLAN, [*given.task, *(o for o in given.hydra if not o.startswith(LENGTHENS))]
         try:
-            if path.exists():
-                before, after = ([o for o in c if not _is_swept(o)] for c in (json.loads(path.read_text()), now))
-                refuse_others(directory, before, after, OF_A_SEARCH if _searches(config.hydra) else ())
+            _seed_sampler(config)
+            commands.note_missing(directory)
             directory.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(now, indent=1))
-        except (UserError, OSError, ValueError) as error:
+            with _locked(directory):
+                new = not (directory / PLAN).exists()
+                _plan(config, directory).write(directory)
+        except Exception as error:  # no job must start
             sys.exit(f"error: {commands.explain(error)}")
-        commands.AT_END.append(partial(conclude, directory))
+        commands.AT_END.append(partial(conclude, directory, new))
+
+
+def _seed_sampler(config: DictConfig) -> None:
+    """Give a search's sampler the sweep's seed if it has none, without which it could not be continued."""
+    sampler = OmegaConf.select(config, "hydra.sweeper.sampler")
+    if isinstance(sampler, DictConfig) and "seed" in sampler and sampler.seed is None:
+        sampler.seed = config.seed
+
+
+def _plan(config: DictConfig, directory: Path) -> Plan:
+    """What a sweep is to do, with a place for each job.
+
+    Raises:
+        UserError: if the directory holds jobs that are not among those asked for, or links.
+    """
+    runs.check_entries(directory)
+    given, before = config.hydra.overrides, jobs.read_plan(directory)
+    now = [*given.task, *(option for option in given.hydra if not option.startswith(LENGTHENS))]
+    objective = Objective(config.sweep.objective, config.sweep.direction, config.sweep.worst)
+    if _searches(config.hydra):
+        if before is not None:
+            earlier, later = ([o for o in options if not _is_swept(o)] for options in (before.options, now))
+            refuse_others(directory, earlier, later, OF_A_SEARCH)
+        return Plan(now, objective, config.hydra.sweeper.get("n_trials"))
+    params = [f"{name}={value}" for name, value in (config.hydra.sweeper.params or {}).items()]
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    batches = BasicSweeper.split_arguments(parser.parse_overrides([*params, *given.task]), None)
+    wanted = list(dict.fromkeys(identity(overrides) for batch in batches for overrides in batch))
+    there = {identity(jobs.read(folder).overrides): folder.name for folder in jobs.directories(directory)}
+    for known, name in there.items():
+        if known not in wanted:
+            own = {*known.split("\n")}
+            differing = min((own ^ {*other.split("\n")} for other in wanted), key=len)
+            raise UserError(
+                f"{directory}: was started with other options: job {name} is not among those asked for "
+                f"({', '.join(sorted(differing))}); ask for its options, too, which trains nothing again, or take "
+                "another sweep.name"
+            )
+    places = {key: name for key, name in ({} if before is None else before.jobs).items() if key in wanted} | there
+    new = [key for key in wanted if key not in places]
+    free = _free(directory, places.values(), len(new))
+    return Plan(now, objective, len(wanted), places | dict(zip(new, free, strict=True)))
 
 
 def _is_swept(option: str) -> bool:
     return bool(OverridesParser.create().parse_override(option).is_sweep_override())
 
 
-def conclude(directory: Path, ended_by: BaseException | None) -> None:
+def conclude(directory: Path, new: bool, ended_by: BaseException | None) -> None:
     """Write the report of a sweep that is over, or was stopped.
 
     Args:
         directory: the sweep's.
+        new: whether it was begun by this process.
         ended_by: what ended it before its time.
 
     Raises:
         UserError: if jobs failed, the process of one was lost, or none left anything here.
     """
-    from vaegan_pl.report import sweep_report
-
-    if not any(directory.glob(f"*/{jobs.RECORD}")):
+    if not jobs.directories(directory):
         if ended_by is None:
             raise UserError(
                 f"{directory}: no job wrote anything there; if jobs run on other machines, give an output_root "
                 "that all of them share, from / on"
             )
+        if new:
+            for name in (PLAN, "multirun.yaml"):
+                (directory / name).unlink(missing_ok=True)
         return
     found = jobs.in_directory(directory)
     try:
-        for path in sweep_report.write(found, directory):
+        for path in write_report(directory, found, overwrite=False):
             log.info("%s", path)
-    except OSError as error:
+    except (OSError, UserError) as error:
         log.warning("the report could not be written: %s", error)
     if ended_by is not None and not isinstance(ended_by, Exception):
         return
@@ -335,3 +443,37 @@ def conclude(directory: Path, ended_by: BaseException | None) -> None:
     failed = [job for job in found if job.state == "failed"]
     if failed and ended_by is None:
         raise UserError(f"{len(failed)} of {len(found)} jobs failed: {failed[0].number}: {failed[0].reason}")
+
+
+def write_report(directory: Path, found: Sequence[Job], overwrite: bool) -> list[Path]:
+    """Write what a sweep found into its directory; gives the files.
+
+    Args:
+        directory: the sweep's.
+        found: its jobs.
+        overwrite: whether files that somebody else made may be replaced.
+
+    Raises:
+        OSError: if a file cannot be written.
+        UserError: if there are such files, or the sweep's plan is damaged.
+    """
+    from vaegan_pl.report import sweep_report
+
+    claim(directory, sweep_report.NAMES, overwrite)
+    plan = jobs.read_plan(directory)
+    held = {job.number for job in found if runs.is_held(job.directory)}
+    commands_ = {job.number: _command(job) for job in found}
+    return sweep_report.write(found, directory, plan, held, commands_)
+
+
+def _command(job: Job) -> str:
+    """The command that trains a job again, once, with its first seed; of options that `conf/` has alone.
+
+    A record may come from somebody else, and a command is there to be pasted.
+    """
+    own = [option for option in job.overrides if not option.lstrip("+~").startswith((*_NOT_OF_TRAINING, "seed="))]
+    kept = [option for option in own if resume.is_known(option)]
+    seed = [f"seed={job.runs[0].seed}"] if job.runs else []
+    mode = ["hydra.mode=RUN"] if any("experiment=" in option for option in kept) else []
+    left_out = f"  # without {len(own) - len(kept)} options that no configuration lists" if len(own) > len(kept) else ""
+    return shlex.join(["python", "-m", "vaegan_pl.train", *kept, *seed, *mode]) + left_out

@@ -5,17 +5,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from vaegan_pl import commands, jobs
+from vaegan_pl import commands, jobs, sweep
 
 log = logging.getLogger(__name__)
 
 
 def sweep_report(config: DictConfig) -> None:
     """Write `sweep.csv`, `sweep.json` and `sweep.html` into a sweep's directory."""
-    from vaegan_pl.report import sweep_report as report
-
     directory = Path(str(config.sweep))
-    for path in report.write(jobs.in_directory(directory), directory):
+    for path in sweep.write_report(directory, jobs.in_directory(directory), config.overwrite):
         log.info("%s", path)
 
 

@@ -5,6 +5,8 @@ import os
 import secrets
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,11 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from vaegan_pl import commands, resume, runs, sweep
 from vaegan_pl.data.folders import list_images
 from vaegan_pl.errors import UserError
+from vaegan_pl.files import printable
 
 if TYPE_CHECKING:
     import lightning as L
 
+    from vaegan_pl.callbacks import RunDirectory
     from vaegan_pl.data.datamodule import ImageFolders
+    from vaegan_pl.model.generative import GenerativeModel
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +34,10 @@ EXPECTED_WARNINGS = (
     r"The '.*_dataloader' does not have many workers",  # the images are in memory
     r"The `srun` command is available on your system but is not used",  # no hint, where Slurm is not asked for
 )
+
+
+BYTES_PER_PARAMETER = 12
+"""Of a float32 parameter, its gradient and one number of its optimizer."""
 
 
 def train(config: DictConfig) -> float | None:
@@ -41,60 +50,75 @@ def train(config: DictConfig) -> float | None:
 
 def fit(config: DictConfig) -> None:
     """Build everything that the configuration names and train; leave the results in the run's directory."""
-    directory, checkpoint = Path(config.directory), None
-    if config.resume is not None:
+    directory, resumed = Path(config.directory), config.resume is not None
+    if resumed:
         directory = Path(config.resume)
+        runs.check_entries(directory)
         config = resume.read(directory, config, HydraConfig.get().overrides.task)
-        checkpoint = directory / "checkpoints" / "last.ckpt"
+    elif commands.is_first_process():
+        runs.check_free(directory)
     refuse_unsupported(config)
     import lightning as L
     from hydra.utils import instantiate
 
-    from vaegan_pl.checkpoints import SealedCheckpointIO
-    from vaegan_pl.hardware import choose_precision, pick_device, prepare_cpu
+    from vaegan_pl.callbacks import RunDirectory
+    from vaegan_pl.checkpoints import PlainCheckpointIO
+    from vaegan_pl.hardware import alone, choose_precision, pick_device, prepare_cpu
     from vaegan_pl.model.lightning_module import VAEGANModule
     from vaegan_pl.model.sync_batch_norm import SyncAllBatchNorms
+    from vaegan_pl.model.weights import check_storable
+    from vaegan_pl.pruning import Objective
 
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     device = pick_device(config.trainer.accelerator, "trainer.accelerator")
     config.trainer.precision = choose_precision(config.trainer.precision, device)
+    found = to_continue(directory, config) if resumed else None
+    check_memory(config)
     L.seed_everything(config.seed, verbose=False)
     data: ImageFolders = instantiate(config.data, _convert_="all")
-    model, optimizers = (instantiate(part, _convert_="all") for part in (config.model, config.optimizer))
-    schedule = optimizers.pop("schedule", None)
+    model, optimizers, schedule = built(config)
+    check_storable(model.networks)
     refuse_unused(HydraConfig.get().overrides.task, set(optimizers) - set(model.NETWORKS))
     module = VAEGANModule(model, optimizers, schedule, config.seed, config.on_nan)
-    if checkpoint is not None and not refuse_finished(checkpoint, config):
-        checkpoint = None
     agents = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
     config.run_id = config.run_id or agents or secrets.token_hex(4)
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     exit_code, held = 1, None
     try:
-        loggers = list((instantiate(config.logger, _convert_="all") or {}).values())
-        callbacks = list((instantiate(config.callbacks, _convert_="all") or {}).values())
-        plugins = [*instantiate(config.trainer.get("plugins") or []), SealedCheckpointIO()]
+        loggers = list((instantiate(config.get("logger"), _convert_="all") or {}).values())
+        callbacks = list((instantiate(config.get("callbacks"), _convert_="all") or {}).values())
+        if not callbacks:
+            log.warning("callbacks=null: no model, checkpoint or picture is kept")
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            callbacks.append(Objective(config.sweep.objective))
+
+        def describe() -> None:
+            resume.write(config, directory)
+            for logger in loggers:
+                logger.log_hyperparams(plain)
+
+        own = RunDirectory(directory, Path(config.output_root), loggers, describe)
+        plugins = [*instantiate(config.trainer.get("plugins") or []), PlainCheckpointIO()]
         if config.trainer.sync_batchnorm:
             plugins.append(SyncAllBatchNorms())
-        parts = {"logger": loggers, "callbacks": callbacks, "sync_batchnorm": False, "plugins": plugins}
+        if (config.trainer.devices, config.trainer.num_nodes) == (1, 1):
+            plugins += alone()
+        parts = {"logger": False, "callbacks": [own, *callbacks], "sync_batchnorm": False, "plugins": plugins}
         trainer: L.Trainer = instantiate(config.trainer, **parts, _convert_="all")
         refuse_devices(trainer, config.trainer.strategy)
         if device.type == "cpu":
             prepare_cpu(trainer.num_devices)
+        if trainer.is_global_zero:
+            held = runs.lock(directory)
         if trainer.local_rank == 0:  # the others start later, or wait for this one before they read
             data.trainer = trainer
             data.prepare_data()
             data.setup("fit")
             refuse_classes(model.networks.classes, data.collection.listing.classes)
-        if trainer.is_global_zero:
-            held = runs.lock(directory)
-            (runs.claim if config.resume is None else runs.reclaim)(directory, Path(config.output_root))
-            resume.write(config, directory)
-        for logger in loggers:
-            logger.log_hyperparams(plain)
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        with restoring(found, own):
+            trainer.fit(module, datamodule=data, ckpt_path=None if found is None else found[0])
         exit_code = 0
     finally:
         finish_wandb(exit_code)
@@ -102,18 +126,59 @@ def fit(config: DictConfig) -> None:
             os.close(held)
 
 
-def refuse_finished(checkpoint: Path, config: DictConfig) -> bool:
-    """Whether there is a checkpoint to continue from; a run that was stopped before its first begins again.
+def built(config: DictConfig) -> "tuple[GenerativeModel, dict[str, Any], Any]":
+    """The model, what makes its optimizers, and the schedule of their learning rates."""
+    from hydra.utils import instantiate
+
+    model, optimizers = (instantiate(part, _convert_="all") for part in (config.model, config.optimizer))
+    return model, optimizers, optimizers.pop("schedule", None)
+
+
+def check_memory(config: DictConfig) -> None:
+    """Stop networks that this machine has no memory for, before it is asked for any.
 
     Raises:
-        UserError: if the run is finished and its limits stand as they were, or the checkpoint cannot be used.
+        UserError: then.
     """
-    from vaegan_pl.checkpoints import limits_reached, read
+    import torch
 
-    if not checkpoint.exists():
+    from vaegan_pl.hardware import total_memory
+
+    with torch.device("meta"):
+        model = built(config)[0]
+    n = sum(parameter.numel() for parameter in model.networks.parameters())
+    needed, there = n * BYTES_PER_PARAMETER, total_memory()
+    if needed > there:
+        raise UserError(
+            f"model.networks: {n:,} parameters take {needed / 2**30:,.0f} GiB to train, and this machine has "
+            f"{there / 2**30:,.0f}; take smaller networks"
+        )
+
+
+def to_continue(directory: Path, config: DictConfig) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint to continue a run from and its contents; None if the run was stopped before its first.
+
+    Raises:
+        UserError: if the run is finished and its limits stand as they were, its checkpoint is gone, or does not fit.
+    """
+    import torch
+
+    from vaegan_pl.checkpoints import check_fits, limits_reached, newest
+    from vaegan_pl.jobs import METRICS, read_series
+    from vaegan_pl.model.lightning_module import VAEGANModule
+
+    if (directory / METRICS).exists():
+        read_series(directory / METRICS)
+    found = newest(directory / "checkpoints")
+    if found is None:
+        for made in sorted(directory.glob("vae_gan_model*.pth")):
+            raise UserError(
+                f"resume={directory}: holds no checkpoint to go on from, and training again would replace {made.name}; "
+                "start a new run"
+            )
         log.warning("%s was stopped before its first checkpoint, and starts again", config.resume)
-        return False
-    content = read(checkpoint)
+        return None
+    path, content = found
     limits = limits_reached(content)
     if limits is not None and all(config.trainer[name] == value for name, value in limits.items()):
         ended = ", ".join(f"trainer.{name}={value}" for name, value in limits.items() if value not in (None, -1))
@@ -122,7 +187,26 @@ def refuse_finished(checkpoint: Path, config: DictConfig) -> bool:
         )
     if config.optimizer.schedule is not None and limits and limits["max_epochs"] != config.trainer.max_epochs:
         log.warning("optimizer.schedule is spread over the longer run: the learning rates go up again before they fall")
-    return True
+    with torch.device("meta"):
+        model, optimizers, schedule = built(config)
+        module = VAEGANModule(model, optimizers, schedule, config.seed, config.on_nan)
+        check_fits(path, content, module, model.NETWORKS)
+    return found
+
+
+@contextmanager
+def restoring(found: tuple[Path, dict[str, Any]] | None, run: "RunDirectory") -> Iterator[None]:
+    """Tell in one message of a checkpoint that Lightning cannot restore; the run's directory is as it was then.
+
+    Raises:
+        UserError: then.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        if found is None or run.started:
+            raise
+        raise UserError(f"{found[0]}: cannot be restored ({type(error).__name__}: {printable(error)[:200]})") from error
 
 
 def finish_wandb(exit_code: int) -> None:
@@ -143,6 +227,9 @@ def refuse_unsupported(config: DictConfig) -> None:
     Raises:
         UserError: for options out of range or at odds with each other.
     """
+    for name, instead in commands.OF_AUTOMATIC_OPTIMIZATION.items():
+        if config.trainer.get(name) not in (None, 1 if name == "accumulate_grad_batches" else None):
+            raise UserError(f"trainer.{name}: has no effect here, where three networks are stepped by hand; {instead}")
     networks = config.model.networks
     if config.trainer.max_epochs == 0 or config.trainer.max_steps == 0:
         raise UserError("trainer.max_epochs and trainer.max_steps: 0 would train nothing; take at least 1")
@@ -190,7 +277,9 @@ def refuse_devices(trainer: "L.Trainer", strategy: object) -> None:
     from lightning.pytorch.strategies import ParallelStrategy
     from lightning.pytorch.utilities import rank_zero_only
 
-    others = int(os.environ.get("WORLD_SIZE", "1")) > 1 or rank_zero_only.rank > 0  # type: ignore[attr-defined]
+    from vaegan_pl.hardware import started_together
+
+    others = started_together() > 1 or rank_zero_only.rank > 0  # type: ignore[attr-defined]
     if trainer.world_size == 1 and others:
         raise UserError("several processes were started, for one device; set trainer.devices and trainer.strategy=ddp")
     if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -44,9 +44,22 @@ def test_an_existing_tree_is_kept_and_a_foreign_folder_is_not_touched(tmp_path: 
     draw_folders(tmp_path / "p", CLASSES, FEW, seed=0)
     assert (tmp_path / "p" / "Training" / "glioma" / "phantom_glioma_0000.png").stat().st_mtime_ns == first
     before = contents(tmp_path / "p")
-    with pytest.raises(UserError, match="holds other files than the phantoms asked for"):
+    with pytest.raises(UserError, match="holds phantoms that were drawn with other options") as refusal:
         draw_folders(tmp_path / "p", CLASSES, FEW, seed=1)
+    assert "remove" not in str(refusal.value)
     assert contents(tmp_path / "p") == before
+
+
+@pytest.mark.parametrize("marker", [None, "{", "[]", '{"sampled_from": "m.pth"}'])
+def test_images_of_ones_own_are_not_taken_for_a_place_to_draw(tmp_path: Path, marker: str | None) -> None:
+    (tmp_path / "mine" / "glioma").mkdir(parents=True)
+    (tmp_path / "mine" / "glioma" / "1.png").write_bytes(b"precious")
+    if marker is not None:
+        (tmp_path / "mine" / PHANTOM_MARKER).write_text(marker)
+    with pytest.raises(UserError, match=r"holds files of yours.*to train on yours, add data=mri") as refusal:
+        draw_folders(tmp_path / "mine", CLASSES, FEW, seed=0)
+    assert "remove" not in str(refusal.value)
+    assert (tmp_path / "mine" / "glioma" / "1.png").read_bytes() == b"precious"
 
 
 def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,24 @@
 
 import csv
 import json
+import os
+import random
+import resource
 import shutil
 import subprocess
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from vaegan_pl.jobs import Job, Objective, Run, in_directory
-from vaegan_pl.report import sweep_report
+from vaegan_pl import runs
+from vaegan_pl.jobs import Job, Objective, Plan, Run, in_directory
+from vaegan_pl.report.sweep_report import pareto_front
+from vaegan_pl.sweep import write_report
+
+from .. import hostile
 
 KID = "validation/kid"
 
@@ -19,29 +27,30 @@ KID = "validation/kid"
 def make(sweep: Path, number: int, options: list[str], values: list[float | None], **more: object) -> None:
     """A job with a run for each value, whose curve falls to it in the second of three epochs."""
     directory = sweep / str(number)
-    runs = []
+    done = []
     for seed, value in enumerate(values):
         where = directory / f"seed_{seed}"
-        (where / "images").mkdir(parents=True)
+        (where / "images").mkdir(parents=True, exist_ok=True)
         if value is not None:
             rows = [f"9,{value + 2}", f"19,{value}", f"29,{value + 1}"]
             (where / "metrics.csv").write_text("\n".join([f"step,{KID}", *rows, ""]))
             Image.new("L", (40, 40), 100).save(where / "images" / "samples_epoch_0002.png")
-        runs.append(Run(seed, where.name, value, 19))
-    Job(directory, ["data=mri", *options], Objective(KID, "minimize", 1e6), runs=runs, **more).write()  # type: ignore[arg-type]
+        figures = {"validation/psnr": 20.0 + number}
+        done.append(Run(seed, value, 19, figures=figures, seconds=90.0, wandb=f"p/{number}{seed}"))
+    Job(directory, ["data=mri", *options], Objective(KID, "minimize", 1e6), runs=done, **more).write()  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    make(tmp_path, 0, ["a=1", "b=x"], [3.0, 3.4], state="finished")
-    make(tmp_path, 1, ["a=1", "b=y"], [1.0, 1.4], state="finished")
-    make(tmp_path, 2, ["a=10", "b=x"], [2.0, 2.2], state="pruned")
-    make(tmp_path, 3, ["a=10", "b=y"], [None], state="failed", reason="numbers were <lost>")
+    make(tmp_path, 0, ["model.gamma=1", "model.fakes=prior"], [3.0, 3.4], state="finished")
+    make(tmp_path, 1, ["model.gamma=1", "model.fakes=both"], [1.0, 1.4], state="finished")
+    make(tmp_path, 2, ["model.gamma=10", "model.fakes=prior"], [2.0, 2.2], state="pruned")
+    make(tmp_path, 3, ["model.gamma=10", "model.fakes=both"], [None], state="failed", reason="numbers were <lost>")
     return tmp_path
 
 
 def test_jobs_are_ranked_in_all_files(sweep: Path) -> None:
-    paths = sweep_report.write(in_directory(sweep), sweep)
+    paths = write_report(sweep, in_directory(sweep), overwrite=False)
     assert [path.name for path in paths] == ["sweep.csv", "sweep.json", "sweep.png", "sweep.html"]
     with paths[0].open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -58,7 +67,7 @@ def test_jobs_are_ranked_in_all_files(sweep: Path) -> None:
         ("0", pytest.approx(3.2)),
         ("3", None),
     ]
-    assert found[0]["command"] == "python -m vaegan_pl.train data=mri a=1 b=y seed=0"
+    assert found[0]["command"] == "python -m vaegan_pl.train data=mri model.gamma=1 model.fakes=both seed=0"
     page = paths[3].read_text()
     assert "4 jobs: 2 finished, 1 pruned, 1 failed." in page
     assert "numbers were &lt;lost&gt;" in page
@@ -66,7 +75,7 @@ def test_jobs_are_ranked_in_all_files(sweep: Path) -> None:
 
 
 def test_the_page_is_one_file_with_every_picture(sweep: Path) -> None:
-    sweep_report.write(in_directory(sweep), sweep)
+    write_report(sweep, in_directory(sweep), overwrite=False)
     found: list[dict[str, str | None]] = []
 
     class Images(HTMLParser):
@@ -77,14 +86,14 @@ def test_the_page_is_one_file_with_every_picture(sweep: Path) -> None:
     Images().feed((sweep / "sweep.html").read_text())
     assert {each["tag"] for each in found} == {"img"}
     assert all(str(each["src"]).startswith("data:image/png;base64,") for each in found)
-    assert len(found) == 4  # maps, parallel coordinates, curves, samples
+    assert len(found) == 5  # maps, parallel coordinates, trade-off, curves, samples
     assert all(each["alt"] for each in found)
 
 
 def test_a_sweep_under_way_or_of_failures_alone_has_a_page(sweep: Path) -> None:
     for number in range(3):
         shutil.rmtree(sweep / str(number))
-    sweep_report.write(in_directory(sweep), sweep)
+    write_report(sweep, in_directory(sweep), overwrite=False)
     page = (sweep / "sweep.html").read_text()
     assert "1 jobs: 1 failed." in page
     assert "<img" not in page
@@ -95,7 +104,7 @@ def test_a_browser_shows_the_page(sweep: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium (package chromium)")
-    sweep_report.write(in_directory(sweep), sweep)
+    write_report(sweep, in_directory(sweep), overwrite=False)
     picture = sweep / "page.png"
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=900,3000", f"--screenshot={picture}"]
     subprocess.run([browser, *options, (sweep / "sweep.html").as_uri()], check=True, capture_output=True, timeout=120)
@@ -106,3 +115,63 @@ def test_a_browser_shows_the_page(sweep: Path) -> None:
     command = [browser, *options[:3], "--dump-dom", (sweep / "sweep.html").as_uri()]
     dom = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
     assert "All options at once" in dom
+
+
+def test_the_pareto_front_is_what_no_other_beats_in_both() -> None:
+    chance = random.Random(0)
+    for _ in range(50):
+        places = {str(i): (chance.randrange(6), chance.randrange(6)) for i in range(12)}
+        beaten = {
+            name
+            for name, (kid, psnr) in places.items()
+            for other in places.values()
+            if other != (kid, psnr) and other[0] <= kid and other[1] >= psnr
+        }
+        front = pareto_front(places)
+        assert {places[name] for name in front} == {places[name] for name in places if name not in beaten}
+        assert [places[name][0] for name in front] == sorted(places[name][0] for name in front)
+
+
+def test_the_page_says_what_is_planned_running_and_lost(sweep: Path) -> None:
+    make(sweep, 4, ["model.gamma=100", "model.fakes=prior"], [None])
+    make(sweep, 5, ["model.gamma=100", "model.fakes=both"], [None])
+    Plan([], Objective(KID, "minimize", 1e6), planned=9).write(sweep)
+    held = runs.lock(sweep / "5")
+    assert held is not None
+    write_report(sweep, in_directory(sweep), overwrite=False)
+    os.close(held)
+    page = (sweep / "sweep.html").read_text()
+    assert "9 jobs planned: 2 finished, 1 pruned, 1 failed, 1 running, 1 lost, 3 not begun." in page
+    states = {job["job"]: job["state"] for job in json.loads((sweep / "sweep.json").read_text())["jobs"]}
+    assert (states["4"], states["5"]) == ("lost", "running")
+
+
+def test_a_command_to_paste_holds_known_options_alone(sweep: Path) -> None:
+    options = [
+        "model.gamma=0.5",
+        "data.root=/data",
+        "+callbacks.x._target_=os.system",
+        "logger.wandb.entity=x",
+        "$(reboot)=1",
+    ]
+    make(sweep, 0, options, [0.5], state="finished")
+    write_report(sweep, in_directory(sweep), overwrite=False)
+    best = json.loads((sweep / "sweep.json").read_text())["jobs"][0]
+    command = "python -m vaegan_pl.train data=mri model.gamma=0.5 data.root=/data seed=0"
+    assert best["command"] == f"{command}  # without 3 options that no configuration lists"
+
+
+def test_pictures_and_curves_of_others_cost_nothing(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A picture of 30,000 pixels square, a link to a private one, and curves without end."""
+    elsewhere = tmp_path_factory.mktemp("private")
+    Image.new("L", (40, 40), 200).save(elsewhere / "private.png")
+    png = hostile.png_bomb(30_000)
+    (sweep / "0/seed_0/images/samples_epoch_0002.png").write_bytes(png)
+    (sweep / "1/seed_0/images/samples_epoch_0002.png").unlink()
+    (sweep / "1/seed_0/images/samples_epoch_0002.png").symlink_to(elsewhere / "private.png")
+    (sweep / "2/seed_0/metrics.csv").write_text(f"step,{KID}\n" + "1,2\n" * 2**20)
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    write_report(sweep, in_directory(sweep), overwrite=False)
+    assert time.monotonic() - started < 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
+    assert "samples of each job" not in (sweep / "sweep.html").read_text()

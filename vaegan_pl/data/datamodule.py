@@ -24,6 +24,10 @@ from vaegan_pl.data.prepared import Decoding
 from vaegan_pl.data.sampling import EpochSampler, in_order
 from vaegan_pl.data.splits import COPIES, SPLITS
 from vaegan_pl.errors import UserError
+from vaegan_pl.files import printable
+
+MOST_PHANTOMS = 100_000
+"""Of a class, in one folder."""
 
 Batch = tuple[Float[Tensor, "batch 1 size size"], Int64[Tensor, " batch"]]
 
@@ -254,7 +258,7 @@ class ImageFolders(L.LightningDataModule):
         collection = self.collection
         return Source(
             kind="phantom" if collection.is_phantom else "images",
-            folder=self.root.resolve().name,
+            folder=printable(self.root.resolve().name),
             classes=collection.listing.classes,
             counts={split: collection.counts(split) for split in SPLITS},
             split=dict(vars(self.splitting)),
@@ -293,6 +297,7 @@ class ImageFolders(L.LightningDataModule):
 
         Raises:
             UserError: if the images are others, or dealt out otherwise.
+            ValueError: if the state is not one that `state_dict` gave.
         """
         if state_dict["devices"] != self._place()[2]:
             raise UserError(f"trainer.devices: this run was started on {state_dict['devices']}; take as many")
@@ -301,7 +306,10 @@ class ImageFolders(L.LightningDataModule):
                 f"{self.root}: holds other images, or splits them otherwise, than those this run was started on; "
                 "restore them, or start a new run"
             )
-        self._start = state_dict["epoch"], state_dict["batch"]
+        start = state_dict["epoch"], state_dict["batch"]
+        if not all(type(place) is int and 0 <= place < 2**53 for place in start):
+            raise ValueError("the place in the order of batches is none")
+        self._start = start
 
     def files_of_batch(self, batch: int) -> list[Path]:
         """The files of a training batch, counted from 0 over all epochs and devices, for messages."""
@@ -358,6 +366,18 @@ class PhantomFolders(ImageFolders):
 
     def __init__(self, phantom_seed: int, per_class: dict[str, int], **folders: Any) -> None:
         super().__init__(**folders)
+        for folder, n in per_class.items():
+            if (
+                Path(folder).name != folder
+                or folder in ("", ".", "..")
+                or type(n) is not int
+                or not 0 < n <= MOST_PHANTOMS
+            ):
+                raise ValueError(
+                    f"data.per_class.{folder}={n}: must be a folder's name, and 1 to {MOST_PHANTOMS:,} images"
+                )
+        if not 0 <= phantom_seed < 2**63:
+            raise ValueError(f"data.phantom_seed={phantom_seed}: must not be negative")
         self.phantom_seed = phantom_seed
         self.per_class = per_class
 

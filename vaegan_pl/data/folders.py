@@ -1,11 +1,13 @@
 """Class folders on disk: which files are images, and of which class and split."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vaegan_pl.data.images import SUFFIXES
 from vaegan_pl.errors import UserError
+from vaegan_pl.files import LONGEST_NAME, printable
 
 SPLIT_FOLDERS = {
     "training": "train",
@@ -88,11 +90,16 @@ def list_images(root: Path, classes: Sequence[str] | None, aliases: Mapping[str,
                 name = plain(entry.name)
                 found.setdefault(name if name in named else targets.get(name, name), []).append((split, entry))
     if classes is None:
-        classes = sorted((folders[0][1].name for folders in found.values()), key=str.lower)
+        classes = sorted((shown(folders[0][1].name) for folders in found.values()), key=str.lower)
+        found = {plain(shown(folders[0][1].name)): folders for folders in found.values()}
         if not classes:
             raise UserError(f"{root}: holds no folders with images; see data.root")
     files: list[ImageFile] = []
     for label, name in enumerate(classes):
+        if len(name.encode()) > LONGEST_NAME:
+            raise UserError(
+                f"{root}: the name of the class {name[:40]}... is too long; shorten it to {LONGEST_NAME} letters"
+            )
         folders = found.pop(plain(name), [])
         if not folders:
             there = ", ".join(sorted({f.name for fs in found.values() for _, f in fs})) or "no other folders"
@@ -132,8 +139,13 @@ def _split_folders(root: Path, ignored: list[tuple[Path, str]]) -> dict[str, Pat
 
 
 def plain(name: str) -> str:
-    """A folder's name without case, spaces, hyphens and underscores."""
-    return "".join(c for c in name.lower() if c not in " _-")
+    """A folder's name without case, spaces, hyphens and underscores, however its accents are spelled in Unicode."""
+    return "".join(c for c in unicodedata.normalize("NFC", name).lower() if c not in " _-")
+
+
+def shown(name: str) -> str:
+    """A folder's name as the name of a class: accents composed, control characters and undecodable bytes escaped."""
+    return printable(unicodedata.normalize("NFC", name))
 
 
 def _images_in(folder: Path, ignored: list[tuple[Path, str]]) -> list[Path]:

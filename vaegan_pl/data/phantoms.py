@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vaegan_pl.errors import UserError
+from vaegan_pl.files import RefusedError, read_json
 
 PHANTOM_MARKER = "PHANTOMS-NOT-MRI.json"
 """The file at the root of a phantom tree that tells what the tree is and how it was drawn."""
@@ -71,8 +72,16 @@ def draw_folders(root: Path, classes: Sequence[str], per_class: Mapping[str, int
     }
     if _holds(root, recipe):
         return
+    if is_phantoms(root):
+        raise UserError(
+            f"data.root={root}: holds phantoms that were drawn with other options (data.per_class, data.phantom_seed, "
+            "data.classes); set data.root to a folder of their own"
+        )
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        raise UserError(f"{root}: holds other files than the phantoms asked for; remove it or set data.root elsewhere")
+        raise UserError(
+            f"data.root={root}: holds files of yours, and data=phantom draws its own images; to train on yours, add "
+            "data=mri"
+        )
     unknown = sorted(set(classes) - set(LESIONS))
     if unknown:
         raise UserError(
@@ -81,8 +90,9 @@ def draw_folders(root: Path, classes: Sequence[str], per_class: Mapping[str, int
     root.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
-        jobs = [(split, name, i) for split, n in per_class.items() for name in classes for i in range(n)]
-        for split, name, i in tqdm(jobs, "drawing phantoms", unit="image", leave=False):
+        jobs = ((split, name, i) for split, n in per_class.items() for name in classes for i in range(n))
+        total = len(classes) * sum(per_class.values())
+        for split, name, i in tqdm(jobs, "drawing phantoms", total, unit="image", leave=False):
             key = [seed, sorted(per_class).index(split), sorted(LESIONS).index(name), i]
             path = unfinished / split / name / f"phantom_{name}_{i:04d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,10 +107,18 @@ def draw_folders(root: Path, classes: Sequence[str], per_class: Mapping[str, int
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def is_phantoms(folder: Path) -> bool:
+    """Whether a folder is a tree that `draw_folders` made."""
+    try:
+        return "per_class" in read_json(folder / PHANTOM_MARKER)
+    except (OSError, RefusedError, TypeError):
+        return False
+
+
 def _holds(root: Path, recipe: Mapping[str, object]) -> bool:
     try:
-        return bool(json.loads((root / PHANTOM_MARKER).read_text()) == recipe)
-    except (OSError, ValueError):
+        return bool(read_json(root / PHANTOM_MARKER) == recipe)
+    except (OSError, RefusedError):
         return False
 
 

@@ -3,8 +3,11 @@
 import hashlib
 import json
 import logging
+import math
 import os
+import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +22,10 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from tqdm import tqdm
 
-from vaegan_pl.data.copies import COMPARED_SIDE, Pairs, find_pairs
+from vaegan_pl.data.copies import COMPARED_SIDE, TURNS, Pairs, find_pairs
 from vaegan_pl.data.images import UNREADABLE, fit, read_grey
 from vaegan_pl.errors import UserError
+from vaegan_pl.files import MOST_TEXT, RefusedError, printable, read_json, read_text
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +35,15 @@ _ABANDONED = 24 * 3600
 _UNUSED = 30 * 24 * 3600
 _AT_ONCE = 4096
 _IMAGES, _PAIRS, _INDEX, _SUMS = "images.npy", "near_copies.npy", "index.json", "SHA256SUMS"
+_COMPARED = "compared.npy"
+_FILES = frozenset({_IMAGES, _PAIRS, _INDEX, _SUMS, _COMPARED})
+_NAMES = {
+    _FINISHED: re.compile(r"vaegan_pl-[0-9a-f]{32}"),
+    _UNFINISHED: re.compile(r"\.vaegan_pl-[a-z0-9_]{8}"),
+}
+_KEY = re.compile("([0-9a-f]{64})?")
+_LETTERS, _INDEX_BYTES = 400, 1024
+"""The most letters of a reason why a file cannot be read, and the most bytes of the index for one file."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +113,7 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
             return _open(entry, len(paths))
         except DamagedError as damage:
             log.warning("%s is damaged (%s) and is made anew", entry, damage)
-            shutil.rmtree(entry, ignore_errors=True)
+            _remove(entry)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         _sweep(cache)
@@ -149,23 +162,23 @@ def _write(folder: Path, paths: Sequence[Path], decoding: Decoding) -> bool:
     unreadable: dict[int, str] = {}
     size = decoding.image_size
     # Plain writes, because a full disk makes them raise, where it would kill a process that writes through a map.
-    with (folder / _IMAGES).open("wb") as images, (folder / "compared.npy").open("wb") as compared:
+    with (folder / _IMAGES).open("wb") as images, (folder / _COMPARED).open("wb") as compared:
         for file, side in ((images, size), (compared, COMPARED_SIDE)):
             shape = (len(paths), side, side)
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for i, result in enumerate(_decoded(paths, decoding)):
             if isinstance(result, BaseException):
-                unreadable[i] = str(result)
+                unreadable[i] = printable(str(result).partition("\n")[0])[:_LETTERS]
                 complete &= not (isinstance(result, OSError) and result.errno)
                 result = _Decoded("", (0, 0), bytes(size**2), bytes(COMPARED_SIDE**2))
             keys.append(result.key)
             shapes.append(result.shape)
             images.write(result.image)
             compared.write(result.compared)
-    map_ = np.load(folder / "compared.npy", mmap_mode="r")
+    map_ = np.load(folder / _COMPARED, mmap_mode="r")
     pairs = find_pairs(map_, keys, decoding.near_copy_correlation)
     del map_
-    (folder / "compared.npy").unlink()
+    (folder / _COMPARED).unlink()
     with (folder / _PAIRS).open("wb") as file:
         np.save(file, np.stack([pairs.first, pairs.second, pairs.turn]))
     index = {"keys": keys, "shapes": shapes, "unreadable": list(unreadable.items())}
@@ -205,6 +218,8 @@ def _decoded(paths: Sequence[Path], decoding: Decoding) -> Iterator[_Decoded | B
 
 
 def _sha256(path: Path) -> str:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise RefusedError("is not a regular file")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -214,30 +229,66 @@ def _sweep(cache: Path) -> None:
     for prefix, kept in ((_UNFINISHED, _ABANDONED), (_FINISHED, _UNUSED)):
         for entry in cache.glob(f"{prefix}*"):
             with suppress(FileNotFoundError):  # another process was first
-                if time() - entry.stat().st_mtime > kept:
-                    shutil.rmtree(entry, ignore_errors=True)
+                if _NAMES[prefix].fullmatch(entry.name) and time() - entry.stat().st_mtime > kept:
+                    _remove(entry)
+
+
+def _remove(entry: Path) -> None:
+    """Remove an entry, unless it is a link or holds anything that this project did not put there."""
+    with suppress(OSError):
+        if not entry.is_symlink() and {path.name for path in entry.iterdir()} <= _FILES:
+            shutil.rmtree(entry)
 
 
 def _open(entry: Path, n: int) -> Prepared:
     """Check an entry against its sums and map it.
 
     Raises:
-        DamagedError: if anything in it is missing or was changed.
+        DamagedError: if anything in it is missing, was changed, or is not what `_write` writes.
     """
     try:
-        sums = (entry / _SUMS).read_text()
+        sums = read_text(entry / _SUMS)
         for name in (_IMAGES, _PAIRS, _INDEX):
             if f"{_sha256(entry / name)}  {name}\n" not in sums:
                 raise DamagedError(f"{name} does not match {_SUMS}")
-        index = json.loads((entry / _INDEX).read_text())
-        images = np.load(entry / _IMAGES, mmap_mode="c")  # torch wants writable memory, and nothing is written to it
-        first, second, turn = np.load(entry / _PAIRS)
-    except (OSError, ValueError) as error:
-        raise DamagedError(str(error)) from error
-    if len(images) != n or len(index["keys"]) != n:
-        raise DamagedError(f"{len(images)} images instead of {n}")
+        index = read_json(entry / _INDEX, MOST_TEXT + n * _INDEX_BYTES)
+        keys, shapes = list(index["keys"]), [(height, width) for height, width in index["shapes"]]
+        unreadable = {i: printable(reason) for i, reason in index["unreadable"]}
+        if not len(keys) == len(shapes) == n or not all(map(_KEY.fullmatch, keys)):
+            raise DamagedError(f"its index is not that of {n} images")
+        if not all(type(side) is int and side >= 0 for shape in shapes for side in shape):
+            raise DamagedError("its index holds sizes that are none")
+        if {i for i, key in enumerate(keys) if not key} != {*unreadable}:
+            raise DamagedError("its index is at odds with itself")
+        images = _mapped(entry / _IMAGES, np.dtype(np.uint8))
+        first, second, turn = _mapped(entry / _PAIRS, np.dtype(np.int32))
+    except (OSError, ValueError, TypeError, KeyError, RefusedError) as error:
+        raise DamagedError(printable(str(error).partition("\n")[0])) from error
+    if len(images) != n or images.ndim != 3 or images.shape[1] != images.shape[2]:
+        raise DamagedError(f"holds no {n} images")
+    numbers = np.stack([first, second])
+    inside = not numbers.size or (
+        0 <= numbers.min() <= numbers.max() < n and 0 <= turn.min() <= turn.max() < len(TURNS)
+    )
+    if numbers.ndim != 2 or not inside:
+        raise DamagedError("its near-copies are of other images")
     with suppress(OSError):  # not ours to touch
         os.utime(entry)
-    unreadable = {int(i): str(reason) for i, reason in index["unreadable"]}
-    shapes = [(int(height), int(width)) for height, width in index["shapes"]]
-    return Prepared(images, index["keys"], shapes, unreadable, Pairs(first, second, turn))
+    return Prepared(images, keys, shapes, unreadable, Pairs(first, second, turn))
+
+
+def _mapped(path: Path, kind: "np.dtype[np.generic]") -> ndarray:
+    """An array in a file, mapped if it is exactly as large as the file says it is.
+
+    Raises:
+        ValueError: if not.
+    """
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+        size = file.tell() + math.prod(shape) * dtype.itemsize
+        if by_column or dtype != kind or min(shape, default=-1) < 0 or size != os.fstat(file.fileno()).st_size:
+            raise ValueError(f"{path.name} holds another array")
+    # Torch wants writable memory, and nothing is written to it. An array without values cannot be mapped.
+    array: ndarray = np.load(path, mmap_mode="c" if math.prod(shape) else None)
+    return array

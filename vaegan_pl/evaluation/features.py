@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vaegan_pl import sealed
+from vaegan_pl import tensor_files
 from vaegan_pl.data.collection import Collection
 from vaegan_pl.data.datamodule import images_of, labels_of
 from vaegan_pl.data.images import to_grey_values
 from vaegan_pl.errors import UserError
-from vaegan_pl.evaluation.classifier import AT_ONCE, Classifier, Images, balanced_accuracy, fit, predict
+from vaegan_pl.evaluation.classifier import AT_ONCE, FEATURES, Classifier, Images, balanced_accuracy, fit, predict
+from vaegan_pl.files import RefusedError, printable
 
 log = logging.getLogger(__name__)
 
@@ -101,11 +102,20 @@ def _read(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content = sealed.read(path)
-        Classifier(len(content["state_dict"]["head.bias"])).load_state_dict(content["state_dict"])
-        return {name: content[name] for name in ("state_dict", "mean", "deviation", "accuracy", sealed.SEAL)}
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, sealed.RefusedError) as error:
-        log.warning("%s cannot be used and is made anew: %s", path, str(error).partition("\n")[0])
+        content = tensor_files.load(path)
+        parts = [*content["state_dict"].values(), content["mean"], content["deviation"]]
+        if not all(part.isfinite().all() for part in parts) or not (content["deviation"] > 0).all():
+            raise ValueError("holds numbers that are not finite, or deviations of zero")
+        if type(content["accuracy"]) is not float or not 0 <= content["accuracy"] <= 1:
+            raise ValueError("holds an accuracy that is none")
+        model = Classifier(len(content["state_dict"]["head.bias"]))
+        model.load_state_dict(content["state_dict"])
+        if content["mean"].shape != (FEATURES,) or content["deviation"].shape != (FEATURES,):
+            raise ValueError("does not fit together")
+        return {name: content[name] for name in ("state_dict", "mean", "deviation", "accuracy")}
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, RefusedError) as error:
+        reason = printable(str(error).partition("\n")[0])[:200]
+        log.warning("%s cannot be used and is made anew: %s", path, reason)
         return None
 
 
@@ -127,7 +137,7 @@ def _train(collection: Collection, path: Path, device: torch.device) -> dict[str
     if earlier is not None:  # of another process: all are to measure by the same
         return earlier
     try:
-        sealed.write(path, content)
+        tensor_files.save(path, content)
     except OSError as error:
         log.warning("data.cache=%s cannot be used (%s): the feature classifier is trained in every run", path, error)
     return content

@@ -4,6 +4,7 @@ import html
 import math
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
@@ -19,9 +20,10 @@ from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation.privacy import LEAST_HELD_OUT
 from vaegan_pl.explorer.studio import DIRECTIONS, Point, Samples, Studio
 from vaegan_pl.explorer.trained import TrainingImages
+from vaegan_pl.files import RefusedError, is_next_to, read_text
 from vaegan_pl.report import model_card, provenance
 from vaegan_pl.report.latent_pictures import gif
-from vaegan_pl.report.pictures import png, single
+from vaegan_pl.report.pictures import png, read_png, single
 
 PRIOR = "any (the prior)"
 SHARP, SMOOTH = "sharp pixels", "smooth (Lanczos)"
@@ -344,10 +346,15 @@ class Page:
         ), tiles
 
     def _figures(self, studio: Studio) -> Tiles:
-        """The run's own pictures, as far as they lie beside the model."""
+        """The run's own pictures, as far as they lie next to the model themselves; links might lead anywhere."""
         found = {"curves.png": "curves of training", "images/progress.png": "samples after the first and last epoch"}
-        paths = ((studio.path.parent / name, words) for name, words in found.items())
-        return [(self._file(path.read_bytes(), path.name), words) for path, words in paths if path.is_file()]
+        tiles = []
+        for name, words in found.items():
+            with suppress(OSError, RefusedError):
+                tiles.append(
+                    (self._file(read_png(studio.path.parent / name, studio.path.parent), Path(name).name), words)
+                )
+        return tiles
 
     def _compare(self) -> None:
         labels = sorted({label for studio in self.studios.values() for label in studio.labels})
@@ -447,4 +454,7 @@ def _banner(studio: Studio) -> str:
 
 def _card(studio: Studio) -> str:
     path = model_card.beside(studio.path)
-    return path.read_text(errors="replace") if path.is_file() else "There is no model card beside the model."
+    with suppress(OSError, RefusedError):
+        if is_next_to(path, studio.path.parent):
+            return read_text(path)
+    return "There is no model card next to the model."

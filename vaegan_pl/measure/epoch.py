@@ -12,6 +12,7 @@ from time import time
 import torch
 from lightning.pytorch.profilers import SimpleProfiler
 
+from vaegan_pl.console import as_option
 from vaegan_pl.errors import UserError
 
 STEPS, ONCE = "training steps", "classes, once at the end"
@@ -95,12 +96,8 @@ def split(durations: Mapping[str, Sequence[float]], whole: float) -> dict[str, f
 
 
 def at(**paths: Path) -> list[str]:
-    """Options of the data that name existing folders, as the command line takes them."""
-    return [f"data.{name}={_quoted(path)}" for name, path in paths.items()]
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path.resolve()).replace("'", r"\'") + "'"
+    """Options of the data that name existing folders, as Hydra takes them."""
+    return [as_option(f"data.{name}", path.resolve()) for name, path in paths.items()]
 
 
 def measure(overrides: Sequence[str], directory: Path) -> Epoch:
@@ -118,10 +115,10 @@ def measure(overrides: Sequence[str], directory: Path) -> Epoch:
         *overrides,
         "trainer.max_epochs=1",
         "trainer.devices=1",
-        f"hydra.run.dir={_quoted(directory / 'run')}",
-        f"output_root={_quoted(directory)}",
+        as_option("hydra.run.dir", directory.resolve() / "run"),
+        as_option("output_root", directory.resolve()),
         "+trainer.profiler._target_=vaegan_pl.measure.epoch.EpochProfiler",
-        f"+trainer.profiler.path={_quoted(profile)}",
+        as_option("+trainer.profiler.path", profile.resolve()),
     ]
     start = time()
     command = [sys.executable, "-m", "vaegan_pl.train", *options]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -11,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vaegan_pl import sealed
 from vaegan_pl.errors import UserError
+from vaegan_pl.files import atomic_write
 from vaegan_pl.model.networks import Networks
 
 TOLERANCE = 1e-4
@@ -42,23 +43,31 @@ def export(networks: Networks, file_format: str, directory: Path, metadata: Mapp
 
     Raises:
         OSError: if a file cannot be written.
-        UserError: if a package is missing, or a file does not give PyTorch's outputs; it is removed then.
+        UserError: if a package is missing, or a file does not give PyTorch's outputs; it is not written then.
     """
     write, load = FORMATS[file_format]
-    written = {}
-    for name in (name for name in INPUTS if name in networks.names):
-        network, path = getattr(networks, name), directory / f"{name}.{file_format}"
-        shape = (networks.latent_dim,) if name == "decoder" else (networks.image_channels, *2 * [networks.image_size])
-        try:
-            write(network, name, _examples(shape, networks.classes, 2), path, json.dumps(dict(metadata)))
-            runner = load(path, network)
-        except ModuleNotFoundError as error:
-            raise UserError(f"format={file_format}: needs {error.name}; pip install 'vaegan_pl[export]'") from error
-        written[path] = difference(network, runner, shape, networks.classes)
-        if not written[path] <= TOLERANCE:
-            path.unlink()
-            raise UserError(f"{path}: differs from the model by {written[path]:.1e}, more than {TOLERANCE}; removed")
-    return written
+    checked: dict[Path, tuple[bytes, float]] = {}
+    with tempfile.TemporaryDirectory(prefix="vaegan_pl-") as folder:
+        for name in (name for name in INPUTS if name in networks.names):
+            network, path = getattr(networks, name), directory / f"{name}.{file_format}"
+            unchecked = Path(folder, path.name)
+            shape = (
+                (networks.latent_dim,) if name == "decoder" else (networks.image_channels, *2 * [networks.image_size])
+            )
+            try:
+                write(network, name, _examples(shape, networks.classes, 2), unchecked, json.dumps(dict(metadata)))
+                runner = load(unchecked, network)
+            except ModuleNotFoundError as error:
+                raise UserError(f"format={file_format}: needs {error.name}; pip install 'vaegan_pl[export]'") from error
+            differs = difference(network, runner, shape, networks.classes)
+            if not differs <= TOLERANCE:
+                raise UserError(
+                    f"{path}: would differ from the model by {differs:.1e}, more than {TOLERANCE}; nothing was written"
+                )
+            checked[path] = unchecked.read_bytes(), differs
+    for path, (content, _) in checked.items():
+        atomic_write(path, content)
+    return {path: differs for path, (_, differs) in checked.items()}
 
 
 def _examples(shape: tuple[int, ...], classes: int, n: int) -> Inputs:
@@ -89,7 +98,7 @@ def _write_safetensors(network: nn.Module, name: str, examples: Inputs, path: Pa
     from safetensors.torch import save
 
     tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
-    sealed.publish(path, save(tensors, metadata={"vaegan_pl": metadata}))
+    path.write_bytes(save(tensors, metadata={"vaegan_pl": metadata}))
 
 
 def _load_safetensors(path: Path, network: nn.Module) -> Runner:
@@ -120,7 +129,7 @@ def _write_onnx(network: nn.Module, name: str, examples: Inputs, path: Path, met
     proto = program.model_proto
     onnx.helper.set_model_props(proto, {"vaegan_pl": metadata})
     onnx.checker.check_model(proto)
-    sealed.publish(path, proto.SerializeToString())
+    path.write_bytes(proto.SerializeToString())
 
 
 def _load_onnx(path: Path, network: nn.Module) -> Runner:
@@ -139,7 +148,7 @@ def _load_onnx(path: Path, network: nn.Module) -> Runner:
 def _write_pt2(network: nn.Module, name: str, examples: Inputs, path: Path, metadata: str) -> None:
     buffer = BytesIO()
     torch.export.save(_trace(network, examples), buffer, extra_files={"vaegan_pl": metadata})
-    sealed.publish(path, buffer.getbuffer())
+    path.write_bytes(buffer.getbuffer())
 
 
 def _load_pt2(path: Path, network: nn.Module) -> Runner:

@@ -60,13 +60,22 @@ def from_plain(content: Mapping[str, Mapping[str, Any]], latent_dim: int) -> Cla
     """The inverse of `to_plain`.
 
     Raises:
-        ValueError: if shapes do not fit together.
+        TypeError: if a mixture lacks a part, or has another.
+        ValueError: if shapes do not fit together, weights are no shares, or a number is not finite.
     """
     mixtures = {name: Mixture(**values) for name, values in content.items()}
     for name, mixture in mixtures.items():
-        k = len(mixture.weights)
-        if mixture.means.shape != (k, latent_dim) or mixture.factors.shape != (k, latent_dim, latent_dim):
+        if not all(isinstance(part, Tensor) and part.dtype == torch.float32 for part in vars(mixture).values()):
+            raise TypeError(f"the mixture of {name} holds something else than numbers")
+        k = mixture.weights.numel()
+        if mixture.weights.shape != (k,) or mixture.means.shape != (k, latent_dim):
             raise ValueError(f"the mixture of {name} does not fit a latent space of {latent_dim} dimensions")
+        if mixture.factors.shape != (k, latent_dim, latent_dim):
+            raise ValueError(f"the mixture of {name} does not fit a latent space of {latent_dim} dimensions")
+        if not all(part.isfinite().all() for part in vars(mixture).values()):
+            raise ValueError(f"the mixture of {name} holds numbers that are not finite")
+        if (mixture.weights < 0).any() or not 0.99 < mixture.weights.sum() < 1.01:
+            raise ValueError(f"the weights of the mixture of {name} are no shares")
     return mixtures
 
 

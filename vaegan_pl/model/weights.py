@@ -1,5 +1,6 @@
 """`vae_gan_model.pth`: one portable file of plain containers and tensors, written and read here and nowhere else."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaegan_pl import sealed
+from vaegan_pl import tensor_files
+from vaegan_pl.data.images import ASPECT_RATIOS
 from vaegan_pl.errors import UserError
+from vaegan_pl.files import LONGEST_NAME, RefusedError, printable
 from vaegan_pl.model.mixtures import ClassMixtures, from_plain, to_plain
 from vaegan_pl.model.networks import Networks
 
 FORMAT = "vaegan_pl"
-FORMAT_VERSION = 3
-"""Files of version 1 carry no seal; those before 3 hold the three networks of the report's table."""
+FORMAT_VERSION = 4
+"""Files before version 3 hold the three networks of the report's table; 2 and 3 carry a checksum of their own."""
+
+KINDS = ("VAE/GAN", "VAE", "GAN")
+"""What sorts of model there are."""
+
+MOST = {"image_size": 1024, "image_channels": 1, "classes": 10_000}
+"""The largest sizes of networks in a file; `MOST_UNITS` for the others."""
+
+MOST_UNITS, MOST_STAGES, MOST_LETTERS = 2**20, 12, 1000
 
 EARLIER_NETWORKS = {
     "decoder_kernel": 6,
@@ -49,7 +60,7 @@ class SavedModel:
     @property
     def kind(self) -> str:
         """What sort of model it is: VAE/GAN, VAE or GAN."""
-        return str(self.training.get("model", "VAE/GAN"))
+        return str(self.training.get("model", KINDS[0]))
 
     @property
     def knows_classes(self) -> bool:
@@ -155,7 +166,34 @@ def save(
         "training": dict(training),
         "mixtures": None if mixtures is None else to_plain(mixtures),
     }
-    sealed.write(path, content)
+    tensor_files.save(path, content)
+
+
+def check_storable(networks: nn.Module) -> None:
+    """Stop networks of one's own, which a model file cannot hold, before they are trained.
+
+    Raises:
+        UserError: unless they are what `load` would make of their description.
+    """
+    storable = type(networks) is Networks
+    if isinstance(networks, Networks):
+        with torch.device("meta"):
+            again = Networks(**networks.arguments)
+        own, other = ({name: _shape(part) for name, part in each.named_modules()} for each in (networks, again))
+        storable = storable and own == other
+    if not storable:
+        raise UserError(
+            f"model.networks: {_kind(networks)} cannot be kept in a model file, which holds this project's networks "
+            "only; take model.networks._target_=vaegan_pl.model.networks.for_image_size and change its options"
+        )
+
+
+def _kind(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _shape(module: nn.Module) -> tuple[str, dict[str, tuple[int, ...]]]:
+    return _kind(module), {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def load(path: Path) -> SavedModel:
@@ -170,8 +208,8 @@ def load(path: Path) -> SavedModel:
     if not path.exists():
         raise UserError(f"weights={path}: no such file; a training run writes vae_gan_model.pth in its directory")
     try:
-        content = sealed.read(path)
-    except sealed.RefusedError as error:
+        content = tensor_files.load(path)
+    except RefusedError as error:
         raise UserError(f"weights={path}: {error}; give a whole vae_gan_model.pth") from error
     if "pytorch-lightning_version" in content:
         raise UserError(f"weights={path}: is a training checkpoint; give the vae_gan_model.pth of the same run")
@@ -182,29 +220,126 @@ def load(path: Path) -> SavedModel:
         raise UserError(
             f"weights={path}: has format {version}, this vaegan_pl reads up to {FORMAT_VERSION}; upgrade vaegan_pl"
         )
-    if version != 1 and sealed.SEAL not in content:
-        raise UserError(f"weights={path}: is damaged: its seal is missing; copy it again")
     try:
-        trained_on = {key: content["trained_on"][key] for key in ("kind", "folder", "classes", "counts", "caption")}
-        trained_on |= {key: content["trained_on"].get(key) for key in ("fingerprint", "training_images", "split")}
-        for name in (*trained_on["classes"], *(content.get("mixtures") or {})):
-            if Path(name).name != name or name in ("", ".."):  # samples are written to folders of these names
-                raise ValueError(f"{name} cannot name a folder")
-        with torch.device("meta"):  # sizes cost no memory until the tensors of the file are found to have them
-            networks = Networks(**({} if version == FORMAT_VERSION else EARLIER_NETWORKS) | content["networks"])
-        for name, network in networks.named_children():
-            _fill(network, content["state_dict"][name])
-        # Files that do not say so come from squashed images and a white of 65535.
-        preprocessing = {"aspect_ratio": "squash", "white": 65535, **content["preprocessing"]}
-        mixtures = content.get("mixtures")
-        if mixtures is not None:
-            mixtures = from_plain(mixtures, networks.latent_dim)
-        return SavedModel(networks.eval(), preprocessing, trained_on, content["training"], mixtures)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"weights={path}: its contents do not fit together ({error}); copy it again") from error
+        if type(version) is not int or version < 1:
+            raise ValueError("its version is no number")
+        return _built(content, {} if version >= 3 else EARLIER_NETWORKS)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+        reason = printable(str(error).partition("\n")[0])[:200]
+        raise UserError(f"weights={path}: its contents do not fit together ({reason}); copy it again") from error
+
+
+def _built(content: Mapping[str, Any], earlier: Mapping[str, Any]) -> SavedModel:
+    """The model that a file's plain contents describe, each of them looked at before it is used."""
+    arguments = {**earlier, **_mapping(content["networks"], "networks")}
+    _check_sizes(arguments)
+    with torch.device("meta"):  # sizes cost no memory until the tensors of the file are found to have them
+        networks = Networks(**arguments)
+    for name, network in networks.named_children():
+        _fill(network, _mapping(content["state_dict"][name], name))
+    trained_on = _trained_on(_mapping(content["trained_on"], "trained_on"))
+    training = _mapping(content["training"], "training")
+    _check_plain(training)
+    if training.get("model", KINDS[0]) not in KINDS:
+        raise ValueError(f"a model of kind {training['model']}")
+    mixtures = None
+    if content.get("mixtures") is not None:
+        mixtures = from_plain(_mapping(content["mixtures"], "mixtures"), networks.latent_dim)
+        if not set(mixtures) <= set(trained_on["classes"]):
+            raise ValueError("mixtures of unknown classes")
+    if networks.classes not in (0, len(trained_on["classes"])):
+        raise ValueError(f"networks of {networks.classes} classes, of {len(trained_on['classes'])}")
+    if networks.classes or mixtures:
+        counts = trained_on["counts"]["train"]
+        if sum(counts[name] for name in trained_on["classes"]) < 1:
+            raise ValueError("no training images")
+    preprocessing = _preprocessing(_mapping(content["preprocessing"], "preprocessing"), networks.image_size)
+    return SavedModel(networks.eval(), preprocessing, trained_on, training, mixtures)
+
+
+def _mapping(value: object, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise TypeError(f"{name} is not a mapping")
+    return value
+
+
+def _check_sizes(arguments: Mapping[str, Any]) -> None:
+    """Refuse sizes that would take long to build, before the tensors are held against them."""
+    for name, value in arguments.items():
+        sizes = value if isinstance(value, list) else [value]
+        most = MOST.get(name, MOST_UNITS)
+        whole = all(type(size) is int and 0 <= size <= most for size in sizes) or value is None
+        if len(sizes) > MOST_STAGES or not (whole or type(value) is str):
+            raise ValueError(f"networks.{name} is none of this project")
+
+
+def _trained_on(stored: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {key: stored[key] for key in ("kind", "folder", "classes", "counts", "caption")}
+    found |= {key: stored.get(key) for key in ("fingerprint", "training_images", "split")}
+    _check_plain(found)
+    if found["kind"] not in ("phantom", "images"):
+        raise ValueError("trained on neither images nor phantoms")
+    for key in ("folder", "caption"):
+        if not isinstance(found[key], str):
+            raise TypeError(f"trained_on.{key} is not text")
+    for key in ("fingerprint", "training_images"):
+        if not isinstance(found[key], str | None):
+            raise TypeError(f"trained_on.{key} is not text")
+    classes = found["classes"]
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise TypeError("trained_on.classes is not a list of names")
+    if not classes or len({*classes}) < len(classes):
+        raise ValueError("trained_on.classes names a class twice, or none")
+    for name in classes:  # samples are written to folders of these names
+        if Path(name).name != name or name in ("", ".", "..") or len(name.encode()) > LONGEST_NAME:
+            raise ValueError(f"{name} cannot name a folder")
+    for split, counts in _mapping(found["counts"], "trained_on.counts").items():
+        for n in _mapping(counts, f"trained_on.counts.{split}").values():
+            if type(n) is not int or n < 0:
+                raise ValueError("trained_on.counts holds other values than numbers of images")
+    if found["split"] is not None:
+        _mapping(found["split"], "trained_on.split")
+    return found
+
+
+def _preprocessing(stored: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+    # Files that do not say so come from squashed images and a white of 65535.
+    found = {"aspect_ratio": "squash", "white": 65535, **stored}
+    _check_plain(found)
+    if found["aspect_ratio"] not in ASPECT_RATIOS or type(found["white"]) is not int or not 0 < found["white"] < 2**16:
+        raise ValueError("preprocessing of another kind")
+    if found.get("image_size") != image_size:
+        raise ValueError("preprocessing of images of another size")
+    return found
+
+
+def _check_plain(value: object) -> None:
+    """Refuse anything but text that can be shown, finite numbers, and containers of them."""
+    if isinstance(value, str):
+        if len(value) > MOST_LETTERS or printable(value) != value:
+            raise ValueError("text that is too long, or cannot be shown")
+    elif isinstance(value, Mapping):
+        for item in value.items():
+            for part in item:
+                _check_plain(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _check_plain(part)
+    elif isinstance(value, Tensor) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError("a value that is neither text nor a finite number")
 
 
 def _fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give a network on the meta device its tensors, in its own precision."""
+    """Give a network on the meta device its tensors, in its own precision.
+
+    Raises:
+        ValueError: for numbers that are not finite, negative variances, and other kinds of numbers.
+        RuntimeError: for other names and shapes.
+    """
     own = network.state_dict()
+    for key, value in state.items():
+        if key in own and value.is_floating_point() != own[key].is_floating_point():
+            raise ValueError(f"{key} holds another kind of number")
+        if not value.isfinite().all() or (key.endswith("running_var") and (value < 0).any()):
+            raise ValueError(f"{key} holds numbers that are not finite, or a negative variance")
     network.load_state_dict({k: v.to(own[k].dtype) if k in own else v for k, v in state.items()}, assign=True)

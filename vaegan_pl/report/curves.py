@@ -5,7 +5,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from vaegan_pl.files import atomic_write
 from vaegan_pl.jobs import read_series
+from vaegan_pl.report.page import drawn
 
 PANELS = {
     "L_prior [nats]": {"loss/prior": "training", "validation/prior": "held out"},
@@ -51,4 +53,4 @@ def draw_curves(metrics: Path, picture: Path, caption: str) -> None:
         axes.set_xlabel("batches")
         axes.legend()
         axes.grid(alpha=0.3)
-    figure.savefig(picture, dpi=90)
+    atomic_write(picture, drawn(figure, 90), durable=False)

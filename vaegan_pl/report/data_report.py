@@ -14,7 +14,9 @@ from numpy import ndarray
 from vaegan_pl.data.collection import Collection
 from vaegan_pl.data.copies import TURNS
 from vaegan_pl.data.splits import SPLITS
-from vaegan_pl.report.page import Picture, Section, Table, picture, render
+from vaegan_pl.files import atomic_write
+from vaegan_pl.outputs import MADE_BY
+from vaegan_pl.report.page import Picture, Section, Table, literal, picture, render
 from vaegan_pl.report.pictures import tiles
 
 JSON, PAGE = "data_report.json", "data_report.html"
@@ -31,9 +33,9 @@ _SHOWN_ROWS = 100
 def write(collection: Collection, directory: Path) -> None:
     """Write `data_report.json` and `data_report.html` into a directory."""
     facts = gather(collection)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / JSON).write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
-    (directory / PAGE).write_text(_page(collection, facts), encoding="utf-8")
+    page = _page(collection, facts)
+    atomic_write(directory / JSON, json.dumps(facts, indent=2, ensure_ascii=False), durable=False)
+    atomic_write(directory / PAGE, page, durable=False)
 
 
 def gather(collection: Collection) -> dict[str, Any]:
@@ -54,6 +56,7 @@ def gather(collection: Collection) -> dict[str, Any]:
     everywhere = {"groups_same_or_mirrored": _distinct(mirrored), "groups": _distinct(groups)}
     total = {key: sum(row[key] for row in per_class.values()) for key in next(iter(per_class.values()))}
     return {
+        "made_by": MADE_BY,
         "what": "phantoms drawn by vaegan_pl; not MRI" if collection.is_phantom else "images",
         "folder": str(collection.root.resolve()),
         "fingerprint": collection.fingerprint(),
@@ -266,7 +269,7 @@ def _intensities(facts: dict[str, Any]) -> Section:
     axes = figure.subplots()
     for name, values in facts["intensity"].items():
         shares = np.array(values["histogram"]).reshape(64, 4).sum(1)
-        axes.plot(np.arange(2, 256, 4), 100 * shares, label=f"{name}, mean {values['mean']:.0f}")
+        axes.plot(np.arange(2, 256, 4), 100 * shares, label=f"{literal(name)}, mean {values['mean']:.0f}")
     axes.set(xlabel="grey value", ylabel="pixels [%]", yscale="log")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

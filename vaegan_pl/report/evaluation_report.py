@@ -19,12 +19,15 @@ from vaegan_pl.evaluation.latent_space import LatentSpace
 from vaegan_pl.evaluation.privacy import FAIL, PASS, WARN
 from vaegan_pl.evaluation.reference import Reference
 from vaegan_pl.evaluation.usefulness import Labelled
+from vaegan_pl.files import atomic_write
+from vaegan_pl.outputs import MADE_BY
 from vaegan_pl.report import model_card
 from vaegan_pl.report.model_card import NOT_A_GUARANTEE
-from vaegan_pl.report.page import Picture, Section, Table, picture, render
+from vaegan_pl.report.page import Picture, Section, Table, literal, picture, render
 from vaegan_pl.report.pictures import grid, pairs, save_png, titled_rows
 
 JSON, PAGE, PICTURE = "metrics.json", "report.html", "by_class.png"
+NAMES = r"metrics\.json|report\.html|by_class\.png"
 OF_EACH_CLASS = 4
 SHOWN = 64
 SHOWN_PAIRS = 16
@@ -58,6 +61,7 @@ def gather(evaluations: Sequence[Evaluation], reference: Reference) -> dict[str,
     """Everything that was found, in plain values; an interval is `{value, low, high}`."""
     collection = reference.collection
     return {
+        "made_by": MADE_BY,
         "data": {
             "what": "phantoms drawn by vaegan_pl; not MRI" if collection.is_phantom else "images",
             "folder": str(collection.root.resolve()),
@@ -218,11 +222,9 @@ def _how(samples: str) -> str:
 
 def write(evaluations: Sequence[Evaluation], reference: Reference, output: Path) -> list[Path]:
     """Write `metrics.json`, `report.html` and `by_class.png` into a folder; returns their paths."""
-    output.mkdir(parents=True, exist_ok=True)
-    (output / JSON).write_text(
-        json.dumps(gather(evaluations, reference), indent=2, ensure_ascii=False, allow_nan=False), encoding="utf-8"
-    )
-    (output / PAGE).write_text(_page(evaluations, reference), encoding="utf-8")
+    figures = json.dumps(gather(evaluations, reference), indent=2, ensure_ascii=False, allow_nan=False)
+    atomic_write(output / JSON, figures, durable=False)
+    atomic_write(output / PAGE, _page(evaluations, reference), durable=False)
     save_png(by_class(evaluations, reference), output / PICTURE, "real images above synthetic ones, as titled")
     return [output / JSON, output / PAGE, output / PICTURE]
 
@@ -342,7 +344,7 @@ def _plot(evaluations: Sequence[Evaluation], reference: Reference) -> Picture:
             level = levels[name]
             reach = [[max(0.0, level.value - level.low)], [max(0.0, level.high - level.value)]]
             axes.errorbar(level.value, i, xerr=reach, fmt="o", capsize=3, color="tab:gray" if i < 2 else "tab:blue")
-        axes.set_yticks(range(len(named)), list(named))
+        axes.set_yticks(range(len(named)), list(map(literal, named)))
         axes.set_title(name)
         axes.grid(axis="x", alpha=0.3)
     figure.axes[0].invert_yaxis()

@@ -10,12 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from vaegan_pl.errors import UserError
+from vaegan_pl.files import atomic_write
 from vaegan_pl.inference import in_batches, read_images
 from vaegan_pl.model.latents import attribute_vector, class_means, evenly, loop, slerp
 from vaegan_pl.model.weights import SavedModel
+from vaegan_pl.outputs import MADE_BY
 from vaegan_pl.report.pictures import grid, save_png
 from vaegan_pl.report.provenance import words
-from vaegan_pl.sealed import publish
 
 MILLISECONDS = 80
 MOST_TILES = 8
@@ -187,7 +188,7 @@ def write(tour: Tour, path: Path, model: SavedModel) -> list[Path]:
     still, moving = path.with_suffix(".png"), path.with_suffix(".gif")
     provenance = f"original images beside {words(model)}" if tour.originals else words(model)
     save_png(tour.grid(), still, provenance)
-    publish(moving, gif(tour, provenance), verified=False)
+    atomic_write(moving, gif(tour, provenance), durable=False)
     return [still, moving]
 
 
@@ -196,6 +197,12 @@ def gif(tour: Tour, provenance: str) -> bytes:
     first, *rest = tour.animation()
     buffer = BytesIO()
     first.save(
-        buffer, "GIF", save_all=True, append_images=rest, duration=MILLISECONDS, loop=0, comment=provenance.encode()
+        buffer,
+        "GIF",
+        save_all=True,
+        append_images=rest,
+        duration=MILLISECONDS,
+        loop=0,
+        comment=f"{MADE_BY}: {provenance}".encode(),
     )
     return buffer.getvalue()

@@ -1,9 +1,14 @@
 """The card that goes with a model file: what it was trained on and how, its figures, its limits, its intended use."""
 
+import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from vaegan_pl.errors import UserError
+from vaegan_pl.files import RefusedError, atomic_write, read_text
 from vaegan_pl.model.weights import SavedModel
+from vaegan_pl.outputs import MADE_BY
 from vaegan_pl.report.provenance import sha256
 
 NOT_A_GUARANTEE = (
@@ -50,6 +55,44 @@ diagnosis, not for decisions about patients, not as evidence of anatomy.
 - Lesions in samples are of no known kind; a sample's label names {label}.
 - {not_a_guarantee}
 """
+
+
+_LAST_LINE = re.compile(r"<!-- vaegan_pl \S+; SHA-256 of the lines above: ([0-9a-f]{64}) -->\n")
+
+
+def write(weights: Path, card: str, overwrite: bool = False) -> Path:
+    """Write a model's card next to it, unless somebody has written or changed the one that is there.
+
+    Args:
+        weights: the model's file.
+        card: the card.
+        overwrite: whether such a card may be replaced.
+
+    Returns:
+        The card's path.
+
+    Raises:
+        OSError: if it cannot be written.
+        UserError: if there is such a card.
+    """
+    path = beside(weights)
+    if not overwrite and (path.exists() or path.is_symlink()) and not _is_untouched(path):
+        raise UserError(f"{path} was changed since this project wrote it; overwrite=true replaces it")
+    atomic_write(path, f"{card}<!-- {MADE_BY}; SHA-256 of the lines above: {_digest(card)} -->\n", durable=False)
+    return path
+
+
+def _is_untouched(path: Path) -> bool:
+    try:
+        card = read_text(path)
+    except (OSError, RefusedError):
+        return False
+    last = _LAST_LINE.search(card)
+    return not path.is_symlink() and last is not None and last[1] == _digest(card[: last.start()])
+
+
+def _digest(card: str) -> str:
+    return hashlib.sha256(card.encode(errors="backslashreplace")).hexdigest()
 
 
 def beside(weights: Path) -> Path:

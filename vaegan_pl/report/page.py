@@ -4,10 +4,17 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
+
+from vaegan_pl.files import printable
+from vaegan_pl.outputs import MADE_BY
+
+LONGEST_LABEL = 60
+"""Letters of a text in a figure."""
 
 _PAGES = Environment(
     loader=PackageLoader("vaegan_pl.report", "."),
@@ -72,14 +79,27 @@ class Section:
 
 def render(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
     """The page as HTML; needs no other file and no network."""
-    return _PAGES.get_template("page.html.j2").render(title=title, lead=lead, sections=sections)
+    return _PAGES.get_template("page.html.j2").render(title=title, lead=lead, sections=sections, generator=MADE_BY)
 
 
 def picture(image: Image.Image | Figure, alt: str, caption: str = "") -> Picture:
     """A Pillow image or a matplotlib figure for a page."""
-    buffer = BytesIO()
     if isinstance(image, Figure):
-        image.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    else:
-        image.save(buffer, format="png")
+        return Picture(drawn(image, 110, bbox_inches="tight"), alt, caption)
+    buffer = BytesIO()
+    image.save(buffer, format="png")
     return Picture(buffer.getvalue(), alt, caption)
+
+
+def literal(text: object) -> str:
+    """Text for a figure as it stands: no formula between dollar signs, no control characters, and not too long."""
+    shown = printable(text)
+    shown = shown if len(shown) <= LONGEST_LABEL else f"{shown[: LONGEST_LABEL - 4]} ..."
+    return shown.replace("$", r"\$")
+
+
+def drawn(figure: Figure, dpi: int, **options: Any) -> bytes:
+    """A matplotlib figure as a PNG that says that this project wrote it."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": MADE_BY}, **options)
+    return buffer.getvalue()

@@ -1,5 +1,7 @@
 """Grids of images with a caption that says what they are."""
 
+import struct
+import warnings
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -12,11 +14,26 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from vaegan_pl.data.images import to_grey_values
-from vaegan_pl.sealed import publish
+from vaegan_pl.files import RefusedError, atomic_write, is_next_to, printable, read_bytes
+from vaegan_pl.outputs import MADE_BY
 
 MARGIN = 2
 MAGNIFICATION = 2
 CAPTION_SIZE = 16
+MOST_BYTES, MOST_PIXELS = 2**24, 2**24
+"""The largest pictures that are read: more than eight rows of eight images of 256 pixels, twice as large."""
+
+LONGEST_CAPTION = 1000
+"""Letters."""
+
+_UNREADABLE = (
+    ValueError,
+    SyntaxError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
 INK, PAPER = "black", "white"
 
 Images = Float[Tensor, "image channel side side"]
@@ -73,7 +90,8 @@ def captioned(picture: Image.Image, caption: str) -> Image.Image:
     """The picture over a strip with its caption, broken into lines that fit."""
     font = ImageFont.load_default(CAPTION_SIZE)
     lines: list[str] = []
-    for word in caption.split():
+    shown = printable(caption)
+    for word in (shown if len(shown) <= LONGEST_CAPTION else f"{shown[:LONGEST_CAPTION]} ...").split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= picture.width - 8:
             lines[-1] += f" {word}"
         else:
@@ -87,10 +105,63 @@ def captioned(picture: Image.Image, caption: str) -> Image.Image:
     return sheet
 
 
+def read_picture(path: Path) -> Image.Image:
+    """A picture that this project drew, and that may lie in a directory from elsewhere.
+
+    Raises:
+        OSError: if it cannot be opened.
+        RefusedError: if it is anything but a grey PNG of a size that this project draws; known before it is decoded.
+    """
+    picture = _opened(read_bytes(path, MOST_BYTES))
+    if picture.mode != "L":
+        raise RefusedError("is not a picture of this project")
+    try:
+        picture.load()
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise RefusedError("is damaged") from error
+    except _UNREADABLE as error:
+        raise RefusedError("is damaged, or too large") from error
+    return picture
+
+
+def read_png(path: Path, folder: Path) -> bytes:
+    """A PNG as it is, to be shown by a browser.
+
+    Args:
+        path: the file.
+        folder: where it must lie, without a link that leads elsewhere.
+
+    Raises:
+        OSError: if it cannot be opened.
+        RefusedError: if it lies elsewhere, or is anything but a PNG of a size that this project draws.
+    """
+    if not is_next_to(path, folder):
+        raise RefusedError("lies elsewhere")
+    data = read_bytes(path, MOST_BYTES)
+    _opened(data)
+    return data
+
+
+def _opened(data: bytes) -> Image.Image:
+    """A PNG whose size is known, and that is not decoded yet."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(BytesIO(data), formats=["PNG"])
+    except (OSError, *_UNREADABLE) as error:
+        raise RefusedError("is damaged, or too large") from error
+    if picture.width * picture.height > MOST_PIXELS:
+        raise RefusedError("is not a picture of this project")
+    return picture
+
+
 def png(picture: Image.Image, provenance: str) -> bytes:
-    """A PNG whose `Description` metadata carries where its content came from."""
+    """A PNG whose metadata says where its content came from, and that this project wrote it."""
     info = PngInfo()
-    info.add_text("Description", provenance)
+    info.add_text("Description", printable(provenance))
+    info.add_text("Software", MADE_BY)
     buffer = BytesIO()
     picture.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
@@ -98,4 +169,4 @@ def png(picture: Image.Image, provenance: str) -> bytes:
 
 def save_png(picture: Image.Image, path: Path, provenance: str) -> None:
     """Write such a PNG."""
-    publish(path, png(picture, provenance), verified=False)
+    atomic_write(path, png(picture, provenance), durable=False)

@@ -4,8 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from vaegan_pl import __version__
 from vaegan_pl.model.weights import SavedModel
+from vaegan_pl.outputs import MADE_BY
 
 NAME = "provenance.json"
 
@@ -32,7 +32,7 @@ def facts(path: Path, digest: str, model: SavedModel, seed: int, temperature: fl
     """
     return {
         "what": f"synthetic images, drawn from a {model.kind}; not photographs of anyone",
-        "made_by": f"vaegan_pl {__version__}",
+        "made_by": MADE_BY,
         "weights": str(path),
         "weights_sha256": digest,
         "trained_on": dict(model.trained_on),

@@ -10,9 +10,12 @@ from statistics import median
 import torch
 from matplotlib.figure import Figure
 
+from vaegan_pl.files import atomic_write
 from vaegan_pl.hardware import native_bfloat16
 from vaegan_pl.measure.epoch import Epoch
 from vaegan_pl.measure.paired import NAIVE, Timing, speedup
+from vaegan_pl.outputs import MADE_BY
+from vaegan_pl.report.page import drawn
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Speed:
 def write(speed: Speed, directory: Path) -> list[Path]:
     """Write `benchmark.json` and `benchmark.png`; returns both paths."""
     figures = {
+        "made_by": MADE_BY,
         "machine": speed.machine,
         "precision": speed.chosen,
         "steps": {
@@ -100,8 +104,8 @@ def write(speed: Speed, directory: Path) -> list[Path]:
         "epoch": {**asdict(speed.epoch), "overhead": speed.epoch.overhead},
     }
     paths = [directory / "benchmark.json", directory / "benchmark.png"]
-    paths[0].write_text(json.dumps(figures, indent=1))
-    _chart(speed).savefig(paths[1], dpi=90)
+    atomic_write(paths[0], json.dumps(figures, indent=1), durable=False)
+    atomic_write(paths[1], drawn(_chart(speed), 90), durable=False)
     return paths
 
 

@@ -2,9 +2,9 @@
 
 import csv
 import json
+import logging
 import math
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import StringIO
@@ -21,27 +21,30 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vaegan_pl import jobs
-from vaegan_pl.jobs import Job, Run, Series
-from vaegan_pl.report.page import Picture, Section, Table, picture, render
-from vaegan_pl.sealed import publish
+from vaegan_pl.errors import UserError
+from vaegan_pl.files import RefusedError, atomic_write, is_next_to
+from vaegan_pl.jobs import Job, Objective, Plan, Run, Series
+from vaegan_pl.outputs import MADE_BY
+from vaegan_pl.report.page import Picture, Section, Table, literal, picture, render
+from vaegan_pl.report.pictures import read_picture
 
 CSV, JSON, MAPS, PAGE = "sweep.csv", "sweep.json", "sweep.png", "sweep.html"
+NAMES = r"sweep\.(csv|json|png|html)"
+
+log = logging.getLogger(__name__)
+
+MOST_SIDE = 1100
+"""Pixels of a side of a job's samples on the page."""
 
 WIDE = 5
 """Numbers are shown on a logarithmic axis where the greatest is so many times the least, or more."""
 
 SHOWN = 12
-STATES = {
-    "finished": "finished",
-    "pruned": "pruned",
-    "failed": "failed",
-    "stopped": "stopped",
-    "running": "running or lost",
-}
+STATES = ("finished", "pruned", "failed", "stopped", "running", "lost")
+KID, PSNR = "validation/kid", "validation/psnr"
 _NAMED = 6
 _LETTERS = 6
 _COLUMNS = 3
-_NOT_OF_TRAINING = ("hydra.", "hydra/", "sweep.", "experiment=sweep_", "callbacks.pruning")
 
 
 @dataclass(frozen=True)
@@ -88,21 +91,41 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Jobs, the best first, and the options in which they differ."""
+    """Jobs, the best first, and the options in which they differ.
 
+    Attributes:
+        objective: what they are ranked by.
+        ranked: the jobs that are, or will be, measured by it.
+        others: those that were measured by something else.
+        parameters: the options in which the ranked jobs differ.
+        states: of each job, by its number.
+        planned: how many jobs there are to be; None if that is not known.
+        commands: what trains each job again, by its number.
+    """
+
+    objective: Objective
     ranked: list[Job]
+    others: list[Job]
     parameters: list[Parameter]
+    states: dict[str, str]
+    planned: int | None
+    commands: dict[str, str]
 
     @staticmethod
-    def of(found: Sequence[Job]) -> "Sweep":
+    def of(found: Sequence[Job], plan: Plan | None, held: Collection[str], commands: dict[str, str]) -> "Sweep":
         """Rank jobs; those that do not count come last."""
-        sign = 1 if found[0].objective.direction == "minimize" else -1
+        objective = plan.objective if plan is not None and plan.objective is not None else found[0].objective
+        sign = 1 if objective.direction == "minimize" else -1
 
         def order(job: Job) -> tuple[bool, float]:
             return not job.counts, sign * job.score
 
-        ranked = sorted(found, key=order)
-        return Sweep(ranked, [Parameter(name, values) for name, values in jobs.swept(ranked).items()])
+        own = [job for job in found if _same(job.objective, objective)]
+        ranked = sorted(own, key=order)
+        others = [job for job in found if job not in own]
+        parameters = [Parameter(name, values) for name, values in jobs.swept(ranked).items()]
+        states = {job.number: _state(job, held) for job in found}
+        return Sweep(objective, ranked, others, parameters, states, None if plan is None else plan.planned, commands)
 
     @property
     def measured(self) -> list[int]:
@@ -112,14 +135,30 @@ class Sweep:
     @property
     def metric(self) -> str:
         """Name of the objective."""
-        return self.ranked[0].objective.metric
+        return self.objective.metric
+
+    @property
+    def figures(self) -> list[str]:
+        """The other validation figures that a job has."""
+        names = (name for job in self.ranked for run in job.runs for name in run.figures)
+        return [name for name in dict.fromkeys(names) if name != self.metric]
 
     def settings(self, place: int) -> str:
         """What is particular to a job."""
         return ", ".join(f"{p.name}={p.shown(place)}" for p in self.parameters if p.values[place]) or "no options"
 
 
-def write(found: Sequence[Job], directory: Path) -> list[Path]:
+def _same(one: Objective, other: Objective) -> bool:
+    return (one.metric, one.direction) == (other.metric, other.direction)
+
+
+def _state(job: Job, held: Collection[str]) -> str:
+    return "lost" if job.state == "running" and job.number not in held else job.state
+
+
+def write(
+    found: Sequence[Job], directory: Path, plan: Plan | None, held: Collection[str], commands: dict[str, str]
+) -> list[Path]:
     """Write `sweep.csv`, `sweep.json`, `sweep.html` and its maps as `sweep.png` into a directory; returns their paths.
 
     There are maps where at least two options were swept.
@@ -127,39 +166,37 @@ def write(found: Sequence[Job], directory: Path) -> list[Path]:
     Args:
         found: the sweep's jobs.
         directory: where the files go.
+        plan: what the sweep was started to do.
+        held: numbers of the jobs that a process is doing.
+        commands: for each job's number, the command that trains it again.
     """
-    sweep = Sweep.of(found)
+    sweep = Sweep.of(found, plan, held, commands)
     maps = _maps(sweep)
-    files = {CSV: _csv(sweep).encode(), JSON: _json(sweep, directory).encode()}
+    files: dict[str, str | bytes] = {CSV: _csv(sweep), JSON: _json(sweep, directory)}
     if maps is not None:
         files[MAPS] = maps.png
-    files[PAGE] = _page(sweep, directory, maps).encode()
+    files[PAGE] = _page(sweep, directory, maps)
     for name, content in files.items():
-        publish(directory / name, content, verified=False)
+        atomic_write(directory / name, content, durable=False)
     return [directory / name for name in files]
-
-
-def command(job: Job) -> str:
-    """The command that trains a job again, once, with its first seed."""
-    own = [option for option in job.overrides if not option.lstrip("+~").startswith((*_NOT_OF_TRAINING, "seed="))]
-    seed = [f"seed={job.runs[0].seed}"] if job.runs else []
-    mode = ["hydra.mode=RUN"] if any("experiment=" in option for option in own) else []
-    return shlex.join(["python", "-m", "vaegan_pl.train", *own, *seed, *mode])
 
 
 def _csv(sweep: Sweep) -> str:
     """A row for each run."""
     text = StringIO(newline="")
-    names = [parameter.name for parameter in sweep.parameters]
+    names, figures = [parameter.name for parameter in sweep.parameters], sweep.figures
     writer = csv.writer(text)
-    writer.writerow(["rank", "job", "seed", *names, sweep.metric, "batch", "state", "copies", "directory"])
+    head = ["rank", "job", "seed", *names, sweep.metric, *figures]
+    writer.writerow([*head, "batch", "minutes", "state", "copies", "wandb", "directory"])
     for rank, job in enumerate(sweep.ranked, start=1):
         values = [parameter.values[rank - 1] for parameter in sweep.parameters]
-        for run in job.runs or [Run(-1, ".")]:
-            seed = run.seed if run.seed >= 0 else ""
-            state = "pruned" if run.pruned else job.state
-            where = job.directory / run.directory
-            writer.writerow([rank, job.number, seed, *values, run.value, run.step, state, run.copies, where])
+        state, where = sweep.states[job.number], job.directory
+        if not job.runs:
+            writer.writerow([rank, job.number, "", *values, "", *("" for _ in figures), "", "", state, "", "", where])
+        for run in job.runs:
+            row = [rank, job.number, run.seed, *values, run.value, *(run.figures.get(name) for name in figures)]
+            row += [run.step, round(run.seconds / 60, 2), "pruned" if run.pruned else state, run.copies, run.wandb]
+            writer.writerow([*row, where / run.directory])
     return text.getvalue()
 
 
@@ -167,33 +204,52 @@ def _json(sweep: Sweep, directory: Path) -> str:
     ranked = [
         {
             "job": job.number,
-            "state": job.state,
+            "state": sweep.states[job.number],
             "options": {p.name: p.values[i] for p in sweep.parameters},
             "score": job.score if i in sweep.measured else None,
             "values": {run.seed: run.value for run in job.runs},
+            "figures": {run.seed: run.figures for run in job.runs},
+            "minutes": {run.seed: round(run.seconds / 60, 2) for run in job.runs},
+            "wandb": {run.seed: run.wandb for run in job.runs},
             "copies": {run.seed: run.copies for run in job.runs},
             "reason": job.reason,
-            "command": command(job),
+            "command": sweep.commands[job.number],
         }
         for i, job in enumerate(sweep.ranked)
     ]
-    objective = vars(sweep.ranked[0].objective)
-    return json.dumps({"sweep": directory.name, "objective": objective, "jobs": ranked}, indent=1, ensure_ascii=False)
+    others = [{"job": job.number, "objective": vars(job.objective), "score": job.score} for job in sweep.others]
+    content = {
+        "made_by": MADE_BY,
+        "sweep": directory.name,
+        "objective": vars(sweep.objective),
+        "planned": sweep.planned,
+        "jobs": ranked,
+        "measured_by_something_else": others,
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False)
+
+
+def _lead(sweep: Sweep) -> str:
+    """How far the sweep is."""
+    counts = [f"{n} {state}" for state in STATES if (n := list(sweep.states.values()).count(state))]
+    n = len(sweep.states)
+    if sweep.planned is not None and sweep.planned > n:
+        return f"{sweep.planned} jobs planned: {', '.join([*counts, f'{sweep.planned - n} not begun'])}."
+    return f"{n} jobs: {', '.join(counts)}."
 
 
 def _page(sweep: Sweep, directory: Path, maps: Picture | None) -> str:
     measured = sweep.measured
-    states = {state: sum(job.state == state for job in sweep.ranked) for state in STATES}
-    counts = [f"{n} {words}" for words, n in zip(STATES.values(), states.values(), strict=True) if n]
-    lead = [f"{len(sweep.ranked)} jobs: {', '.join(counts)}. Ranked by {_words(sweep)}."]
+    lead = [f"{_lead(sweep)} Ranked by {_words(sweep)}."]
     sections = [Section("Ranking", _verdict(sweep), [_table(sweep)])]
     if measured:
         best = sweep.ranked[0]
         lead.append(f"Best: {sweep.settings(0)}, with {sweep.metric} {_number(best.score)}.")
-        lead.append(f"To train it again: {command(best)}")
+        lead.append(f"To train it again: {sweep.commands[best.number]}")
         sections += [
             Section("Pairs of options", pictures=[] if maps is None else [maps]),
             Section("All options at once", pictures=[_parallel(sweep)]),
+            Section("Samples against reconstructions", pictures=_trade_off(sweep)),
             Section("Learning curves", pictures=[_curves(sweep)]),
             Section("Samples", _about_samples(sweep), pictures=_samples(sweep)),
         ]
@@ -201,13 +257,22 @@ def _page(sweep: Sweep, directory: Path, maps: Picture | None) -> str:
     if failed:
         rows = [[job.number, sweep.settings(sweep.ranked.index(job)), str(job.reason)] for job in failed]
         sections.append(Section("Failures", tables=[Table(["job", "options", "reason"], rows)]))
+    if sweep.others:
+        flags = f"sweep.objective={sweep.metric} sweep.direction={sweep.objective.direction}"
+        text = [
+            f"These were ranked by another objective and are not compared. The same sweep with {flags} measures them."
+        ]
+        rows = [
+            [job.number, job.objective.metric, _number(job.score), sweep.states[job.number]] for job in sweep.others
+        ]
+        sections.append(Section("Measured by something else", text, [Table(["job", "by", "score", "state"], rows)]))
     kept = [section for section in sections if section.text or section.tables or section.pictures]
     return render(f"Sweep {directory.name}", lead, kept)
 
 
 def _words(sweep: Sweep) -> str:
-    lowest = "lowest" if sweep.ranked[0].objective.direction == "minimize" else "highest"
-    seeds = max(len(job.runs) for job in sweep.ranked)
+    lowest = "lowest" if sweep.objective.direction == "minimize" else "highest"
+    seeds = max((len(job.runs) for job in sweep.ranked), default=0)
     return f"the {lowest} {sweep.metric} of any epoch" + (f", mean over {seeds} seeds" if seeds > 1 else "")
 
 
@@ -232,8 +297,11 @@ def _table(sweep: Sweep) -> Table:
         *(p.name for p in sweep.parameters),
         sweep.metric,
         "over seeds",
+        *(name.removeprefix("validation/") for name in sweep.figures),
         "batch",
+        "minutes",
         "copies",
+        "W&B run",
         "state",
     ]
     rows: list[list[str | int]] = []
@@ -245,8 +313,17 @@ def _table(sweep: Sweep) -> Table:
         score = _number(job.score) if i in sweep.measured else ""
         batch = str(round(fmean(steps))) if steps else ""
         options = [parameter.shown(i) for parameter in sweep.parameters]
-        rows.append([i + 1, job.number, *options, score, spread, batch, copies, job.state])
+        figures = [_mean(job, name) for name in sweep.figures]
+        minutes = f"{sum(run.seconds for run in job.runs) / 60:.1f}"
+        wandb = ", ".join(run.wandb for run in job.runs if run.wandb is not None)
+        state = sweep.states[job.number]
+        rows.append([i + 1, job.number, *options, score, spread, *figures, batch, minutes, copies, wandb, state])
     return Table(columns, rows)
+
+
+def _mean(job: Job, name: str) -> str:
+    values = [run.figures[name] for run in job.runs if name in run.figures]
+    return _number(fmean(values)) if values else ""
 
 
 def _number(value: float) -> str:
@@ -258,7 +335,7 @@ def _colours(sweep: Sweep) -> tuple[Normalize, Colormap]:
     scores = [sweep.ranked[i].score for i in sweep.measured]
     low, high = min(scores), max(scores)
     wide = low > 0 and high >= WIDE * low
-    best_low = sweep.ranked[0].objective.direction == "minimize"
+    best_low = sweep.objective.direction == "minimize"
     return (LogNorm if wide else Normalize)(low, high), colormaps["viridis" if best_low else "viridis_r"]
 
 
@@ -282,10 +359,10 @@ def _maps(sweep: Sweep) -> Picture | None:
             averaged |= len(pairs) > 1
         else:
             _points(axes, sweep, x, y)
-        axes.set_xlabel(x.name)
-        axes.set_ylabel(y.name)
+        axes.set_xlabel(literal(x.name))
+        axes.set_ylabel(literal(y.name))
     norm, colours = _colours(sweep)
-    figure.colorbar(ScalarMappable(norm, colours), ax=figure.axes, label=sweep.metric)
+    figure.colorbar(ScalarMappable(norm, colours), ax=figure.axes, label=literal(sweep.metric))
     caption = "Cells are means over the other options." if averaged else ""
     return picture(figure, f"{sweep.metric} against every pair of options", caption)
 
@@ -296,8 +373,8 @@ def _cells(axes: Axes, sweep: Sweep, x: Parameter, y: Parameter, cells: dict[tup
         table[place] = fmean(scores)
     norm, colours = _colours(sweep)
     axes.imshow(table, cmap=colours, norm=norm, origin="lower", aspect="auto")
-    axes.set_xticks(range(len(x.levels)), x.levels)
-    axes.set_yticks(range(len(y.levels)), y.levels)
+    axes.set_xticks(range(len(x.levels)), list(map(literal, x.levels)))
+    axes.set_yticks(range(len(y.levels)), list(map(literal, y.levels)))
     for (row, column), value in np.ndenumerate(table):
         known = not math.isnan(value)
         red, green, blue, _ = colours(norm(value)) if known else (1, 1, 1, 1)
@@ -315,7 +392,12 @@ def _points(axes: Axes, sweep: Sweep, x: Parameter, y: Parameter) -> None:
     for parameter, axis in ((x, "x"), (y, "y")):
         axes.set(**{f"{axis}scale": parameter.scale})
         if parameter.numbers is None:
-            axes.set(**{f"{axis}ticks": range(len(parameter.levels)), f"{axis}ticklabels": parameter.levels})
+            axes.set(
+                **{
+                    f"{axis}ticks": range(len(parameter.levels)),
+                    f"{axis}ticklabels": list(map(literal, parameter.levels)),
+                }
+            )
     axes.legend()
 
 
@@ -333,7 +415,7 @@ def _parallel(sweep: Sweep) -> Picture:
         shares.append(_shares(places, change))
         for text, at in dict(zip((parameter.values[j] for j in sweep.measured), shares[-1], strict=True)).items():
             if len(parameter.levels) <= 8 or at in (0.0, 1.0):
-                label = text if parameter.numbers is None else _number(float(text))
+                label = literal(text) if parameter.numbers is None else _number(float(text))
                 axes.annotate(label, (i, at), xytext=(4, 4), textcoords="offset points", fontsize=8)
     shares.append(_shares(scored, math.log if wide else float))
     for text, at in ((_number(min(scored)), 0.0), (_number(max(scored)), 1.0)):
@@ -342,11 +424,48 @@ def _parallel(sweep: Sweep) -> Picture:
     for j in reversed(range(len(scored))):
         heights = [share[j] for share in shares]
         axes.plot(heights, color=colours(norm(scored[j])), linewidth=3 if j == 0 else 1.2, alpha=1 if j == 0 else 0.7)
-    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xticks(range(len(labels)), list(map(literal, labels)))
     axes.set_yticks([])
     for i in range(len(labels)):
         axes.axvline(i, color="grey", linewidth=0.8, zorder=0)
     return picture(figure, "every job as a line through its options to its score", "The thick line is the best job.")
+
+
+def _trade_off(sweep: Sweep) -> list[Picture]:
+    """KID of samples against PSNR of reconstructions, and the jobs that no other beats in both."""
+    places: dict[str, tuple[float, float]] = {}
+    for i in sweep.measured:
+        runs = [{**run.figures, sweep.metric: run.value} for run in sweep.ranked[i].runs]
+        kids, psnrs = ([value for run in runs if (value := run.get(name)) is not None] for name in (KID, PSNR))
+        if kids and psnrs and math.isfinite(sum(kids) + sum(psnrs)):
+            places[sweep.ranked[i].number] = fmean(kids), fmean(psnrs)
+    if len(places) < 2:
+        return []
+    front = pareto_front(places)
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(*zip(*places.values(), strict=True), color="0.6", label="jobs")
+    axes.plot(*zip(*(places[name] for name in front), strict=True), "o-", color="tab:blue", label="Pareto front")
+    for name, place in places.items():
+        axes.annotate(literal(name), place, xytext=(5, 5), textcoords="offset points", fontsize=8)
+    kids = [kid for kid, _ in places.values()]
+    if 0 < WIDE * min(kids) <= max(kids):
+        axes.set_xscale("log")
+    axes.set_xlabel("KID of samples (lower is better)")
+    axes.set_ylabel("PSNR of reconstructions [dB]")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    words = "Means over seeds, after the best epoch. No job on the front is beaten in both: the others are."
+    return [picture(figure, "KID of samples against PSNR of reconstructions, a point for each job", words)]
+
+
+def pareto_front(places: Mapping[str, tuple[float, float]]) -> list[str]:
+    """The names of the places that none has a lower first and a higher second value than, from left to right."""
+    front: list[str] = []
+    for name, (_, value) in sorted(places.items(), key=lambda item: (item[1][0], -item[1][1])):
+        if not front or value > places[front[-1]][1]:
+            front.append(name)
+    return front
 
 
 def _shares(values: Sequence[float], change: Callable[[float], float]) -> list[float]:
@@ -357,7 +476,11 @@ def _shares(values: Sequence[float], change: Callable[[float], float]) -> list[f
 
 def _curve(sweep: Sweep, job: Job, run: Run) -> list[tuple[int, float]]:
     path = job.directory / run.directory / jobs.METRICS
-    series: Series = jobs.read_series(path) if path.exists() else {}
+    try:
+        series: Series = jobs.read_series(path) if is_next_to(path, job.directory) else {}
+    except UserError as error:
+        log.warning("a curve is left out: %s", error)
+        series = {}
     return series.get(sweep.metric, [])
 
 
@@ -372,15 +495,16 @@ def _curves(sweep: Sweep) -> Picture:
             curve = _curve(sweep, job, run)
             shown += (value for _, value in curve if math.isfinite(value))
             if curve:
-                label = f"job {job.number}" if n == 0 and i < _NAMED else None
+                label = f"job {literal(job.number)}" if n == 0 and i < _NAMED else None
                 ends = "x" if run.pruned else "."
                 axes.plot(*zip(*curve, strict=True), label=label, color=colours(norm(job.score)))
                 axes.plot(*curve[-1], ends, color=colours(norm(job.score)))
     axes.set_xlabel("batches")
-    axes.set_ylabel(sweep.metric)
+    axes.set_ylabel(literal(sweep.metric))
     if shown and 0 < WIDE * min(shown) <= max(shown):
         axes.set_yscale("log")
-    axes.legend(fontsize=8, reverse=True)
+    if shown:
+        axes.legend(fontsize=8, reverse=True)
     axes.grid(alpha=0.3)
     return picture(figure, f"{sweep.metric} over training, a line for each run", "A cross ends a run that was pruned.")
 
@@ -392,26 +516,33 @@ def _about_samples(sweep: Sweep) -> list[str]:
 
 
 def _samples(sweep: Sweep) -> list[Picture]:
-    found = [(i, path) for i in sweep.measured[:SHOWN] for path in [_sample(sweep, sweep.ranked[i])] if path]
+    found = [(i, samples) for i in sweep.measured[:SHOWN] if (samples := _sample(sweep, sweep.ranked[i])) is not None]
     if not found:
         return []
     rows = math.ceil(len(found) / _COLUMNS)
     figure = Figure(figsize=(4.4 * _COLUMNS, 4.8 * rows), layout="constrained")
-    for place, (i, path) in enumerate(found, start=1):
+    for place, (i, samples) in enumerate(found, start=1):
         axes = figure.add_subplot(rows, _COLUMNS, place)
-        with Image.open(path) as samples:
-            axes.imshow(np.asarray(samples.convert("L")), cmap="gray", vmin=0, vmax=255)
-        title = sweep.settings(i).replace(", ", "\n")
-        axes.set_title(f"job {sweep.ranked[i].number}: {_number(sweep.ranked[i].score)}\n{title}", fontsize=9)
+        axes.imshow(np.asarray(samples), cmap="gray", vmin=0, vmax=255)
+        title = "\n".join(literal(f"{p.name}={p.shown(i)}") for p in sweep.parameters if p.values[i])
+        score = _number(sweep.ranked[i].score)
+        axes.set_title(f"job {literal(sweep.ranked[i].number)}: {score}\n{title}", fontsize=9)
         axes.axis("off")
     return [picture(figure, "samples of each job")]
 
 
-def _sample(sweep: Sweep, job: Job) -> Path | None:
-    """The picture of a job's samples after its best epoch."""
+def _sample(sweep: Sweep, job: Job) -> Image.Image | None:
+    """The picture of a job's samples after its best epoch, no larger than it is shown."""
     run = job.runs[0]
     steps = [step for step, _ in _curve(sweep, job, run)]
     if run.step not in steps:
         return None
     path = job.directory / run.directory / "images" / f"samples_epoch_{steps.index(run.step) + 1:04d}.png"
-    return path if path.exists() else None
+    try:
+        picture = read_picture(path) if is_next_to(path, job.directory) else None
+    except (OSError, RefusedError) as error:
+        log.warning("samples are left out: %s %s", path, error)
+        return None
+    if picture is not None:
+        picture.thumbnail((MOST_SIDE, MOST_SIDE))
+    return picture

@@ -1,0 +1,152 @@
+"""Files of tensors and plain containers, as `torch.save` writes them; reading one executes nothing and costs little."""
+
+import pickletools
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from vaegan_pl.files import MOST_DEPTH, RefusedError, atomic_write
+
+MOST_PICKLE = 2**18
+"""The most bytes of the part of a file that is not tensors; those of this project have some 60,000 at most."""
+
+MOST_DIRECTORY = 2**20
+MOST_NODES = 50_000
+GLOBALS = frozenset({"collections OrderedDict", "torch._utils _rebuild_tensor_v2"})
+_END, _LOCATOR_64 = b"PK\x05\x06", b"PK\x06\x07"
+
+
+def save(path: Path, content: Mapping[str, Any], keep_as: Path | None = None) -> None:
+    """Write tensors and plain containers by `torch.save`, in one step.
+
+    Args:
+        path: see `atomic_write`.
+        content: what to write.
+        keep_as: see `atomic_write`.
+
+    Raises:
+        OSError: if the file cannot be written; an earlier one stays.
+        TypeError: if there is anything but tensors and plain containers.
+    """
+    try:
+        _check_contents(content, None)
+    except RefusedError as error:
+        raise TypeError(str(error)) from error
+    buffer = BytesIO()
+    torch.save(dict(content), buffer)
+    atomic_write(path, buffer.getbuffer(), keep_as=keep_as)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read such a file.
+
+    Before any memory is taken, the archive must be stored uncompressed, match its own checksums, which PyTorch does not
+    look at, and name nothing but tensors; afterwards no tensor may be larger than what the file holds of it.
+
+    Raises:
+        OSError: if the file cannot be opened.
+        RefusedError: if it is damaged, holds code or anything else than this project writes.
+    """
+    if not path.is_file():
+        raise RefusedError("is not a regular file")
+    with path.open("rb") as file:
+        size = _check_archive(file)
+        file.seek(0)
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # a damaged pickle may fail anywhere in torch
+            raise RefusedError("is damaged") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise RefusedError("holds something else than this project writes")
+    _check_contents(content, size)
+    return content
+
+
+def _check_archive(file: BinaryIO) -> int:
+    """Look at the archive without unpacking it; gives the size of the file in bytes."""
+    size = file.seek(0, 2)
+    try:
+        if _size_of_directory(file, size) > MOST_DIRECTORY:
+            raise RefusedError("is damaged (its table of contents is too long)")
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            stored = all(
+                e.compress_type == zipfile.ZIP_STORED and e.file_size == e.compress_size and not e.flag_bits & 1
+                for e in entries
+            )
+            if not stored or sum(e.file_size for e in entries) > size:
+                raise RefusedError("is refused: it is compressed, and would take more memory than its size")
+            if len({e.filename for e in entries}) < len(entries):
+                raise RefusedError("is damaged (two parts of it have one name)")
+            pickles = [e for e in entries if e.filename.endswith(".pkl")]
+            if len(pickles) != 1 or pickles[0].file_size > MOST_PICKLE:
+                raise RefusedError("holds something else than this project writes")
+            if archive.testzip() is not None:
+                raise RefusedError("is damaged: its contents do not match their checksums")
+            _check_globals(archive.read(pickles[0]))
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, struct.error, RuntimeError) as error:
+        raise RefusedError("is damaged, or another kind of file") from error
+    return size
+
+
+def _size_of_directory(file: BinaryIO, size: int) -> int:
+    """Bytes of an archive's table of contents (APPNOTE 4.3.14 and 4.3.16), from which `ZipFile` makes objects at once.
+
+    Raises:
+        ValueError: if there is none.
+        struct.error: if it is cut off.
+    """
+    start = max(0, size - 2**16 - 22)
+    file.seek(start)
+    tail = file.read()
+    end = tail.rindex(_END)
+    if tail[max(0, end - 20) : end].startswith(_LOCATOR_64):
+        (at,) = struct.unpack_from("<Q", tail, end - 12)
+        file.seek(at)
+        return int(struct.unpack_from("<Q", file.read(56), 40)[0])
+    return int(struct.unpack_from("<I", tail, end + 12)[0])
+
+
+def _check_globals(pickled: bytes) -> None:
+    """Refuse a pickle that names more than tensors and ordered dictionaries, before it is opened."""
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name == "STACK_GLOBAL" or (opcode.name == "GLOBAL" and not _is_tensors(str(argument))):
+            raise RefusedError("is refused, since it holds pickled code; only tensors and plain containers are opened")
+
+
+def _is_tensors(name: str) -> bool:
+    module, _, kind = name.partition(" ")
+    return name in GLOBALS or (module == "torch" and kind.endswith("Storage"))
+
+
+def _check_contents(content: object, size: int | None) -> None:
+    """Refuse what is no plain container, goes on for ever, or holds tensors of more bytes than the file."""
+    left, nodes, held = [(content, 0)], 0, 0
+    while left:
+        value, depth = left.pop()
+        nodes += 1
+        if nodes > MOST_NODES or depth > MOST_DEPTH:
+            raise RefusedError("holds something else than this project writes (too many values, or nested too deeply)")
+        if type(value) is Tensor:
+            if value.layout != torch.strided or value.device.type == "meta":
+                raise RefusedError("holds something else than this project writes (a tensor without its values)")
+            held += value.numel() * value.element_size()
+        elif type(value) in (dict, OrderedDict):
+            assert isinstance(value, dict)
+            left += [(part, depth + 1) for item in value.items() for part in item]
+        elif type(value) in (list, tuple):
+            assert isinstance(value, list | tuple)
+            left += [(part, depth + 1) for part in value]
+        elif value is not None and type(value) not in (bool, int, float, str):
+            raise RefusedError(f"holds something else than this project writes (a {type(value).__name__})")
+    if size is not None and held > size:
+        raise RefusedError("is refused: its tensors would take more memory than its size")
