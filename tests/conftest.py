@@ -34,8 +34,9 @@ SMALL = [
     "model.networks.discriminator_features=32",
     "trainer.accelerator=cpu",
     "callbacks.quality.n=0",
+    "~callbacks.curves",
 ]
-"""Overrides that make a run take seconds."""
+"""Overrides that make a run take a second or two; drawing curves would take as long again."""
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from vaegan_pl import checkpoints, runs, tensor_files
+from vaegan_pl import checkpoints, files, runs, tensor_files
 from vaegan_pl.loggers import MetricsFile
 from vaegan_pl.train import train
 
@@ -252,10 +252,12 @@ def test_other_images_are_not_continued_on(reference: Path, monkeypatch: pytest.
     assert tree(Path("run")) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_leaves(
     reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run, number: signal.Signals
 ) -> None:
+    if signal.getsignal(number) == signal.SIG_IGN:
+        pytest.skip("nohup ignores the signal")
     monkeypatch.setattr(Kill, "number", number, raising=False)
     hook = ["+callbacks.kill._target_=tests.test_resume.Signal", f"+callbacks.kill.number={int(number)}"]
     Signal.armed = True
@@ -665,3 +667,27 @@ def test_a_directory_that_vanishes_is_made_again(
     assert (
         "samples_epoch_0001.png" in capfd.readouterr().out
     )  # the picture of the first epoch is gone, and this is told
+
+
+def test_cards_and_pictures_that_cannot_be_written_end_no_training(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write = files.atomic_write
+
+    def full(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.suffix in (".md", ".png", ".html", ".json"):
+            raise OSError(28, "No space left on device", str(path))
+        write(path, *arguments, **options)
+
+    for module in ("model_card", "pictures", "data_report", "curves"):
+        monkeypatch.setattr(f"vaegan_pl.report.{module}.atomic_write", full)
+    few = [option for option in FEW if option != "~callbacks.curves"]
+    assert run_command(train, "train", *few, "hydra.run.dir=run") is None
+    for name in ("vae_gan_model.pth", "checkpoints/last.ckpt"):
+        a, b = (contents(folder / name)["state_dict"] for folder in (Path("run"), reference))
+        assert digest(a) == digest(b)
+    said = capfd.readouterr().out
+    for what in ("the card of vae_gan_model.pth", "pictures of this epoch", "the data report", "curves.png"):
+        assert f"{what} could not be written" in said
+    made = {path.name for path in Path("run").rglob("*") if path.is_file()}
+    assert not {name for name in made if name.endswith((".md", ".png", ".html", ".json"))}

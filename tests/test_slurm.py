@@ -1,4 +1,4 @@
-"""A job on a real Slurm that is told to go, requeues itself, and goes on where it was."""
+"""A job on a real Slurm that is told to go, requeues itself, and goes on where it was; and one without srun."""
 
 import csv
 import subprocess
@@ -45,6 +45,16 @@ def test_a_preempted_job_requeues_itself_and_ends_as_if_it_had_not_been(
         _wait_for(lambda: slurm.state(job, environment) in ("COMPLETED", "FAILED", ""), 300)
         said = Path("job.out").read_text()
         assert slurm.state(job, environment) == "COMPLETED", said[-2000:]
+        alone = " ".join([*command, "trainer.max_epochs=1", "hydra.run.dir=alone"])
+        shell = f"#!/bin/bash\n#SBATCH --ntasks=2 --output=shell.out\n{alone}\n"
+        Path("shell.sh").write_text(shell)
+        submitted = subprocess.run(
+            ["sbatch", "--parsable", "shell.sh"], capture_output=True, text=True, check=True, env=environment
+        )
+        other = submitted.stdout.strip()
+        _wait_for(lambda: slurm.state(other, environment) in ("COMPLETED", "FAILED", ""), 120)
+        assert slurm.state(other, environment) == "COMPLETED", Path("shell.out").read_text()[-2000:]
+    assert Path("alone/vae_gan_model.pth").exists()
     assert "stopped by SIGUSR1 after" in (run / "train.log").read_text()
     checkpoint = checkpoints.read(run / "checkpoints" / "last.ckpt")
     assert checkpoint["global_step"] == 4 * 60

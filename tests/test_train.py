@@ -42,7 +42,8 @@ def column(run: Path, name: str) -> list[float]:
 
 
 def test_a_run_leaves_what_the_readme_says(run_command: Run) -> None:
-    assert run_command(train, "train", *FEW, "trainer.max_epochs=2", "model.gamma=0.5") is None
+    few = [option for option in FEW if option != "~callbacks.curves"]
+    assert run_command(train, "train", *few, "trainer.max_epochs=2", "model.gamma=0.5") is None
     run = Path("outputs/latest").resolve()
     images = {path.name for path in (run / "images").iterdir()}
     report = (run / "data_report.html").read_text()

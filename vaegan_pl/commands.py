@@ -85,9 +85,8 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
     asked = os.environ.get("HYDRA_FULL_ERROR", "0")
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no reason for tracebacks
     os.environ["MPLBACKEND"] = "agg"  # pictures go to files, also from a notebook, whose backend may not be there
-    sys.argv[1:] = [_with_home(argument) for argument in sys.argv[1:]]
     try:
-        sys.argv[1:] = _in_its_own_directory(_without_groups(sys.argv[1:]))
+        sys.argv[1:] = _in_its_own_directory(_without_groups([*map(_with_home, sys.argv[1:])]))
     except UserError as error:
         sys.exit(f"error: {error}")
     if not is_first_process():
@@ -146,14 +145,18 @@ def note_missing(directory: Path) -> None:
 
 
 def _with_home(argument: str) -> str:
-    """An argument with the home directory in place of a leading ~, which no shell writes out after a `=`."""
+    """An argument with the home directory in place of a leading ~, which no shell writes out after a `=`.
+
+    Raises:
+        UserError: if there is none.
+    """
     name, equals, value = argument.partition("=")
     if not equals or value.partition("/")[0] != "~":
         return argument
     try:
         return f"{name}={Path(value).expanduser()}"
-    except RuntimeError:  # there is no home, as in many containers
-        return argument
+    except RuntimeError as error:  # as in many containers
+        raise UserError(f"{argument}: there is no home directory here; write the path in full") from error
 
 
 def _without_groups(arguments: list[str]) -> list[str]:

@@ -134,7 +134,8 @@ def enduring_streams() -> Iterator[None]:
     for stream in before:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors="backslashreplace")
+            with suppress(OSError, ValueError):  # it was closed
+                reconfigure(errors="backslashreplace")
     sys.stdout, sys.stderr = (cast("TextIO", EnduringStream(stream)) for stream in before)
     try:
         yield

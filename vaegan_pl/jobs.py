@@ -249,7 +249,7 @@ def _run(content: dict[str, Any]) -> Run:
 
 
 def _check(job: Job) -> None:
-    """Refuse values of other types than a job's; numbers may be infinite, and texts can be shown.
+    """Refuse values of other types than a job's, and text that cannot be shown.
 
     Raises:
         TypeError: for such a value.
@@ -274,6 +274,8 @@ def _check(job: Job) -> None:
         _is((str, type(None)), run.wandb, run.copies)
         if run.copies not in (None, "PASS", "WARN", "FAIL") or not 0 <= run.seed < 2**32:
             raise ValueError("a verdict or a seed that is none")
+        if run.value is not None and not math.isfinite(run.value):
+            raise ValueError("a value that is not finite")
     of_runs = (text for run in job.runs for text in (*run.figures, run.wandb or ""))
     for text in (*job.overrides, job.objective.metric, *of_runs):
         if len(text) > MOST_LETTERS or printable(text) != text:

@@ -14,6 +14,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+import yaml
 from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
@@ -60,6 +61,12 @@ class _Rows(ExperimentWriter):
 
     def _check_log_dir_exists(self) -> None:
         """Nothing is deleted."""
+
+    def log_hparams(self, params: dict[str, Any]) -> None:
+        """Write `hparams.yaml`, in one step."""
+        self.hparams.update(params)
+        text = yaml.safe_dump(self.hparams, sort_keys=False, allow_unicode=True)
+        atomic_write(Path(self.log_dir, self.NAME_HPARAMS_FILE), text, durable=False)
 
     def keep(self, before: int) -> None:
         """Drop the rows of steps that will be made again, and whatever was not finished."""

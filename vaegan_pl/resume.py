@@ -236,18 +236,20 @@ def is_known(override: str) -> bool:
     """Whether `conf/` has an option, and such a value for it; also where images are, which is for the user to say."""
     try:
         (parsed,) = _parsed([override])
-        value = parsed.value()
-    except (HydraException, ValueError):
+        value, group = parsed.value(), parsed.key_or_group
+        key = group.replace("/", ".")
+        if key in MOVABLE or key in TO_GIVE_AGAIN:
+            return True
+        if group in _groups():
+            return isinstance(value, str) and value in {path.stem for path in (CONFIG_DIRECTORY / group).glob("*.yaml")}
+        if key.count(".") > MOST_DEPTH or "${" in str(value):
+            return False
+        node: Any = value
+        for name in reversed(key.split(".")):
+            node = {name: node}
+        return not list(_strange(node, _shipped(), "", []))
+    except (HydraException, ValueError, RecursionError):
         return False
-    key = parsed.key_or_group.replace("/", ".")
-    if key in MOVABLE or key in TO_GIVE_AGAIN:
-        return True
-    if (CONFIG_DIRECTORY / parsed.key_or_group / f"{value}.yaml").is_file() and parsed.key_or_group in _groups():
-        return True
-    node: Any = value
-    for name in reversed(key.split(".")):
-        node = {name: node}
-    return not list(_strange(node, _shipped(), "", [])) and "${" not in str(value)
 
 
 @cache

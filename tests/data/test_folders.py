@@ -1,3 +1,5 @@
+import os
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,3 +155,45 @@ def test_the_real_folders_hold_what_they_should(mri_root: Path) -> None:
     folders = [file.folder for file in listing.files]
     assert (folders.count("train"), folders.count("test")) == (5708, 1311)
     assert [(path.name, why) for path, why in listing.ignored] == [(".ipynb_checkpoints", "hidden")]
+
+
+def test_two_spellings_of_one_name_are_one_class(tmp_path: Path) -> None:
+    """An accent composed, as most systems write it, and decomposed, as some archives from a Mac do."""
+    for split, form in (("Training", "NFC"), ("Testing", "NFD")):
+        folder = tmp_path / split / unicodedata.normalize(form, "José")  # type: ignore[arg-type]
+        folder.mkdir(parents=True)
+        (folder / "x.png").touch()
+    composed = unicodedata.normalize("NFC", "José")
+    for classes in (None, [composed], [unicodedata.normalize("NFD", "José")]):
+        listing = list_images(tmp_path, classes, {})
+        assert len(listing.files) == 2
+        assert {file.label for file in listing.files} == {0}
+    assert list_images(tmp_path, None, {}).classes == [composed]
+    assert list_images(tmp_path, ["Pepe"], {unicodedata.normalize("NFD", "José"): "Pepe"}).classes == ["Pepe"]
+
+
+def test_names_that_cannot_be_shown_become_names_that_can(tmp_path: Path) -> None:
+    for name in (os.fsdecode(b"caf\xe9"), "red\x1b[31m"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").touch()
+    listing = list_images(tmp_path, None, {})
+    assert listing.classes == ["caf\\udce9", "red\\x1b[31m"]
+    assert len(listing.files) == 2
+
+
+def test_names_too_long_for_files_named_after_them_are_refused(tmp_path: Path) -> None:
+    (tmp_path / ("x" * 201)).mkdir()
+    (tmp_path / ("x" * 201) / "x.png").touch()
+    with pytest.raises(UserError, match="or one of more than 200 letters; rename its folders"):
+        list_images(tmp_path, None, {})
+
+
+def test_bytes_that_are_not_utf8_can_be_asked_for_and_are_not_taken_for_their_escapes(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "x.png").touch()
+    assert list_images(tmp_path, [name], {}).classes == ["caf\\udce9"]
+    (tmp_path / "caf\\udce9").mkdir()
+    (tmp_path / "caf\\udce9" / "x.png").touch()
+    with pytest.raises(UserError, match=r"the class caf\\udce9 has the name of another"):
+        list_images(tmp_path, None, {})

@@ -3,6 +3,7 @@ import json
 import logging
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -338,3 +340,111 @@ prepared.prepare(root, sorted(root.rglob("*.png")), prepared.Decoding(16, "pad",
     shutil.rmtree(next(entry for entry in entries(root) if entry != unfinished))
     ready(root)
     assert not unfinished.exists()  # after a day it is nobody's
+
+
+@pytest.mark.parametrize(
+    ("name", "holds"),
+    [
+        ("vaegan_pl-notes", "images.npy"),
+        ("vaegan_pl-" + "0" * 32, "thesis.tex"),
+        (".vaegan_pl-abcdefgh", "thesis.tex"),
+        (".vaegan_pl-backup-2024", "images.npy"),
+    ],
+)
+def test_folders_of_the_users_in_the_cache_stay_for_ever(root: Path, name: str, holds: str) -> None:
+    mine = root.parent / "cache" / name
+    mine.mkdir(parents=True)
+    (mine / holds).write_text("weeks of work")
+    os.utime(mine, (time.time() - 60 * 86400,) * 2)
+    ready(root)
+    assert (mine / holds).read_text() == "weeks of work"
+
+
+def test_a_link_in_the_place_of_an_entry_is_not_followed(root: Path) -> None:
+    ready(root)
+    (entry,) = entries(root)
+    elsewhere = root.parent / "elsewhere"
+    entry.rename(elsewhere)
+    (elsewhere / "index.json").write_text("{}")
+    entry.symlink_to(elsewhere)
+    assert np.array_equal(ready(root).images, expected(root))
+    assert (elsewhere / "index.json").read_text() == "{}"
+    assert (elsewhere / "images.npy").exists()
+
+
+def array(kind: str, shape: tuple[int, ...], content: bytes = b"") -> bytes:
+    """A NumPy file that says of itself what it likes."""
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": kind, "fortran_order": False, "shape": shape})
+    return buffer.getvalue() + content
+
+
+def index(**changes: Any) -> bytes:
+    whole = {"keys": ["a" * 64] * 10, "shapes": [[30, 40]] * 10, "unreadable": []}
+    return json.dumps({**whole, **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("images.npy", array("|u1", (10, 16, 2**40))),
+        ("images.npy", array("|u1", (10, 16, 16), bytes(10))),
+        ("images.npy", array("<f8", (10, 16, 16), bytes(8 * 2560))),
+        ("images.npy", array("|u1", (9, 16, 16), bytes(9 * 256))),
+        ("images.npy", array("|u1", (10, 256), bytes(2560))),
+        ("images.npy", array("|O", (10, 16, 16))),
+        ("near_copies.npy", array("<i4", (3, 2**40))),
+        ("near_copies.npy", array("<i4", (3, 1), np.array([0, 10, 0], dtype="<i4").tobytes())),
+        ("near_copies.npy", array("<i4", (3, 1), np.array([0, -1, 0], dtype="<i4").tobytes())),
+        ("near_copies.npy", array("<i4", (3, 1), np.array([0, 1, 4], dtype="<i4").tobytes())),
+        ("near_copies.npy", array("<i4", (3, 1, 1), np.array([0, 1, 0], dtype="<i4").tobytes())),
+        ("index.json", b"[" * 20_000),
+        ("index.json", b"[]"),
+        ("index.json", index(keys="x" * 10)),
+        ("index.json", index(keys=["../../precious"] * 10)),
+        ("index.json", index(keys=[1] * 10)),
+        ("index.json", index(shapes=[["high", 40]] * 10)),
+        ("index.json", index(shapes=[[-1, 40]] * 10)),
+        ("index.json", index(shapes=[[1, 2, 3]] * 10)),
+        ("index.json", index(unreadable=[[3, "no reason"]])),
+        ("index.json", index(unreadable=[[99, "no reason"]])),
+        ("index.json", index(unreadable=3)),
+        ("index.json", index(unreadable=[[[], "x"]])),
+        ("index.json", b"x" * 2**21),
+        ("SHA256SUMS", b"\xff"),
+    ],
+)
+def test_an_entry_that_somebody_made_up_costs_nothing_and_is_made_anew(
+    root: Path, caplog: pytest.LogCaptureFixture, name: str, content: bytes
+) -> None:
+    ready(root)
+    (entry,) = entries(root)
+    (entry / name).write_bytes(content)
+    if name != "SHA256SUMS":
+        sums = (entry / "SHA256SUMS").read_text().splitlines(keepends=True)
+        sums = [line for line in sums if not line.endswith(f"  {name}\n")]
+        (entry / "SHA256SUMS").write_text("".join([*sums, f"{hashlib.sha256(content).hexdigest()}  {name}\n"]))
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(ready(root).images, expected(root))
+    assert "is damaged" in caplog.text
+    assert time.monotonic() - started < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+
+
+def test_a_pipe_in_an_entry_is_not_waited_for(root: Path) -> None:
+    ready(root)
+    (entry,) = entries(root)
+    for name in ("images.npy", "SHA256SUMS"):
+        (entry / name).unlink()
+        os.mkfifo(entry / name)
+        assert np.array_equal(ready(root).images, expected(root))
+
+
+def test_reasons_are_one_line_that_can_be_shown(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(path: Path, white: int) -> np.ndarray:
+        raise ValueError("\x1b[2Jcleared\nforged line")
+
+    monkeypatch.setattr(prepared, "read_grey", failing)
+    for _ in range(2):
+        assert set(ready(root).unreadable.values()) == {"\\x1b[2Jcleared"}

@@ -75,7 +75,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     python = [sys.executable, "-m"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "GRADIO_TEMP_DIR": str(folder / "made")}
     few = ["data.per_class.Training=20", "data.per_class.Testing=20", "trainer.max_epochs=1", "logger=csv"]
-    command = [*python, "vaegan_pl.train", *SMALL, *few, "hydra.run.dir=run"]
+    command = [
+        *python,
+        "vaegan_pl.train",
+        *(option for option in SMALL if option != "~callbacks.curves"),
+        *few,
+        "hydra.run.dir=run",
+    ]
     subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
     (folder / "b").mkdir()
     (folder / "made").mkdir()

@@ -18,6 +18,7 @@ from vaegan_pl.data.phantoms import PHANTOM_MARKER
 from vaegan_pl.data.prepared import Decoding, Prepared, prepare
 from vaegan_pl.data.splits import SPLITS, Split, by_folder, by_group, leaking
 from vaegan_pl.errors import UserError
+from vaegan_pl.files import printable
 
 _NAMED = 5
 
@@ -159,8 +160,8 @@ class Collection:
         return self.shown(self.listing.files[image].path)
 
     def shown(self, path: Path) -> str:
-        """A path inside the folder, fit to be printed: bytes that are no UTF-8 are escaped."""
-        return path.relative_to(self.root).as_posix().encode(errors="backslashreplace").decode()
+        """A path inside the folder, fit to be shown."""
+        return printable(path.relative_to(self.root).as_posix())
 
 
 def collect(

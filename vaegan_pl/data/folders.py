@@ -90,16 +90,18 @@ def list_images(root: Path, classes: Sequence[str] | None, aliases: Mapping[str,
                 name = plain(entry.name)
                 found.setdefault(name if name in named else targets.get(name, name), []).append((split, entry))
     if classes is None:
-        classes = sorted((shown(folders[0][1].name) for folders in found.values()), key=str.lower)
-        found = {plain(shown(folders[0][1].name)): folders for folders in found.values()}
+        classes = sorted((folders[0][1].name for folders in found.values()), key=str.lower)
         if not classes:
             raise UserError(f"{root}: holds no folders with images; see data.root")
+    labels = [shown(name) for name in classes]
+    for name in labels:
+        if labels.count(name) > 1 or len(name.encode()) > LONGEST_NAME:
+            raise UserError(
+                f"{root}: the class {name[:40]} has the name of another, or one of more than {LONGEST_NAME} letters; "
+                "rename its folders"
+            )
     files: list[ImageFile] = []
     for label, name in enumerate(classes):
-        if len(name.encode()) > LONGEST_NAME:
-            raise UserError(
-                f"{root}: the name of the class {name[:40]}... is too long; shorten it to {LONGEST_NAME} letters"
-            )
         folders = found.pop(plain(name), [])
         if not folders:
             there = ", ".join(sorted({f.name for fs in found.values() for _, f in fs})) or "no other folders"
@@ -113,7 +115,7 @@ def list_images(root: Path, classes: Sequence[str] | None, aliases: Mapping[str,
             raise UserError(f"{folders[0][1]}: holds no image ({', '.join(sorted(SUFFIXES))}); add some")
         files += of_class
     ignored += [(folder, "not a class in data.classes") for folders in found.values() for _, folder in folders]
-    return Listing(sorted(files, key=lambda file: file.path), list(classes), sorted(ignored))
+    return Listing(sorted(files, key=lambda file: file.path), labels, sorted(ignored))
 
 
 def _split_folders(root: Path, ignored: list[tuple[Path, str]]) -> dict[str, Path]:

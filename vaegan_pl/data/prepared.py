@@ -273,7 +273,7 @@ def _open(entry: Path, n: int) -> Prepared:
     if numbers.ndim != 2 or not inside:
         raise DamagedError("its near-copies are of other images")
     with suppress(OSError):  # not ours to touch
-        os.utime(entry)
+        os.utime(entry, follow_symlinks=False)
     return Prepared(images, keys, shapes, unreadable, Pairs(first, second, turn))
 
 

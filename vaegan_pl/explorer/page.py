@@ -5,7 +5,7 @@ import math
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -20,7 +20,7 @@ from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation.privacy import LEAST_HELD_OUT
 from vaegan_pl.explorer.studio import DIRECTIONS, Point, Samples, Studio
 from vaegan_pl.explorer.trained import TrainingImages
-from vaegan_pl.files import RefusedError, is_next_to, read_text
+from vaegan_pl.files import RefusedError, is_next_to, printable, read_text
 from vaegan_pl.report import model_card, provenance
 from vaegan_pl.report.latent_pictures import gif
 from vaegan_pl.report.pictures import png, read_png, single
@@ -43,6 +43,7 @@ CSS = """
 .banner.drawings { background: #7a1f1f; color: #ffffff; font-weight: 600; }
 .grid-container { grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)) !important; }
 #compared .grid-container, #figures .grid-container { grid-template-columns: 1fr !important; }
+#card { overflow-wrap: break-word; overflow-x: auto !important; }
 #original img, #before img, #after img { width: 100%; }
 body:not(.smooth) img { image-rendering: pixelated; }
 """
@@ -71,9 +72,14 @@ def _told(handler: Callable[P, T]) -> Callable[P, T]:
         try:
             return handler(*arguments, **options)
         except (UserError, OSError) as error:
-            raise gr.Error(html.escape(str(error)), print_exception=False) from error
+            raise gr.Error(_message(error), print_exception=False) from error
 
     return tell
+
+
+def _message(text: object) -> str:
+    """Text for a message on the page, which is HTML."""
+    return html.escape("\n".join(map(printable, str(text).split("\n"))))
 
 
 def _whole(value: object, name: str, low: int, high: int) -> int:
@@ -107,10 +113,11 @@ class Page:
     """
 
     def __init__(self, studios: Sequence[Studio], training: Training, seed: int) -> None:
-        self.studios = {studio.name: studio for studio in studios}
+        shown = [replace(studio, name=printable(studio.name)) for studio in studios]
+        self.studios = {studio.name: studio for studio in shown}
         self.training = training
         self.seed = seed
-        self.first = studios[0]
+        self.first = shown[0]
         self.followers: list[tuple[Any, Callable[[Studio], Any]]] = []
         self.blocks = gr.Blocks(title="VAE/GAN", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS))
         with self.blocks:
@@ -325,7 +332,7 @@ class Page:
                 "buttons": ["download", "fullscreen"],
             }
             self._follow(gr.Gallery, lambda studio: {"value": self._figures(studio)}, **figures)
-            self._follow(gr.Markdown, lambda studio: {"value": _card(studio)}, elem_id="card")
+            self._follow(gr.HTML, lambda studio: {"value": _card(studio)}, elem_id="card")
         return number
 
     @_told
@@ -338,8 +345,9 @@ class Page:
         few = "; that is too few images to rely on" if calibration.images < LEAST_HELD_OUT else ""
         tiles = [(self._shown(sample, scaling, provenance.words(studio.model)), f"sample {number:g}")]
         for one in neighbours:
-            caption = f"{one.correlation:.3f}{', mirrored' if one.mirrored else ''}: {one.name}"
-            tiles.append((self._shown(one.image, scaling, f"training image {one.name}"), caption))
+            file = printable(one.name)
+            caption = f"{one.correlation:.3f}{', mirrored' if one.mirrored else ''}: {file}"
+            tiles.append((self._shown(one.image, scaling, f"training image {file}"), caption))
         return (
             f"{neighbours[0].correlation:.3f}: {words} (above {calibration.threshold:.3f} it would count as one; of "
             f"{calibration.images} new images {calibration.above} lie above{few})"
@@ -373,7 +381,7 @@ class Page:
         rows = []
         for name, studio in self.studios.items():
             if own is not None and own not in studio.labels:
-                gr.Warning(html.escape(f"{name} does not know {own}"))
+                gr.Warning(_message(f"{name} does not know {own}"))
                 continue
             samples = studio.draw(own, count, start, 1.0)
             sheet = studio.sheet(samples.images, f"{name}: {own or 'prior'}, seed {start}")
@@ -456,5 +464,5 @@ def _card(studio: Studio) -> str:
     path = model_card.beside(studio.path)
     with suppress(OSError, RefusedError):
         if is_next_to(path, studio.path.parent):
-            return read_text(path)
+            return model_card.as_html(read_text(path))
     return "There is no model card next to the model."

@@ -208,7 +208,8 @@ class Studio:
                 for i, image in enumerate(self._decode(z, y)):
                     content = png(single(image), provenance.words(self.model))
                     file.writestr(f"{label}/{label}_{i:05d}.png", content)
-            file.writestr(provenance.NAME, json.dumps(facts, indent=2, ensure_ascii=False))
+            words = json.dumps(facts, indent=2, ensure_ascii=False)
+            file.writestr(provenance.NAME, words.encode(errors="backslashreplace"))
         return buffer.getvalue()
 
     @property

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def gather(collection: Collection) -> dict[str, Any]:
         "fingerprint": collection.fingerprint(),
         "decoding": vars(collection.decoding),
         "splitting": vars(collection.splitting),
-        "classes": {**per_class, "all": {**total, **everywhere}},
+        "classes": {**per_class, _together(classes): {**total, **everywhere}},
         "copies": {
             "dropped": len(collection.split.dropped),
             "files_with_the_pixels_of_an_earlier_one": sum(n - 1 for key, n in Counter(prepared.keys).items() if key),
@@ -86,6 +87,14 @@ def gather(collection: Collection) -> dict[str, Any]:
         ],
         "intensity": _intensity(collection),
     }
+
+
+def _together(classes: Sequence[str]) -> str:
+    """What the row of all classes is called; no class has that name."""
+    name = "all"
+    while name in classes:
+        name = f"({name})"
+    return name
 
 
 def _distinct(groups: Int[ndarray, " image"]) -> int:
@@ -117,7 +126,8 @@ def _leaks(collection: Collection) -> dict[str, dict[str, int]] | None:
         for label, name in enumerate(collection.listing.classes)
         if (of_class := held_out & (collection.labels == label)).any()
     }
-    return {**rows, "all": {key: sum(row[key] for row in rows.values()) for key in ["images", *copied]}}
+    together = {key: sum(row[key] for row in rows.values()) for key in ["images", *copied]}
+    return {**rows, _together(collection.listing.classes): together}
 
 
 def _intensity(collection: Collection) -> dict[str, dict[str, Any]]:
@@ -142,7 +152,8 @@ def _intensity(collection: Collection) -> dict[str, dict[str, Any]]:
 
 
 def _page(collection: Collection, facts: dict[str, Any]) -> str:
-    everything = facts["classes"]["all"]
+    together = _together(collection.listing.classes)
+    everything = facts["classes"][together]
     name = collection.root.resolve().name
     lead = [
         f"{everything['images']:,} images of {len(collection.listing.classes)} classes, "
@@ -154,7 +165,7 @@ def _page(collection: Collection, facts: dict[str, Any]) -> str:
     copy = "near-copy" if facts["decoding"]["near_copy_correlation"] else "copy of identical pixels"
     leaks = facts["leaks"]["of_the_folders_own_split"]
     if leaks:
-        n, copied = leaks["all"]["images"], leaks["all"]["in any way"]
+        n, copied = leaks[together]["images"], leaks[together]["in any way"]
         lead.append(
             f"Of the {n:,} images outside the training folder, {copied:,} ({copied / n:.0%}) have a {copy} in it."
         )
@@ -269,7 +280,7 @@ def _intensities(facts: dict[str, Any]) -> Section:
     axes = figure.subplots()
     for name, values in facts["intensity"].items():
         shares = np.array(values["histogram"]).reshape(64, 4).sum(1)
-        axes.plot(np.arange(2, 256, 4), 100 * shares, label=f"{literal(name)}, mean {values['mean']:.0f}")
+        axes.plot(np.arange(2, 256, 4), 100 * shares, label=f"mean {values['mean']:.0f}: {literal(name)}")
     axes.set(xlabel="grey value", ylabel="pixels [%]", yscale="log")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,12 +1,13 @@
 """The card that goes with a model file: what it was trained on and how, its figures, its limits, its intended use."""
 
 import hashlib
+import html
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import RefusedError, atomic_write, read_text
+from vaegan_pl.files import RefusedError, atomic_write, printable, read_text
 from vaegan_pl.model.weights import SavedModel
 from vaegan_pl.outputs import MADE_BY
 from vaegan_pl.report.provenance import sha256
@@ -58,6 +59,9 @@ diagnosis, not for decisions about patients, not as evidence of anatomy.
 
 
 _LAST_LINE = re.compile(r"<!-- vaegan_pl \S+; SHA-256 of the lines above: ([0-9a-f]{64}) -->\n")
+_MARKS = re.compile(r"[\\`*<&$~]|(?<![^\W_])_|_(?![^\W_])|\](?=[(:\[])|:(?=//)|(?<=www)\.")
+_MARKED = re.compile(r"\\(&[a-z0-9#]+;|[!-/:-@\[-`{-~])")
+_BOLD = re.compile(r"(?<!\\)\*\*(.+?)(?<!\\)\*\*")
 
 
 def write(weights: Path, card: str, overwrite: bool = False) -> Path:
@@ -101,6 +105,38 @@ def beside(weights: Path) -> Path:
     return weights.with_name(f"model_card{name}.md")
 
 
+def as_html(card: str) -> str:
+    """A card for a page: headings, lists, tables and bold words. All else stays text; anyone may have written it."""
+    return "\n".join(map(_block, re.split(r"\n{2,}", _LAST_LINE.sub("", card).strip())))
+
+
+def _block(block: str) -> str:
+    heading = re.match(r"#{1,6} ", block)
+    if heading is not None:
+        level = heading.end() - 1
+        return f"<h{level}>{_words(block[level:])}</h{level}>"
+    if block.startswith("- "):
+        return "".join(["<ul>", *(f"<li>{_words(item)}</li>" for item in block[2:].split("\n- ")), "</ul>"])
+    if block.startswith("| "):
+        lines = [line for line in block.split("\n") if not line.startswith("| ---")]
+        return "".join(["<table>", *map(_row, lines), "</table>"])
+    return f"<p>{_words(block)}</p>"
+
+
+def _row(line: str) -> str:
+    cells = line.removeprefix("| ").removesuffix(" |").split(" | ")
+    return "".join(["<tr>", *(f"<td>{_words(cell)}</td>" for cell in cells), "</tr>"])
+
+
+def _words(text: str) -> str:
+    return _MARKED.sub(r"\1", _BOLD.sub(r"<b>\1</b>", html.escape(text)))
+
+
+def _literal(text: object) -> str:
+    """Text that Markdown shows as it stands."""
+    return _MARKS.sub(r"\\\g<0>", printable(text))
+
+
 def text(path: Path, model: SavedModel, figures: Sequence[str]) -> str:
     """The card, in Markdown.
 
@@ -121,13 +157,13 @@ def text(path: Path, model: SavedModel, figures: Sequence[str]) -> str:
         label="the class its decoder was told"
         if model.networks.classes
         else "the part of the latent space that it was drawn from",
-        file=path.name,
+        file=_literal(path.name),
         sha256=sha256(path),
-        caption=trained_on["caption"],
-        counts="; ".join(counts),
-        split=", ".join(f"{name} {value}" for name, value in (trained_on["split"] or {}).items()),
-        fingerprint=trained_on["fingerprint"],
-        training="\n".join(f"- {name}: {value}" for name, value in configuration.items()),
+        caption=_literal(trained_on["caption"]),
+        counts=_literal("; ".join(counts)),
+        split=_literal(", ".join(f"{name} {value}" for name, value in (trained_on["split"] or {}).items())),
+        fingerprint=_literal(trained_on["fingerprint"]),
+        training="\n".join(f"- {_literal(f'{name}: {value}')}" for name, value in configuration.items()),
         figures="\n".join(figures),
         not_a_guarantee=NOT_A_GUARANTEE,
     )

@@ -16,9 +16,18 @@ from vaegan_pl.outputs import MADE_BY
 LONGEST_LABEL = 60
 """Letters of a text in a figure."""
 
+
+def _plain(value: object) -> object:
+    """Text with characters that hide or turn others, and undecodable bytes, as escapes; its line breaks stay."""
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return "\n".join(map(printable, value.split("\n")))
+
+
 _PAGES = Environment(
     loader=PackageLoader("vaegan_pl.report", "."),
     autoescape=True,
+    finalize=_plain,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
+import matplotlib
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
@@ -33,6 +34,9 @@ _UNREADABLE = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+
+FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+"""It has the letters of many alphabets, where Pillow's own lacks accents."""
 
 INK, PAPER = "black", "white"
 
@@ -88,14 +92,18 @@ def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
 
 def captioned(picture: Image.Image, caption: str) -> Image.Image:
     """The picture over a strip with its caption, broken into lines that fit."""
-    font = ImageFont.load_default(CAPTION_SIZE)
+    font = ImageFont.truetype(FONT, CAPTION_SIZE)
     lines: list[str] = []
     shown = printable(caption)
     for word in (shown if len(shown) <= LONGEST_CAPTION else f"{shown[:LONGEST_CAPTION]} ...").split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= picture.width - 8:
             lines[-1] += f" {word}"
-        else:
-            lines.append(word)
+            continue
+        while font.getlength(word) > picture.width - 8 and len(word) > 1:
+            fits = max(1, sum(font.getlength(word[: i + 1]) <= picture.width - 8 for i in range(len(word))))
+            lines.append(word[:fits])
+            word = word[fits:]
+        lines += [word] if word else []
     line_height = CAPTION_SIZE + 6
     sheet = Image.new("L", (picture.width, picture.height + line_height * len(lines)), PAPER)
     sheet.paste(picture)

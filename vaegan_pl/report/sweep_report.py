@@ -39,6 +39,12 @@ MOST_SIDE = 1100
 WIDE = 5
 """Numbers are shown on a logarithmic axis where the greatest is so many times the least, or more."""
 
+MOST_MAPPED = 6
+"""Options of which maps are drawn, one for each pair."""
+
+MOST_LINED = 12
+"""Options that stand side by side in one picture."""
+
 SHOWN = 12
 STATES = ("finished", "pruned", "failed", "stopped", "running", "lost")
 KID, PSNR = "validation/kid", "validation/psnr"
@@ -341,7 +347,7 @@ def _colours(sweep: Sweep) -> tuple[Normalize, Colormap]:
 
 def _maps(sweep: Sweep) -> Picture | None:
     """A map for every pair of options: cells where they form a grid, points where they do not."""
-    pairs = list(combinations(sweep.parameters, 2))
+    pairs = list(combinations(sweep.parameters[:MOST_MAPPED], 2))
     if not pairs or not sweep.measured:
         return None
     columns = min(2, len(pairs))
@@ -363,8 +369,10 @@ def _maps(sweep: Sweep) -> Picture | None:
         axes.set_ylabel(literal(y.name))
     norm, colours = _colours(sweep)
     figure.colorbar(ScalarMappable(norm, colours), ax=figure.axes, label=literal(sweep.metric))
-    caption = "Cells are means over the other options." if averaged else ""
-    return picture(figure, f"{sweep.metric} against every pair of options", caption)
+    captions = ["Cells are means over the other options."] if averaged else []
+    if len(sweep.parameters) > MOST_MAPPED:
+        captions.append(f"Of {len(sweep.parameters)} options, the first {MOST_MAPPED}.")
+    return picture(figure, f"{sweep.metric} against every pair of options", " ".join(captions))
 
 
 def _cells(axes: Axes, sweep: Sweep, x: Parameter, y: Parameter, cells: dict[tuple[int, int], list[float]]) -> None:
@@ -406,10 +414,11 @@ def _parallel(sweep: Sweep) -> Picture:
     scored = [sweep.ranked[i].score for i in sweep.measured]
     wide = min(scored) > 0 and max(scored) >= WIDE * min(scored)
     shares: list[list[float]] = []
-    labels = [parameter.name for parameter in sweep.parameters] + [sweep.metric]
+    parameters = sweep.parameters[:MOST_LINED]
+    labels = [parameter.name for parameter in parameters] + [sweep.metric]
     figure = Figure(figsize=(max(6.0, 2.4 * len(labels)), 4.2), layout="constrained")
     axes = figure.subplots()
-    for i, parameter in enumerate(sweep.parameters):
+    for i, parameter in enumerate(parameters):
         places = [parameter.places[j] for j in sweep.measured]
         change = math.log if parameter.scale == "log" else float
         shares.append(_shares(places, change))
