@@ -3,7 +3,8 @@
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from vaegan_pl import commands
+from vaegan_pl.evaluation import classifier, features
 from vaegan_pl.model import weights
 from vaegan_pl.model.adversary import Adversary
 from vaegan_pl.model.algorithm import VAEGAN
@@ -35,8 +37,17 @@ SMALL = [
     "trainer.accelerator=cpu",
     "callbacks.quality.n=0",
     "~callbacks.curves",
+    "~callbacks.data_report",
 ]
-"""Overrides that make a run take a second or two; drawing curves would take as long again."""
+"""Overrides that make a run take a second or two; drawing curves and the data report would take as long again."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_steps_for_features() -> Iterator[None]:
+    """Train the classifier whose features KID compares for 20 steps, not 1,000."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "fit", partial(classifier.fit, steps=20))
+        yield
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def test_mistakes_end_with_one_clear_message(run_command: Run, monkeypatch: pyte
     for name in ("server", "page"):
         monkeypatch.delitem(sys.modules, f"vaegan_pl.explorer.{name}", raising=False)
     message = str(run_command(explore, "explore", "weights=m.pth"))
-    assert message == "error: the page needs Gradio; pip install 'vaegan_pl[explore]'"
+    assert message == "error: the page needs Gradio; pip install -e '.[explore]'"
 
 
 def test_what_it_made_is_gone_when_it_is_told_to_end() -> None:
@@ -141,7 +141,7 @@ def test_training_images_are_those_that_the_run_names(run_command: Run) -> None:
         ("data: {root: /private, cache: /elsewhere}", "the images were in /private, outside the run's directory"),
         (
             "data: {_target_: os.system, root: x}",
-            "holds data._target_=os.system, which is not taken from a run's directory",
+            "sets data._target_=os.system, which is not accepted from a run's directory",
         ),
         ("data: {root: '${oc.env:HOME}'}", "the images were in .*HOME}, outside the run's directory"),
         ("[1, 2]", "does not say which images trained the model"),

@@ -93,7 +93,7 @@ def test_a_missing_package_and_a_wrong_format(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     output = run_command(export, "export", "weights=vae_gan_model.pth", "output=export")
-    assert output == "error: format=onnx: needs onnx; pip install 'vaegan_pl[export]'"
+    assert output == "error: format=onnx: needs onnx; pip install -e '.[export]'"
     output = run_command(export, "export", "weights=vae_gan_model.pth", "format=tflite")
     assert output == "error: format=tflite: must be one of safetensors, onnx, pt2"
 

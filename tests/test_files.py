@@ -26,7 +26,7 @@ def test_a_disk_that_reads_back_something_else(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "file"
     atomic_write(path, b"old")
     monkeypatch.setattr(Path, "read_bytes", lambda self: b"rotten")
-    with pytest.raises(OSError, match="reads back otherwise than it was written") as failure:
+    with pytest.raises(OSError, match="the data read back differs from the data written") as failure:
         atomic_write(path, b"new")
     monkeypatch.undo()
     assert (failure.value.errno, failure.value.filename) == (errno.EIO, str(path))

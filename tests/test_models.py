@@ -13,7 +13,6 @@ from PIL import Image
 
 from vaegan_pl import tensor_files
 from vaegan_pl.evaluate import evaluate
-from vaegan_pl.evaluation import classifier, features
 from vaegan_pl.export import export
 from vaegan_pl.model import weights
 from vaegan_pl.reconstruct import reconstruct
@@ -44,8 +43,6 @@ ALL = {"encoder", "decoder", "discriminator"}
 @pytest.fixture(autouse=True)
 def in_a_fresh_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    fit = classifier.fit
-    monkeypatch.setattr(features, "fit", lambda x, y, n, seed, words: fit(x, y, n, seed, words, steps=20))
 
 
 @pytest.mark.parametrize("name", MODELS)

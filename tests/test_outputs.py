@@ -141,10 +141,8 @@ def test_a_run_does_not_write_over_files_of_the_users(run_command: Run, name: st
     (Path("mine") / name).write_bytes(MINE)
     Path("mine/job.out").write_bytes(MINE)  # as Slurm writes it
     output = run_command(train, "train", *SMALL, "hydra.run.dir=mine")
-    assert (
-        output
-        == f"error: {Path('mine').resolve() / name}: is where a run would write its own; choose another hydra.run.dir"
-    )
+    path = Path("mine").resolve() / name
+    assert output == f"error: {path}: is in the way of a file that a run writes; choose another hydra.run.dir"
     assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == {name: MINE, "job.out": MINE}
 
 

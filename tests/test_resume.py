@@ -144,7 +144,7 @@ def test_runs_of_versions_without_todays_models_are_told_so(
     OmegaConf.save(config, "run/config.yaml")
     output = run_command(train, "train", "resume=run", "trainer.max_steps=2")
     assert output is not None
-    assert "is no configuration of a run of this version; start a new run" in output
+    assert "is not the configuration of a run of this version; start a new run" in output
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_two_damaged_checkpoints_are_refused_in_words(
     before = tree(Path("run"))
     message = run_command(train, "train", "resume=run", *kill)
     assert message is not None
-    assert "holds no checkpoint to go on from, and training again would replace vae_gan_model.pth" in message
+    assert "holds no checkpoint to resume from, and training again would overwrite vae_gan_model.pth" in message
     assert tree(Path("run")) == before
     Path("run/config.yaml").write_text("model: [")
     before = tree(Path("run"))
@@ -397,7 +397,7 @@ def test_a_configuration_from_elsewhere_starts_nothing_of_its_own(
         path.write_text(whole.replace("vaegan_pl.callbacks.Console", target))
         message = run_command(train, "train", "resume=run", *kill)
         assert message is not None
-        said = f"config.yaml: holds callbacks.console._target_={target}, which is not taken from a run's directory"
+        said = f"config.yaml: sets callbacks.console._target_={target}, which is not accepted from a run's directory"
         assert said in message
     path.write_text(whole.replace("torch.optim.RMSprop", "torch.optim.Adam"))
     assert run_command(train, "train", "resume=run", *kill) is None
@@ -483,7 +483,7 @@ def test_links_in_a_runs_directory_lead_nowhere(reference: Path, run_command: Ru
     path.symlink_to(Path("precious").resolve())
     message = run_command(train, "train", "resume=run", "trainer.max_epochs=4")
     assert message is not None
-    assert f"{path.parent.resolve() / link}: is a link that leads elsewhere" in message
+    assert f"{path.parent.resolve() / link}: is a pipe, a device or a link to somewhere else" in message
     assert list(Path("precious").iterdir()) == []
 
 
@@ -559,7 +559,7 @@ def test_what_a_configuration_hides_is_refused(
     path.write_text(path.read_text().replace("callbacks:", f"callbacks:\n  x: '{hidden}'", 1))
     message = run_command(train, "train", "resume=run", *kill)
     assert message is not None
-    assert "which is not taken from a run's directory; nothing was started" in message
+    assert "which is not accepted from a run's directory; nothing was started" in message
     assert not Path("executed").exists()
 
 
@@ -681,7 +681,7 @@ def test_cards_and_pictures_that_cannot_be_written_end_no_training(
 
     for module in ("model_card", "pictures", "data_report", "curves"):
         monkeypatch.setattr(f"vaegan_pl.report.{module}.atomic_write", full)
-    few = [option for option in FEW if option != "~callbacks.curves"]
+    few = [option for option in FEW if not option.startswith("~callbacks")]
     assert run_command(train, "train", *few, "hydra.run.dir=run") is None
     for name in ("vae_gan_model.pth", "checkpoints/last.ckpt"):
         a, b = (contents(folder / name)["state_dict"] for folder in (Path("run"), reference))

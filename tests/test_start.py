@@ -178,11 +178,11 @@ def test_folders_of_any_name_work_when_quoted_as_the_message_says(
     write_classes(Path(name), per_class=10)
     message = run_command(inspect_data, "inspect_data", f"data.root={name}")
     if name == "[x]":
-        assert "must be one value; text with brackets needs quotes" in str(message)
+        assert "must be a single value; put text with brackets in quotes" in str(message)
         typed = as_option("data.root", name)
     else:
         assert message is not None
-        assert ("holds characters that need quotes; write " in message) or ("is several values" in message)
+        assert ("contains characters that must be quoted; write " in message) or ("lists several values" in message)
         written = message.partition("write ")[2].removesuffix(", for a sweep add --multirun")
         (typed,) = shlex.split(written)
     assert run_command(inspect_data, "inspect_data", typed) is None
@@ -204,11 +204,11 @@ def test_options_come_out_of_hydra_as_they_were_meant(text: str) -> None:
             "+trainer.limit_train_batches=VALUE",
         ),
         (["data.aliases.knee=glioma"], "+data.aliases.knee=VALUE"),
-        (["trainer.gradient_clip_val=1"], "has no effect here, where three networks are stepped by hand"),
+        (["trainer.gradient_clip_val=1"], "has no effect, because this project uses manual optimization"),
         (["+trainer.gradient_clip_val=1"], "lower the learning rates optimizer.*.lr"),
         (["+trainer.accumulate_grad_batches=4"], "raise data.batch_size"),
         (["trainer.max_epoch=1"], "there is no option trainer.max_epoch; did you mean trainer.max_epochs?"),
-        (["data.root=[a,b]"], "data.root=['a', 'b']: must be one value"),
+        (["data.root=[a,b]"], "data.root=['a', 'b']: must be a single value"),
         (["train"], "train: is not an option; options are written name=value"),
         (["model.networks.encoder_features=1000000000"], "parameters take"),
         (["model.networks._target_=tests.test_start.own_networks"], "cannot be kept in a model file"),

@@ -33,7 +33,6 @@ FEW = [
     "data.per_class.Testing=4",
     "trainer.log_every_n_steps=1",
     "trainer.max_epochs=1",
-    "~callbacks.data_report",
     "~callbacks.model_file",
 ]
 ONLINE = "logger.wandb.offline=false"

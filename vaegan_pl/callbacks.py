@@ -49,7 +49,7 @@ def _epochs(trainer: L.Trainer) -> float:
 
 @contextmanager
 def _outlived(what: str) -> Iterator[None]:
-    """Training goes on where a picture or a report cannot be written, or made from what an earlier process left."""
+    """Log a warning and continue training if a picture or report cannot be made or written."""
     try:
         yield
     except (OSError, UserError, RefusedError) as error:
@@ -57,9 +57,9 @@ def _outlived(what: str) -> Iterator[None]:
 
 
 class RunDirectory(L.Callback):
-    """Takes the run's directory when everything is ready to train, and makes the run the latest after its first batch.
+    """Starts writing to the run's directory once training begins; points `latest` to the run after its first batch.
 
-    Whatever is refused before leaves the directory as it was.
+    A run that is refused earlier leaves the directory unchanged.
 
     Args:
         directory: the run's directory.

@@ -102,7 +102,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             damage = error if damage is None else UserError(f"{damage}; {error}")
             continue
         if damage is not None:
-            log.warning("%s; the run goes on from the checkpoint before it, %s", damage, path.name)
+            log.warning("%s; resuming from the checkpoint before it, %s", damage, path.name)
         return path, content
     if damage is not None and (folder / LAST).exists() | (folder / PREVIOUS).exists():
         raise damage
@@ -140,7 +140,7 @@ def check_fits(path: Path, content: Mapping[str, Any], module: L.LightningModule
         if not re.fullmatch(r"2\.\d+\.\d+\S{0,20}", content["pytorch-lightning_version"]):
             raise ValueError("another version of Lightning")
         if type(content["skipped"]) is not int or type(content["global_step"]) is not int or content["global_step"] < 0:
-            raise ValueError("counts that are none")
+            raise ValueError("invalid step or batch counts")
         own, stored = module.state_dict(), content["state_dict"]
         _same("networks", {key: _kind(value) for key, value in own.items()}, {k: _kind(v) for k, v in stored.items()})
         if not all(value.isfinite().all() for value in stored.values()):
@@ -225,7 +225,9 @@ class Checkpoint(L.Callback):
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
         if number == signal.SIGINT:
-            log.warning("stopping after this batch; press Ctrl-C again to lose what came after the last checkpoint")
+            log.warning(
+                "stopping after this batch; press Ctrl-C again to quit now and lose work since the last checkpoint"
+            )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over the signals, and drop the figures that an earlier process logged after the checkpoint."""
@@ -274,7 +276,7 @@ class Checkpoint(L.Callback):
         checkpoint["loops"]["fit_loop"] |= _progress(done, *divmod(done, int(trainer.num_training_batches)))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Let Lightning's loops go on from the number of batches alone, whatever else the file says of them."""
+        """Restore the state of Lightning's loops from the number of batches alone, whatever else the file says."""
         done, data = checkpoint["global_step"], checkpoint[type(trainer.datamodule).__qualname__]  # type: ignore[attr-defined]
         both = {"ready": done, "completed": done}
         fit = trainer.fit_loop.state_dict()

@@ -267,7 +267,9 @@ def _check_types(defaults: dict[Any, Any], values: dict[Any, Any], prefix: str) 
         value, key = values[name], f"{prefix}{name}"
         if isinstance(default, str):
             if isinstance(value, list | dict) and key not in LISTS:
-                raise UserError(f"{key}={value}: must be one value; text with brackets needs quotes: '{key}=\"[a]\"'")
+                raise UserError(
+                    f"{key}={value}: must be a single value; put text with brackets in quotes: '{key}=\"[a]\"'"
+                )
             continue
         if isinstance(value, str) and value.startswith("${"):
             continue
@@ -302,13 +304,13 @@ def _message(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         if "=" not in error.override:
             return f"{error.override}: is not an option; options are written name=value"
-        return f"{error.override}: holds characters that need quotes; write {as_typed(*error.override.split('=', 1))}"
+        quoted = as_typed(*error.override.split("=", 1))
+        return f"{error.override}: contains characters that must be quoted; write {quoted}"
     several = _SEVERAL.match(str(error)) if isinstance(error, HydraException) else None
     if several is not None:
         name, _, value = several[1].partition("=")
-        return (
-            f"{several[1]}: is several values; for one value write {as_typed(name, value)}, for a sweep add --multirun"
-        )
+        one = as_typed(name, value)
+        return f"{several[1]}: lists several values; for one value write {one}, for a sweep add --multirun"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror or error}; check the path, its permissions and the space left"
     if isinstance(error, MissingMandatoryValue):
@@ -327,7 +329,7 @@ def _unknown(key: str, known: object) -> str:
     """What to say of an option that the configuration does not have."""
     instead = OF_AUTOMATIC_OPTIMIZATION.get(key.removeprefix("trainer."))
     if instead is not None:
-        return f"{key}: has no effect here, where three networks are stepped by hand; {instead}"
+        return f"{key}: has no effect, because this project uses manual optimization; {instead}"
     if key.startswith(FREE) or (key.startswith(ADDABLE) and not difflib.get_close_matches(key, _keys(known), 1, 0.9)):
         return f"{key} is not among the options that --help shows; to add it, put a + before it: +{key}=VALUE"
     return f"there is no option {key}{_suggestion(key, known)}"

@@ -22,7 +22,7 @@ def dashboard(config: DictConfig) -> None:
     try:
         from wandb_workspaces.workspaces import Workspace
     except ImportError as error:
-        raise UserError("the dashboard needs wandb-workspaces; pip install 'vaegan_pl[dashboard]'") from error
+        raise UserError("the dashboard needs wandb-workspaces; pip install -e '.[dashboard]'") from error
     from vaegan_pl.report.workspace import workspace
 
     made = workspace(str(config.entity), str(config.project), str(config.name))

@@ -15,7 +15,7 @@ def download(config: DictConfig) -> None:
     """Download `dataset` into `output` and print the `data.root` to use.
 
     Raises:
-        UserError: if kagglehub is not installed or the dataset cannot be had; says what to do by hand.
+        UserError: if kagglehub is not installed or the dataset cannot be obtained; says what to do by hand.
     """
     page = f"https://www.kaggle.com/datasets/{config.dataset}"
     by_hand = f"or download {page} by hand and unpack it into a folder for data.root"

@@ -1,4 +1,4 @@
-"""Mistakes that a user can mend."""
+"""Mistakes that a user can fix."""
 
 
 class UserError(Exception):

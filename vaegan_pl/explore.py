@@ -54,7 +54,7 @@ def explore(config: DictConfig) -> None:
             from vaegan_pl.explorer import server
             from vaegan_pl.explorer.page import Page
         except ModuleNotFoundError as error:
-            raise UserError("the page needs Gradio; pip install 'vaegan_pl[explore]'") from error
+            raise UserError("the page needs Gradio; pip install -e '.[explore]'") from error
         page = Page(studios, training_images(config), config.seed)
         url = server.serve(page.blocks, str(config.host), config.port, bool(config.open))
         log.info("open %s in a browser; Ctrl-C ends it", url)
@@ -80,21 +80,23 @@ def _read(studio: "Studio", config: DictConfig) -> "TrainingImages":
     from vaegan_pl.evaluation.reference import refuse_strangers
     from vaegan_pl.explorer.trained import TrainingImages
 
-    mend = "start the page with data=mri data.root=PATH"
+    fix = "start the page with data.root=PATH, or data=mri data.root=PATH for a model without its config.yaml"
     try:
         root = None if config.data.root is None else str(config.data.root)
         whole = "_target_" in config.data
         options = config.data if whole else resume.data_of(studio.path.parent, str(config.output_root), root)
         if not Path(str(options.root)).is_dir():
-            raise UserError(f"{options.root}: the images that trained the model are not there; {mend}")
+            raise UserError(f"{options.root}: the images that trained the model are not there; {fix}")
         data: ImageFolders = instantiate(options, _convert_="all")
         data.prepare_data()
         refuse_strangers(studio.path, studio.model, data.source, options.image_size, options.aspect_ratio)
         return TrainingImages.of(data.collection, studio.device)
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: is missing, and so what trained the model is not known; {mend}") from error
+        raise UserError(
+            f"{error.filename}: is missing, so the images that trained the model are not known; {fix}"
+        ) from error
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{commands.explain(error)}; {mend}") from error
+        raise UserError(f"{commands.explain(error)}; {fix}") from error
 
 
 if __name__ == "__main__":

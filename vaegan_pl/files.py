@@ -38,7 +38,7 @@ def read_bytes(path: Path, most: int) -> bytes:
     with path.open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise RefusedError(f"is larger than {most:,} bytes, which no such file of this project is")
+        raise RefusedError(f"is larger than {most:,} bytes, the limit for this kind of file")
     return data
 
 
@@ -117,7 +117,7 @@ def atomic_write(path: Path, data: bytes | memoryview | str, durable: bool = Tru
                     file.flush()
                     os.fsync(file.fileno())
             if durable and unfinished.read_bytes() != data:
-                raise OSError(errno.EIO, "reads back otherwise than it was written")
+                raise OSError(errno.EIO, "the data read back differs from the data written")
             if keep_as is not None and path.exists():
                 path.replace(keep_as)
             unfinished.replace(path)

@@ -45,7 +45,7 @@ def in_batches(
     batches = tqdm(pairs, description, unit="batch", leave=False)
     outputs = torch.cat([network(x.to(device), y if y is None else y.to(device)).cpu() for x, y in batches])
     if not outputs.isfinite().all():
-        raise UserError(f"{description}: the model computes numbers that are not finite; it is damaged, or diverged")
+        raise UserError(f"{description}: the model outputs NaN or infinity; it is damaged, or its training diverged")
     return outputs
 
 

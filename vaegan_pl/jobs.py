@@ -229,7 +229,7 @@ def read(directory: Path) -> Job:
         _check(job)
     except (RefusedError, UserError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{printable(path)}: is damaged ({printable(error)[:200]}); move it away, and the job is looked at anew"
+            f"{printable(path)}: is damaged ({printable(error)[:200]}); move it away to have the job checked again"
         ) from error
     return job
 
@@ -273,7 +273,7 @@ def _check(job: Job) -> None:
         _is(str, *run.figures)
         _is((str, type(None)), run.wandb, run.copies)
         if run.copies not in (None, "PASS", "WARN", "FAIL") or not 0 <= run.seed < 2**32:
-            raise ValueError("a verdict or a seed that is none")
+            raise ValueError("an invalid copy verdict or seed")
         if run.value is not None and not math.isfinite(run.value):
             raise ValueError("a value that is not finite")
     of_runs = (text for run in job.runs for text in (*run.figures, run.wandb or ""))
@@ -285,7 +285,7 @@ def _check(job: Job) -> None:
 def _is(kind: type | tuple[type, ...], *values: object) -> None:
     for value in values:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise TypeError(f"{printable(value)[:40]} instead of a value of another type")
+            raise TypeError(f"{printable(value)[:40]} has the wrong type")
 
 
 def in_directory(sweep: Path) -> list[Job]:

@@ -200,7 +200,7 @@ class WandB(WandbLogger):
 
     CALLED = "W&B"
     SETTINGS: ClassVar = {"silent": True, "init_timeout": 30.0, "finish_timeout": 120.0, "finish_timeout_raises": True}
-    """No output of its own, and seconds to wait for the server, for which W&B itself would wait forever at the end."""
+    """Silences W&B's output, and limits the seconds to wait for the server; W&B's default at the end is forever."""
 
     def __init__(
         self,
@@ -295,7 +295,9 @@ class WandB(WandbLogger):
             run.finish(exit_code)
         except TimeoutError:
             seconds = self._settings["finish_timeout"]
-            log.warning("W&B did not take the whole run in %g s; to upload the rest: %s", seconds, self.upload)
+            log.warning(
+                "W&B did not finish uploading the run within %g s; to upload the rest: %s", seconds, self.upload
+            )
         except Exception as error:
             _end_service()
             if not self.lost:
@@ -331,7 +333,9 @@ def _checked(settings: "wandb.Settings | Mapping[str, Any]") -> dict[str, Any]:
         settings = wandb.Settings(**settings)
     found = {name: getattr(settings, name) for name in settings.model_fields_set}
     if "api_key" in found:
-        raise UserError("logger.wandb.settings.api_key: would be kept with the run; wandb login, or set WANDB_API_KEY")
+        raise UserError(
+            "logger.wandb.settings.api_key: would be saved with the run; run wandb login or set WANDB_API_KEY instead"
+        )
     return found
 
 
@@ -356,7 +360,7 @@ def _refuse_settings_of(directory: Path) -> None:
         for path in (directory / name / "settings" for name in ("wandb", ".wandb")):
             if path.exists():
                 raise PermissionError(
-                    f"{path} would say where your key is sent; remove it, or start in another directory"
+                    f"{path} could redirect your API key to another server; remove it, or start in another directory"
                 )
 
 
@@ -376,7 +380,7 @@ class TensorBoard(TensorBoardLogger):
         try:
             super().__init__(directory, name="", version="", default_hp_metric=False)
         except ModuleNotFoundError as error:
-            raise UserError("logger=tensorboard: is not installed; pip install 'vaegan_pl[tensorboard]'") from error
+            raise UserError("logger=tensorboard: is not installed; pip install -e '.[tensorboard]'") from error
         self.lost = False
 
     log_hyperparams = rank_zero_only(_attempt(TensorBoardLogger.log_hyperparams))

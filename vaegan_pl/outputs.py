@@ -1,4 +1,4 @@
-"""Folders that commands write into. What this project wrote there may be replaced or removed, and nothing else."""
+"""Output folders of commands: only files that this project wrote may be replaced or removed."""
 
 import re
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from vaegan_pl import __version__
 from vaegan_pl.errors import UserError
 
 MADE_BY = f"vaegan_pl {__version__}"
-"""What files say of who wrote them: pictures as `Software`, pages as their generator, JSON as `made_by`."""
+"""The marker in written files: `Software` in pictures, the generator in pages, `made_by` in JSON."""
 
 _MARKS = (
     b"vaegan_pl",

@@ -1,8 +1,8 @@
-"""Continuing a run: with its own configuration, and with nothing changed that would make it another.
+"""Resume a run with its own configuration, refusing changes that would make it a different experiment.
 
-A run's directory may come from somebody else. What it holds is data: the options that `conf/` has, with values of the
-same kind. Paths outside the directory, addresses, other classes and everything else count only if the command line
-gives them again.
+A run's directory may come from somebody else. Only options that exist in `conf/`, with values of the same kind, are
+read from it. Paths outside the directory, URLs, other classes and anything else must be given again on the command
+line.
 """
 
 import re
@@ -41,7 +41,7 @@ MOVABLE = frozenset({"data.root", "data.cache"})
 GROUPS = ("model", "optimizer", "data", "trainer", "logger", "callbacks", "experiment")
 TAKEN_FROM_NOW = ("directory", "output_root", "resume", "sweep")
 TO_GIVE_AGAIN = frozenset({"data.patient", "logger.wandb.offline"})
-"""Options that cost more than they seem to: a regular expression may run for ever, and online runs are sent away."""
+"""Options that may do harm: a regular expression can run forever, and an online run uploads data."""
 
 MOST_YAML, MOST_YAML_NODES = 2**17, 20_000
 """The most bytes and values of a configuration; a run's has some 4,000 and 200."""
@@ -154,7 +154,7 @@ def read(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> Dic
     path = directory / CONFIG
     before, now = _load(path), OmegaConf.to_container(composed)
     if not isinstance(now, dict) or not now.keys() <= before.keys() or not _of_now(before):
-        raise UserError(f"{path}: is no configuration of a run of this version; start a new run")
+        raise UserError(f"{path}: is not the configuration of a run of this version; start a new run")
     given = [override.key_or_group.replace("/", ".") for override in _parsed(overrides)]
     before |= {key: now[key] for key in TAKEN_FROM_NOW}
     before["data"] |= {"cache": (now.get("data") or {}).get("cache", before["data"]["cache"])}
@@ -166,7 +166,7 @@ def read(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> Dic
     try:
         old, new = (_flat(OmegaConf.to_container(OmegaConf.create(each), resolve=True)) for each in (before, config))
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}: does not fit together ({first_line(error)}); start a new run") from error
+        raise UserError(f"{path}: is inconsistent ({first_line(error)}); start a new run") from error
     fixed = (key for key in {*old, *new} if key.startswith(FIXED) and key not in MOVABLE)
     for key in sorted(fixed, key=lambda key: (key.count("."), key)):
         if old.get(key) != new.get(key) and (key, new.get(key)) != ("trainer.precision", "auto"):
@@ -283,7 +283,7 @@ def _check(path: Path, stored: dict[Any, Any], given: Sequence[str], now: dict[A
     """Stop where a stored configuration holds more than `conf/` has, and the command line does not give it again.
 
     Raises:
-        UserError: then; says what to type for those who trust it.
+        UserError: if it does; says what to type for those who trust it.
     """
     strange = list(_strange(stored, _shipped(), "", given))
     if not strange:
@@ -294,12 +294,12 @@ def _check(path: Path, stored: dict[Any, Any], given: Sequence[str], now: dict[A
     key, value = strange[0]
     if len(strange) == 1 and key == "data.root":
         raise UserError(
-            f"{path}: the images were in {printable(value)[:200]}, outside the run's directory; to read them again, "
+            f"{path}: the images were in {printable(value)[:200]}, outside the run's directory; to use them again, "
             f"add {again}"
         )
     raise UserError(
-        f"{path}: holds {printable(key)}={printable(value)[:100]}, which is not taken from a run's directory; nothing "
-        f"was started; if you trust it, add {again}"
+        f"{path}: sets {printable(key)}={printable(value)[:100]}, which is not accepted from a run's directory; "
+        f"nothing was started; if you trust it, add {again}"
     )
 
 

@@ -74,13 +74,13 @@ def check_free(directory: Path) -> None:
         directory: the run's directory; must exist.
 
     Raises:
-        UserError: then.
+        UserError: if it holds such files.
     """
     for entry in sorted(directory.iterdir()):
         if entry.name in TRACES:
             raise UserError(f"{directory}: holds a run already ({entry.name}); choose another hydra.run.dir")
         if WRITTEN.fullmatch(entry.name):
-            raise UserError(f"{entry}: is where a run would write its own; choose another hydra.run.dir")
+            raise UserError(f"{entry}: is in the way of a file that a run writes; choose another hydra.run.dir")
 
 
 def check_entries(directory: Path) -> None:
@@ -94,8 +94,8 @@ def check_entries(directory: Path) -> None:
         if "wandb" in parts[:-2]:  # earlier parts of the W&B run, which are not written again
             continue
         raise UserError(
-            f"{printable(entry)}: is a link that leads elsewhere, a pipe or a device, which no run of this project "
-            "holds; nothing was started; put a file or a folder in its place"
+            f"{printable(entry)}: is a pipe, a device or a link to somewhere else, which a run's directory must not "
+            "contain; nothing was started; remove it, or replace it with a regular file or folder"
         )
     if (directory / "wandb" / "settings").exists():
         raise UserError(f"{directory / 'wandb' / 'settings'}: would change where W&B sends its data; remove it")

@@ -95,7 +95,9 @@ def _claimed(sweep: Path, overrides: list[str], objective: Objective, audit: int
             name = there.get(wanted) or _free(sweep, [], 1)[0]
         directory = sweep / name
         if directory.is_symlink():
-            raise UserError(f"{directory}: is a link, which no job of this project is; nothing was started")
+            raise UserError(
+                f"{directory}: is a symbolic link, but must be a folder; nothing was started; remove the link"
+            )
         directory.mkdir(exist_ok=True)
         held = runs.lock(directory)
         if not (directory / jobs.RECORD).exists():
@@ -112,7 +114,7 @@ def _claimed(sweep: Path, overrides: list[str], objective: Objective, audit: int
 
 @contextmanager
 def _locked(sweep: Path) -> Iterator[None]:
-    """Hold a sweep's directory against other processes that look for a place for a job."""
+    """Lock a sweep's directory while directories of jobs are chosen."""
     until = monotonic() + SECONDS_TO_WAIT
     held = runs.lock(sweep, until)
     try:
@@ -130,7 +132,7 @@ def _free(sweep: Path, taken: Iterable[str], n: int) -> list[str]:
 
 
 def identity(overrides: Sequence[str]) -> str:
-    """What tells a job from the others, whatever its number: the options that make another run, and their values."""
+    """The options that distinguish a job from others, with their values; independent of its number."""
     found = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         if override.input_line is not None and _makes_another(override.input_line):
@@ -154,7 +156,7 @@ def refuse_others(directory: Path, before: Sequence[str], now: Sequence[str], mo
         more: how the names of options begin that may not differ either.
 
     Raises:
-        UserError: then.
+        UserError: if they do.
     """
     differing = {option for option in {*before} ^ {*now} if _makes_another(option) or option.startswith(more)}
     if differing:
@@ -198,7 +200,7 @@ def _do(record: Job, config: DictConfig, train: Callable[[DictConfig], None]) ->
     record.state, record.reason = "running", None
     try:
         if record.attempts > ATTEMPTS:
-            raise UserError(f"its process ended {ATTEMPTS} times without getting on; it may need more memory")
+            raise UserError(f"its process died {ATTEMPTS} times without making progress; it may need more memory")
         commands.check_options(config, "train")
         record.write()
         for seed in range(config.seed, config.seed + config.sweep.seeds):
@@ -231,7 +233,7 @@ def _run(record: Job, seed: int, config: DictConfig, train: Callable[[DictConfig
         return
     directory = record.directory / run.directory
     if directory.is_symlink():
-        raise UserError(f"{directory}: is a link, which no run of this project is; nothing was started")
+        raise UserError(f"{directory}: is a symbolic link, but must be a folder; nothing was started; remove the link")
     directory.mkdir(exist_ok=True)
     changes: dict[str, Any] = {"seed": seed, "directory": str(directory)}
     if OmegaConf.select(config, "logger.csv") is None:
@@ -337,7 +339,7 @@ class Bookkeeping(Callback):
     """Refuses another sweep of the same name, plans a sweep's jobs, and has its report written when it is over."""
 
     def on_run_start(self, config: DictConfig, **options: Any) -> None:
-        """Remember which folders Hydra makes, for those that stay empty to go."""
+        """Note which folders Hydra will create, so that those left empty can be removed at the end."""
         commands.note_missing(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **options: Any) -> None:
@@ -391,9 +393,9 @@ def _plan(config: DictConfig, directory: Path) -> Plan:
             own = {*known.split("\n")}
             differing = min((own ^ {*other.split("\n")} for other in wanted), key=len)
             raise UserError(
-                f"{directory}: was started with other options: job {name} is not among those asked for "
-                f"({', '.join(sorted(differing))}); ask for its options, too, which trains nothing again, or take "
-                "another sweep.name"
+                f"{directory}: was started with other options: this command does not include its job {name} "
+                f"({', '.join(sorted(differing))}); add that job's options (finished jobs are not trained again), or "
+                "choose another sweep.name"
             )
     places = {key: name for key, name in ({} if before is None else before.jobs).items() if key in wanted} | there
     new = [key for key in wanted if key not in places]
@@ -419,8 +421,8 @@ def conclude(directory: Path, new: bool, ended_by: BaseException | None) -> None
     if not jobs.directories(directory):
         if ended_by is None:
             raise UserError(
-                f"{directory}: no job wrote anything there; if jobs run on other machines, give an output_root "
-                "that all of them share, from / on"
+                f"{directory}: no job wrote anything there; if jobs run on other machines, set output_root to an "
+                "absolute path that all of them share"
             )
         if new:
             for name in (PLAN, "multirun.yaml"):
@@ -467,7 +469,7 @@ def write_report(directory: Path, found: Sequence[Job], overwrite: bool) -> list
 
 
 def _command(job: Job) -> str:
-    """The command that trains a job again, once, with its first seed; of options that `conf/` has alone.
+    """The command that trains a job again, once, with its first seed; only options that exist in `conf/`.
 
     A record may come from somebody else, and a command is there to be pasted.
     """

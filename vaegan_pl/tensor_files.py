@@ -66,7 +66,7 @@ def load(path: Path) -> dict[str, Any]:
         except Exception as error:  # a damaged pickle may fail anywhere in torch
             raise RefusedError("is damaged") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise RefusedError("holds something else than this project writes")
+        raise RefusedError("has contents that this project does not write")
     _check_contents(content, size)
     return content
 
@@ -84,12 +84,12 @@ def _check_archive(file: BinaryIO) -> int:
                 for e in entries
             )
             if not stored or sum(e.file_size for e in entries) > size:
-                raise RefusedError("is refused: it is compressed, and would take more memory than its size")
+                raise RefusedError("is refused: it is compressed, or would unpack to more than its size on disk")
             if len({e.filename for e in entries}) < len(entries):
-                raise RefusedError("is damaged (two parts of it have one name)")
+                raise RefusedError("is damaged (two of its entries have the same name)")
             pickles = [e for e in entries if e.filename.endswith(".pkl")]
             if len(pickles) != 1 or pickles[0].file_size > MOST_PICKLE:
-                raise RefusedError("holds something else than this project writes")
+                raise RefusedError("has contents that this project does not write")
             if archive.testzip() is not None:
                 raise RefusedError("is damaged: its contents do not match their checksums")
             _check_globals(archive.read(pickles[0]))
@@ -120,7 +120,7 @@ def _check_globals(pickled: bytes) -> None:
     """Refuse a pickle that names more than tensors and ordered dictionaries, before it is opened."""
     for opcode, argument, _ in pickletools.genops(pickled):
         if opcode.name == "STACK_GLOBAL" or (opcode.name == "GLOBAL" and not _is_tensors(str(argument))):
-            raise RefusedError("is refused, since it holds pickled code; only tensors and plain containers are opened")
+            raise RefusedError("is refused: it contains pickled code; only tensors and plain containers are loaded")
 
 
 def _is_tensors(name: str) -> bool:
@@ -135,10 +135,10 @@ def _check_contents(content: object, size: int | None) -> None:
         value, depth = left.pop()
         nodes += 1
         if nodes > MOST_NODES or depth > MOST_DEPTH:
-            raise RefusedError("holds something else than this project writes (too many values, or nested too deeply)")
+            raise RefusedError("has contents that this project does not write (too many values, or nested too deeply)")
         if type(value) is Tensor:
             if value.layout != torch.strided or value.device.type == "meta":
-                raise RefusedError("holds something else than this project writes (a tensor without its values)")
+                raise RefusedError("has contents that this project does not write (a tensor without its values)")
             held += value.numel() * value.element_size()
         elif type(value) in (dict, OrderedDict):
             assert isinstance(value, dict)
@@ -147,6 +147,6 @@ def _check_contents(content: object, size: int | None) -> None:
             assert isinstance(value, list | tuple)
             left += [(part, depth + 1) for part in value]
         elif value is not None and type(value) not in (bool, int, float, str):
-            raise RefusedError(f"holds something else than this project writes (a {type(value).__name__})")
+            raise RefusedError(f"has contents that this project does not write (a {type(value).__name__})")
     if size is not None and held > size:
-        raise RefusedError("is refused: its tensors would take more memory than its size")
+        raise RefusedError("is refused: its tensors would need more memory than its size on disk")

@@ -135,10 +135,10 @@ def built(config: DictConfig) -> "tuple[GenerativeModel, dict[str, Any], Any]":
 
 
 def check_memory(config: DictConfig) -> None:
-    """Stop networks that this machine has no memory for, before it is asked for any.
+    """Refuse networks that do not fit into this machine's memory, before any is allocated.
 
     Raises:
-        UserError: then.
+        UserError: if they do not fit.
     """
     import torch
 
@@ -173,10 +173,10 @@ def to_continue(directory: Path, config: DictConfig) -> tuple[Path, dict[str, An
     if found is None:
         for made in sorted(directory.glob("vae_gan_model*.pth")):
             raise UserError(
-                f"resume={directory}: holds no checkpoint to go on from, and training again would replace {made.name}; "
-                "start a new run"
+                f"resume={directory}: holds no checkpoint to resume from, and training again would overwrite "
+                f"{made.name}; start a new run"
             )
-        log.warning("%s was stopped before its first checkpoint, and starts again", config.resume)
+        log.warning("%s was stopped before its first checkpoint; it starts again from the beginning", config.resume)
         return None
     path, content = found
     limits = limits_reached(content)
@@ -186,7 +186,7 @@ def to_continue(directory: Path, config: DictConfig) -> tuple[Path, dict[str, An
             f"resume={config.resume}: is finished, after {content['global_step']} batches; raise {ended} to go on"
         )
     if config.optimizer.schedule is not None and limits and limits["max_epochs"] != config.trainer.max_epochs:
-        log.warning("optimizer.schedule is spread over the longer run: the learning rates go up again before they fall")
+        log.warning("optimizer.schedule now spans the longer run: the learning rates rise again before they decay")
     with torch.device("meta"):
         model, optimizers, schedule = built(config)
         module = VAEGANModule(model, optimizers, schedule, config.seed, config.on_nan)
@@ -196,10 +196,10 @@ def to_continue(directory: Path, config: DictConfig) -> tuple[Path, dict[str, An
 
 @contextmanager
 def restoring(found: tuple[Path, dict[str, Any]] | None, run: "RunDirectory") -> Iterator[None]:
-    """Tell in one message of a checkpoint that Lightning cannot restore; the run's directory is as it was then.
+    """Report a checkpoint that Lightning cannot restore in one message, leaving the run's directory unchanged.
 
     Raises:
-        UserError: then.
+        UserError: if it cannot be restored.
     """
     try:
         yield
@@ -229,7 +229,7 @@ def refuse_unsupported(config: DictConfig) -> None:
     """
     for name, instead in commands.OF_AUTOMATIC_OPTIMIZATION.items():
         if config.trainer.get(name) not in (None, 1 if name == "accumulate_grad_batches" else None):
-            raise UserError(f"trainer.{name}: has no effect here, where three networks are stepped by hand; {instead}")
+            raise UserError(f"trainer.{name}: has no effect, because this project uses manual optimization; {instead}")
     networks = config.model.networks
     if config.trainer.max_epochs == 0 or config.trainer.max_steps == 0:
         raise UserError("trainer.max_epochs and trainer.max_steps: 0 would train nothing; take at least 1")
@@ -243,10 +243,10 @@ def refuse_unsupported(config: DictConfig) -> None:
 
 
 def refuse_unused(overrides: list[str], unused: set[str]) -> None:
-    """Stop where an option of the command line is of the optimizer of a network that the model does not have.
+    """Refuse an option of the optimizer of a network that the model does not have.
 
     Raises:
-        UserError: then.
+        UserError: for such an option.
     """
     for override in overrides:
         for name in unused:
@@ -255,10 +255,10 @@ def refuse_unused(overrides: list[str], unused: set[str]) -> None:
 
 
 def refuse_classes(conditional: int, classes: list[str]) -> None:
-    """Stop where conditional networks know another number of classes than there are.
+    """Refuse conditional networks with a different number of classes than the data has.
 
     Raises:
-        UserError: then.
+        UserError: if the numbers differ.
     """
     if conditional not in (0, len(classes)):
         raise UserError(

@@ -184,7 +184,7 @@ def test_names_that_cannot_be_shown_become_names_that_can(tmp_path: Path) -> Non
 def test_names_too_long_for_files_named_after_them_are_refused(tmp_path: Path) -> None:
     (tmp_path / ("x" * 201)).mkdir()
     (tmp_path / ("x" * 201) / "x.png").touch()
-    with pytest.raises(UserError, match="or one of more than 200 letters; rename its folders"):
+    with pytest.raises(UserError, match="or is longer than 200 bytes; rename its folders"):
         list_images(tmp_path, None, {})
 
 
@@ -195,5 +195,5 @@ def test_bytes_that_are_not_utf8_can_be_asked_for_and_are_not_taken_for_their_es
     assert list_images(tmp_path, [name], {}).classes == ["caf\\udce9"]
     (tmp_path / "caf\\udce9").mkdir()
     (tmp_path / "caf\\udce9" / "x.png").touch()
-    with pytest.raises(UserError, match=r"the class caf\\udce9 has the name of another"):
+    with pytest.raises(UserError, match=r"the name of class caf\\udce9 is used twice"):
         list_images(tmp_path, None, {})

@@ -8,6 +8,7 @@ less.
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from tqdm import tqdm
 
 from vaegan_pl import commands, tensor_files
 from vaegan_pl.train import train
@@ -39,6 +41,7 @@ SHORT = [
 def forked(work: Callable[[], None], output: Path) -> int:
     """The process id of a fork of this process that does some work; it exits with 1 if that raises anything."""
     sys.stdout.flush()
+    tqdm.set_lock(threading.RLock())  # the default one is shared with forks, and a killed fork would keep it forever
     process = os.fork()
     if process:
         return process

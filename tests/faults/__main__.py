@@ -8,6 +8,8 @@ import sys
 import tempfile
 from contextlib import suppress
 
+from tqdm import tqdm
+
 from . import reference
 from .directories import directories
 from .disks import full_disks, full_folders
@@ -28,6 +30,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = tempfile.mkdtemp(prefix="vaegan_pl-faults-")
     os.chdir(folder)
+    tqdm.monitor_interval = 0  # its thread could hold a lock at a fork
     chance = random.Random(arguments.seed)
     expected, seconds = reference()
     table = {

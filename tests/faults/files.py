@@ -145,7 +145,7 @@ def judged(name: str, kind: str, load: Callable[[Path], object], whole: Path, ta
                 raise RuntimeError(f"a message without the file, or of several lines: {words}") from refusal
             os._exit(3)
         if content is None:
-            os._exit(3)  # a cache that is made anew
+            os._exit(3)  # a cache that is rebuilt
         if target.is_file() and kind not in SAVED_AGAIN:
             assert digest(content) == digest(load(whole)), "another content was accepted"
 

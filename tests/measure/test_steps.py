@@ -12,10 +12,11 @@ from torch import Tensor
 from vaegan_pl.measure.lean import LeanStep
 from vaegan_pl.measure.naive import NaiveStep
 from vaegan_pl.model.algorithm import VAEGAN
+from vaegan_pl.model.baselines import GAN
 from vaegan_pl.model.lightning_module import VAEGANModule
 from vaegan_pl.model.networks import Networks
 
-from ..conftest import vaegan
+from ..conftest import adversary_with, networks_with, vaegan
 
 NETWORKS = VAEGAN.NETWORKS
 
@@ -91,6 +92,14 @@ def test_parts_are_those_of_the_step_and_take_it_once(small_networks: Networks) 
     for ours, plain in zip(small_networks.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(ours, plain)
     assert not any("forward" in vars(getattr(small_networks, name)) for name in NETWORKS)
+
+
+def test_a_gan_has_no_encoder_to_time() -> None:
+    model = GAN(networks_with(encoder_channels=None), adversary_with(), None)
+    factories = {name: partial(torch.optim.RMSprop, lr=1e-3) for name in GAN.NETWORKS}
+    step = LeanStep(VAEGANModule(model, factories, None, seed=0), bfloat16=False)
+    assert set(step.parts(X)) == {"decoder", "discriminator", "optimizers", "losses and norms"}
+    assert 0 < step.flops(X) < lean(networks_with()).flops(X)
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32(small_networks: Networks) -> None:

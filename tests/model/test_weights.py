@@ -117,7 +117,7 @@ def test_pickled_code_is_refused_and_not_executed(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     torch.save({"format": "vaegan_pl", "networks": hostile.Code()}, "torch.pth")
     Path("bare.pth").write_bytes(pickle.dumps(hostile.Code()))
-    with pytest.raises(UserError, match=r"weights=torch\.pth: is refused, since it holds pickled code"):
+    with pytest.raises(UserError, match=r"weights=torch\.pth: is refused: it contains pickled code"):
         weights.load(Path("torch.pth"))
     with pytest.raises(UserError, match=r"weights=bare\.pth: is damaged, or another kind of file"):
         weights.load(Path("bare.pth"))
@@ -160,7 +160,7 @@ def test_contents_that_do_not_fit_together(tmp_path: Path, small_networks: Netwo
         {"trained_on": None},
     ):
         saved(path, small_networks)
-        with pytest.raises(UserError, match="its contents do not fit together"):
+        with pytest.raises(UserError, match="its contents are inconsistent"):
             weights.load(altered(path, **wrong))
 
 
@@ -203,7 +203,7 @@ def test_networks_that_no_file_of_this_project_has(
     tmp_path: Path, small_networks: Networks, name: str, value: object
 ) -> None:
     path = saved(tmp_path / "m.pth", small_networks)
-    with pytest.raises(UserError, match="its contents do not fit together") as refusal:
+    with pytest.raises(UserError, match="its contents are inconsistent") as refusal:
         weights.load(altered(path, networks={**small_networks.arguments, name: value}))
     assert "\n" not in str(refusal.value)
 

@@ -222,7 +222,7 @@ def _patients(root: Path, paths: Sequence[Path], pattern: str | None) -> list[st
         match = re.search(pattern, path.relative_to(root).as_posix())
         if match is None or not match[1]:
             raise UserError(
-                f"data.patient={pattern}: finds no patient in {path.relative_to(root)}; mend the expression"
+                f"data.patient={pattern}: finds no patient in {path.relative_to(root)}; correct the expression"
             )
         found.append(match[1])
     return found
@@ -233,7 +233,7 @@ def _refuse_unreadable(paths: Sequence[Path], unreadable: Mapping[int, str], all
         shown = list(unreadable.items())[:_NAMED]
         raise UserError(
             f"{len(unreadable)} of {len(paths)} image files cannot be read, more than data.max_unreadable={allowed:g} "
-            "allows; mend or remove them:\n"
+            "allows; repair or remove them:\n"
             + "\n".join(f"  {paths[i]}: {reason}" for i, reason in shown)
             + ("\n  ..." if len(unreadable) > len(shown) else "")
         )

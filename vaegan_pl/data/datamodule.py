@@ -308,7 +308,7 @@ class ImageFolders(L.LightningDataModule):
             )
         start = state_dict["epoch"], state_dict["batch"]
         if not all(type(place) is int and 0 <= place < 2**53 for place in start):
-            raise ValueError("the place in the order of batches is none")
+            raise ValueError("the stored epoch or batch number is invalid")
         self._start = start
 
     def files_of_batch(self, batch: int) -> list[Path]:

@@ -97,7 +97,7 @@ def list_images(root: Path, classes: Sequence[str] | None, aliases: Mapping[str,
     for name in labels:
         if labels.count(name) > 1 or len(name.encode()) > LONGEST_NAME:
             raise UserError(
-                f"{root}: the class {name[:40]} has the name of another, or one of more than {LONGEST_NAME} letters; "
+                f"{root}: the name of class {name[:40]} is used twice or is longer than {LONGEST_NAME} bytes; "
                 "rename its folders"
             )
     files: list[ImageFile] = []

@@ -112,7 +112,7 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
         try:
             return _open(entry, len(paths))
         except DamagedError as damage:
-            log.warning("%s is damaged (%s) and is made anew", entry, damage)
+            log.warning("%s is damaged (%s) and is rebuilt", entry, damage)
             _remove(entry)
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -255,23 +255,23 @@ def _open(entry: Path, n: int) -> Prepared:
         keys, shapes = list(index["keys"]), [(height, width) for height, width in index["shapes"]]
         unreadable = {i: printable(reason) for i, reason in index["unreadable"]}
         if not len(keys) == len(shapes) == n or not all(map(_KEY.fullmatch, keys)):
-            raise DamagedError(f"its index is not that of {n} images")
+            raise DamagedError(f"its index does not describe {n} images")
         if not all(type(side) is int and side >= 0 for shape in shapes for side in shape):
-            raise DamagedError("its index holds sizes that are none")
+            raise DamagedError("its index contains invalid sizes")
         if {i for i, key in enumerate(keys) if not key} != {*unreadable}:
-            raise DamagedError("its index is at odds with itself")
+            raise DamagedError("its index is inconsistent")
         images = _mapped(entry / _IMAGES, np.dtype(np.uint8))
         first, second, turn = _mapped(entry / _PAIRS, np.dtype(np.int32))
     except (OSError, ValueError, TypeError, KeyError, RefusedError) as error:
         raise DamagedError(printable(str(error).partition("\n")[0])) from error
     if len(images) != n or images.ndim != 3 or images.shape[1] != images.shape[2]:
-        raise DamagedError(f"holds no {n} images")
+        raise DamagedError(f"does not hold {n} images")
     numbers = np.stack([first, second])
     inside = not numbers.size or (
         0 <= numbers.min() <= numbers.max() < n and 0 <= turn.min() <= turn.max() < len(TURNS)
     )
     if numbers.ndim != 2 or not inside:
-        raise DamagedError("its near-copies are of other images")
+        raise DamagedError("its near-copies refer to other images")
     with suppress(OSError):  # not ours to touch
         os.utime(entry, follow_symlinks=False)
     return Prepared(images, keys, shapes, unreadable, Pairs(first, second, turn))

@@ -107,15 +107,15 @@ def _read(path: Path) -> dict[str, Any] | None:
         if not all(part.isfinite().all() for part in parts) or not (content["deviation"] > 0).all():
             raise ValueError("holds numbers that are not finite, or deviations of zero")
         if type(content["accuracy"]) is not float or not 0 <= content["accuracy"] <= 1:
-            raise ValueError("holds an accuracy that is none")
+            raise ValueError("holds an invalid accuracy")
         model = Classifier(len(content["state_dict"]["head.bias"]))
         model.load_state_dict(content["state_dict"])
         if content["mean"].shape != (FEATURES,) or content["deviation"].shape != (FEATURES,):
-            raise ValueError("does not fit together")
+            raise ValueError("is inconsistent")
         return {name: content[name] for name in ("state_dict", "mean", "deviation", "accuracy")}
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, RefusedError) as error:
         reason = printable(str(error).partition("\n")[0])[:200]
-        log.warning("%s cannot be used and is made anew: %s", path, reason)
+        log.warning("%s cannot be used and is rebuilt: %s", path, reason)
         return None
 
 
@@ -164,7 +164,7 @@ def inception_features(device: torch.device, weights: Path | None) -> FeatureSpa
         weights: the file of its weights; None downloads them, once.
 
     Raises:
-        UserError: if torch-fidelity is missing, or the weights cannot be had.
+        UserError: if torch-fidelity is missing, or the weights cannot be obtained.
     """
     try:
         from torchmetrics.image.fid import NoTrainInceptionV3
@@ -175,11 +175,11 @@ def inception_features(device: torch.device, weights: Path | None) -> FeatureSpa
             network = NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=path)
     except ModuleNotFoundError as error:
         raise UserError(
-            "features=inception: needs torch-fidelity; pip install 'vaegan_pl[inception]', or take features=classifier"
+            "features=inception: needs torch-fidelity; pip install -e '.[inception]', or take features=classifier"
         ) from error
     except (OSError, RuntimeError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"features=inception: the weights cannot be had ({str(error).partition(chr(10))[0]}); go online, set "
+            f"features=inception: the weights cannot be obtained ({str(error).partition(chr(10))[0]}); go online, set "
             "inception_weights=PATH to the file, or take features=classifier"
         ) from error
     network.to(device)

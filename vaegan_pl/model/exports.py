@@ -43,7 +43,7 @@ def export(networks: Networks, file_format: str, directory: Path, metadata: Mapp
 
     Raises:
         OSError: if a file cannot be written.
-        UserError: if a package is missing, or a file does not give PyTorch's outputs; it is not written then.
+        UserError: if a package is missing, or a file's outputs differ from PyTorch's; nothing is written then.
     """
     write, load = FORMATS[file_format]
     checked: dict[Path, tuple[bytes, float]] = {}
@@ -58,7 +58,7 @@ def export(networks: Networks, file_format: str, directory: Path, metadata: Mapp
                 write(network, name, _examples(shape, networks.classes, 2), unchecked, json.dumps(dict(metadata)))
                 runner = load(unchecked, network)
             except ModuleNotFoundError as error:
-                raise UserError(f"format={file_format}: needs {error.name}; pip install 'vaegan_pl[export]'") from error
+                raise UserError(f"format={file_format}: needs {error.name}; pip install -e '.[export]'") from error
             differs = difference(network, runner, shape, networks.classes)
             if not differs <= TOLERANCE:
                 raise UserError(

@@ -66,7 +66,7 @@ def from_plain(content: Mapping[str, Mapping[str, Any]], latent_dim: int) -> Cla
     mixtures = {name: Mixture(**values) for name, values in content.items()}
     for name, mixture in mixtures.items():
         if not all(isinstance(part, Tensor) and part.dtype == torch.float32 for part in vars(mixture).values()):
-            raise TypeError(f"the mixture of {name} holds something else than numbers")
+            raise TypeError(f"the mixture of {name} holds values that are not numbers")
         k = mixture.weights.numel()
         if mixture.weights.shape != (k,) or mixture.means.shape != (k, latent_dim):
             raise ValueError(f"the mixture of {name} does not fit a latent space of {latent_dim} dimensions")
@@ -75,7 +75,7 @@ def from_plain(content: Mapping[str, Mapping[str, Any]], latent_dim: int) -> Cla
         if not all(part.isfinite().all() for part in vars(mixture).values()):
             raise ValueError(f"the mixture of {name} holds numbers that are not finite")
         if (mixture.weights < 0).any() or not 0.99 < mixture.weights.sum() < 1.01:
-            raise ValueError(f"the weights of the mixture of {name} are no shares")
+            raise ValueError(f"the weights of the mixture of {name} do not sum to 1, or are negative")
     return mixtures
 
 

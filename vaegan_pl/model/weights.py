@@ -226,7 +226,9 @@ def load(path: Path) -> SavedModel:
         return _built(content, {} if version >= 3 else EARLIER_NETWORKS)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         reason = printable(str(error).partition("\n")[0])[:200]
-        raise UserError(f"weights={path}: its contents do not fit together ({reason}); copy it again") from error
+        raise UserError(
+            f"weights={path}: its contents are inconsistent ({reason}); get a fresh copy of the file"
+        ) from error
 
 
 def _built(content: Mapping[str, Any], earlier: Mapping[str, Any]) -> SavedModel:
@@ -270,7 +272,7 @@ def _check_sizes(arguments: Mapping[str, Any]) -> None:
         most = MOST.get(name, MOST_UNITS)
         whole = all(type(size) is int and 0 <= size <= most for size in sizes) or value is None
         if len(sizes) > MOST_STAGES or not (whole or type(value) is str):
-            raise ValueError(f"networks.{name} is none of this project")
+            raise ValueError(f"networks.{name} has an invalid value")
 
 
 def _trained_on(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -266,12 +266,14 @@ def _page(sweep: Sweep, directory: Path, maps: Picture | None) -> str:
     if sweep.others:
         flags = f"sweep.objective={sweep.metric} sweep.direction={sweep.objective.direction}"
         text = [
-            f"These were ranked by another objective and are not compared. The same sweep with {flags} measures them."
+            f"These jobs used another objective and are not ranked. To measure them, run the sweep again with {flags}."
         ]
         rows = [
             [job.number, job.objective.metric, _number(job.score), sweep.states[job.number]] for job in sweep.others
         ]
-        sections.append(Section("Measured by something else", text, [Table(["job", "by", "score", "state"], rows)]))
+        sections.append(
+            Section("Measured with another objective", text, [Table(["job", "by", "score", "state"], rows)])
+        )
     kept = [section for section in sections if section.text or section.tables or section.pictures]
     return render(f"Sweep {directory.name}", lead, kept)
 
@@ -464,7 +466,7 @@ def _trade_off(sweep: Sweep) -> list[Picture]:
     axes.set_ylabel("PSNR of reconstructions [dB]")
     axes.legend()
     axes.grid(alpha=0.3)
-    words = "Means over seeds, after the best epoch. No job on the front is beaten in both: the others are."
+    words = "Means over seeds, after the best epoch. For each job off the Pareto front, another job is better in both."
     return [picture(figure, "KID of samples against PSNR of reconstructions, a point for each job", words)]
 
 
