@@ -37,7 +37,7 @@ class Witness(L.Callback):
     """Writes what each process has in the end. Its processes train the classifier of features for 20 steps."""
 
     def __init__(self) -> None:
-        features.fit = partial(classifier.fit, steps=20)
+        vars(features)["fit"] = partial(classifier.fit, steps=20)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, VAEGANModule)

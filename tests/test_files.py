@@ -113,10 +113,10 @@ def test_only_regular_files_of_a_known_size_are_read(tmp_path: Path) -> None:
 def test_a_sparse_file_of_a_terabyte_costs_nothing(tmp_path: Path) -> None:
     with (tmp_path / "job.json").open("wb") as file:
         file.truncate(2**40)
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(RefusedError, match="is larger than"):
         read_json(tmp_path / "job.json")
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
 
 
@@ -163,11 +163,11 @@ NINE_TIMES = "\n".join([f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 
 )
 def test_hostile_yaml_is_refused_at_once(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(RefusedError, match="is damaged") as refusal:
         read_yaml(tmp_path / "config.yaml")
     assert "\n" not in str(refusal.value)
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
 
 

@@ -159,7 +159,11 @@ def test_a_plan_comes_back(tmp_path: Path) -> None:
     plan = Plan(["model.gamma=1,2"], Objective("validation/kid", "minimize", 1.0), 2, {"model.gamma=1": "0"})
     plan.write(tmp_path)
     assert read_plan(tmp_path) == plan
-    (tmp_path / "options.json").write_text('["a=1"]')  # as earlier versions wrote it
+    (tmp_path / "options.json").write_text('["a=1"]')
+    with pytest.raises(UserError, match="not a plan of this project"):
+        read_plan(tmp_path)
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "job.json").touch()  # as earlier versions wrote it
     assert read_plan(tmp_path) == Plan(["a=1"])
 
 
@@ -190,12 +194,12 @@ def test_figures_that_no_run_wrote_are_refused_in_one_line(tmp_path: Path, text:
 def test_figures_without_end_cost_little(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("step,a\n" + "1,2\n" * 2**20)
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(UserError, match=r"metrics\.csv: holds more than"):
         read_series(path)
     with path.open("ab") as file:
         file.truncate(2**40)
     with pytest.raises(UserError, match=r"metrics\.csv: is larger than"):
         read_series(path)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024

@@ -168,7 +168,7 @@ def test_learning_rates_fall_with_the_authors_annealing(run_command: Run) -> Non
     assert weights.load(Path("run/vae_gan_model.pth")).training["optimizers"]["decoder"] == "RMSprop, lr 0.0003"
 
     assert run_command(train, "train", "resume=run", "trainer.max_epochs=4") is None
-    assert "the learning rates go up again before they fall" in Path("run/train.log").read_text()
+    assert "the learning rates rise again before they decay" in Path("run/train.log").read_text()
 
 
 def test_larger_images_train_by_the_same_configuration(run_command: Run) -> None:

@@ -243,7 +243,7 @@ def test_other_images_are_not_continued_on(reference: Path, monkeypatch: pytest.
     message = run_command(train, "train", "resume=run", *kill)
     assert message == (
         f"error: {Path('run').resolve()}/config.yaml: the images were in run-data, outside the run's directory; to "
-        "read them again, add data.root=run-data"
+        "use them again, add data.root=run-data"
     )
     message = run_command(train, "train", "resume=run", *kill, "data.root=moved")
     rmtree("moved")

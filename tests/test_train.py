@@ -234,7 +234,7 @@ def test_a_few_batches_of_the_real_data(run_command: Run, mri_root: Path) -> Non
         (["data.image_size=36"], "image_size=36 cannot be halved"),
         (["model.gama=1"], "there is no option model.gama; did you mean model.gamma?"),
         (["optimizer.decoder.learning_rate=1"], "there is no option optimizer.decoder.learning_rate"),
-        (["model=nosuch"], "Could not find 'model/nosuch'"),
+        (["model=nosuch"], "model=nosuch: take one of conditional, gan"),
         (["model.gamma=-1"], "model.gamma=-1: must be a number of at least 0"),
         (["trainer.accelerator=quantum"], "take trainer.accelerator=auto"),
         (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: is not supported; take one of auto, 32-true"),

@@ -365,7 +365,9 @@ def test_a_server_that_breaks_later_loses_nothing(
     breaks = ["+callbacks.break._target_=tests.test_wandb.Break", f"+callbacks.break.hook={hook}"]
     trains(ONLINE, *limits(finish=1.0), *breaks)
     assert_whole(held("run-*")["history"])
-    line = told("".join(capfd.readouterr()), "W&B did not take the whole run in 1 s; to upload the rest: wandb sync")
+    line = told(
+        "".join(capfd.readouterr()), "W&B did not finish uploading the run within 1 s; to upload the rest: wandb sync"
+    )
     server = serve()
     run_told(line)
     assert_whole(server.history)
@@ -467,7 +469,7 @@ def test_settings_that_came_with_a_run_do_not_get_the_key(
     assert stranger.keys == []
     monkeypatch.chdir(run.parent)
     if inside:
-        assert f"{run}/wandb/settings would say where your key is sent" in caplog.text
+        assert f"{run}/wandb/settings could redirect your API key to another server" in caplog.text
         assert series(held("offline-run-*")["history"], "loss/gan") == [(0, 1.0)]
     else:
         assert series(owners.history, "loss/gan") == [(0, 1.0)]

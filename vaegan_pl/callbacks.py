@@ -1,6 +1,7 @@
 """What a training run shows and leaves behind, as Lightning callbacks."""
 
 import logging
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -340,16 +341,22 @@ class ModelFile(L.Callback):
         if self.stale:  # a full disk kept the last epoch's from being written
             self._write(self.path, trainer, pl_module)
         for path in filter(Path.exists, (self.best, self.path)):
-            model = weights.load(path)
-            batches, networks = model.training["batches"], model.networks.to(pl_module.device)
+            try:
+                model = weights.load(path)
+            except (OSError, UserError) as error:
+                if path == self.path:
+                    raise
+                log.warning("%s", error)
+                continue
+            batches, networks = int(model.training.get("batches", -1)), model.networks.to(pl_module.device)
             try:
                 if batches not in found and "encoder" in networks.names:
                     found[batches] = class_mixtures(networks, _data(trainer).collection, pl_module.device)
-            except (ValueError, UserError, MemoryError) as error:
+            except (ValueError, TypeError, RuntimeError, UserError, MemoryError) as error:
                 log.warning("%s: classes cannot be sampled: %s", path.name, error)
             else:
                 weights.save(path, networks, model.preprocessing, model.trained_on, model.training, found.get(batches))
-            evaluate = f"python -m vaegan_pl.evaluate weights={path}"
+            evaluate = f"python -m vaegan_pl.evaluate {as_typed('weights', path)}"
             with _outlived(f"the card of {path.name}"):
                 figures = [f"Not measured yet: `{evaluate}`, with the data options of this run."]
                 model_card.write(path, model_card.text(path, model, figures))
@@ -478,7 +485,7 @@ class Console(L.Callback):
                 if not logger.lost and (logger.mode == "offline" or not run.offline):
                     log.info("W&B          %s", f"offline; to upload it: {logger.upload}" if run.offline else run.url)
             elif isinstance(logger, TensorBoard):
-                log.info("TensorBoard  tensorboard --logdir %s", self.directory)
+                log.info("TensorBoard  tensorboard --logdir %s", shlex.quote(str(self.directory)))
         log.info("directory    %s", self.directory)
 
     @rank_zero_only
@@ -488,11 +495,13 @@ class Console(L.Callback):
         epochs = f"{_epochs(trainer):g} of {trainer.max_epochs} epochs, {trained(trainer)} batches"
         log.info("%s in %.1f minutes on %s", epochs, minutes, _data(trainer).source.caption)
         log.info("look at      %s", self.directory / "images" / "progress.png")
-        log.info("curves       %s", self.directory / "curves.png")
+        if (self.directory / "curves.png").exists():
+            log.info("curves       %s", self.directory / "curves.png")
         log.info("the model    %s", self.directory / "vae_gan_model.pth")
         log.info("measure it   (with this run's data options)")
-        log.info("             python -m vaegan_pl.evaluate weights=%s", self.directory / "vae_gan_model.pth")
-        log.info("sample it    python -m vaegan_pl.sample weights=%s", self.directory / "vae_gan_model.pth")
+        weights_ = as_typed("weights", self.directory / "vae_gan_model.pth")
+        log.info("             python -m vaegan_pl.evaluate %s", weights_)
+        log.info("sample it    python -m vaegan_pl.sample %s", weights_)
         images = _data(trainer)
         where = f" {as_typed('data.root', images.root)}" if type(images) is ImageFolders else ""
-        log.info("open it      python -m vaegan_pl.explore weights=%s%s", self.directory / "vae_gan_model.pth", where)
+        log.info("open it      python -m vaegan_pl.explore %s%s", weights_, where)

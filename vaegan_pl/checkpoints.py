@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 from torch.optim import Optimizer
@@ -73,11 +74,11 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = tensor_files.load(path)
     except RefusedError as error:
-        raise UserError(f"{path}: {error}; the run cannot be continued from it") from error
+        raise UserError(f"{path}: {error}") from error
     if content.get("format") != FORMAT:
         raise UserError(f"{path}: is no checkpoint of this project, or of an earlier version; start a new run")
     version = content.get("format_version")
-    if version not in (1, FORMAT_VERSION):
+    if type(version) is not int or version not in (1, FORMAT_VERSION):
         raise UserError(
             f"{path}: has format {version}, this vaegan_pl reads {FORMAT_VERSION}; take the version that wrote it"
         )
@@ -105,7 +106,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             log.warning("%s; resuming from the checkpoint before it, %s", damage, path.name)
         return path, content
     if damage is not None and (folder / LAST).exists() | (folder / PREVIOUS).exists():
-        raise damage
+        raise UserError(f"{damage}; start a new run")
     return None
 
 
@@ -117,9 +118,11 @@ def limits_reached(content: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     try:
         limits = content["callbacks"][Checkpoint.__qualname__]["finished"]
-        if limits is None or (set(limits) == {"max_epochs", "max_steps", "max_time"} and content["global_step"] >= 0):
+        names = {"max_epochs", "max_steps", "max_time"}
+        plain = limits is None or all(value is None or type(value) in (int, str) for value in limits.values())
+        if plain and type(content["global_step"]) is int and (limits is None or limits.keys() == names):
             return limits  # type: ignore[no-any-return]
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         pass
     raise UserError("the checkpoint was not written by this project; start a new run")
 
@@ -150,7 +153,9 @@ def check_fits(path: Path, content: Mapping[str, Any], module: L.LightningModule
         _same("optimizers", len(fresh), len(states))
         for name, optimizer, state in zip(optimizers, fresh, states, strict=True):
             _check_optimizer(name, optimizer, state)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        for callback in content["callbacks"].values():
+            _check_numbers(callback)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
         raise UserError(
             f"{path}: does not fit the run's config.yaml ({printable(str(error))[:200]}); start a new run"
         ) from error
@@ -158,6 +163,23 @@ def check_fits(path: Path, content: Mapping[str, Any], module: L.LightningModule
 
 def _kind(value: Tensor) -> tuple[tuple[int, ...], bool]:
     return tuple(value.shape), value.is_floating_point()
+
+
+def _kinds(state: Mapping[str, Any]) -> dict[str, object]:
+    """The same of an optimizer's state; counts may be numbers or tensors."""
+    return {
+        key: _kind(value) if isinstance(value, Tensor) and value.dim() else isinstance(value, Tensor | int | float)
+        for key, value in state.items()
+    }
+
+
+def _check_numbers(state: object) -> None:
+    """Refuse numbers that no counter reaches in what callbacks keep."""
+    if isinstance(state, Mapping):
+        for value in state.values():
+            _check_numbers(value)
+    elif isinstance(state, int) and abs(state) > 2**53:
+        raise ValueError("a number that is too large")
 
 
 def _same(what: str, own: object, stored: object) -> None:
@@ -170,12 +192,20 @@ def _check_optimizer(name: str, optimizer: Optimizer, state: Mapping[str, Any]) 
     (group,), (stored,) = optimizer.param_groups, state["param_groups"]
     for key, value in group.items():
         if key not in ("params", "lr") and key in stored:
+            if isinstance(stored[key], Tensor):
+                raise TypeError(f"a tensor as {key} of the optimizer of the {name}")
             both = (list(each) if isinstance(each, tuple) else each for each in (value, stored[key]))
             _same(f"{key} of the optimizer of the {name}", *both)
     rate = stored["lr"]
     if type(rate) not in (int, float) or not 0 <= rate <= group["initial_lr"]:
         raise ValueError(f"another learning rate of the {name}")
     _same(f"parameters of the {name}", [*range(len(group["params"]))], stored["params"])
+    if state["state"]:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        own = {i: _kinds(optimizer.state[parameter]) for i, parameter in enumerate(group["params"])}
+        _same(f"state of the optimizer of the {name}", own, {i: _kinds(values) for i, values in state["state"].items()})
     for i, values in state["state"].items():
         shape = group["params"][i].shape
         for value in values.values():

@@ -17,7 +17,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, InstantiationException, OverrideParseException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -184,7 +184,9 @@ def _keep_paths(config: DictConfig) -> None:
         return
     for key in ("output_root", "resume", "data.root", "data.cache"):
         value = OmegaConf.select(config, key, throw_on_missing=False)
-        if isinstance(value, str):
+        node, _, name = key.rpartition(".")
+        parent = OmegaConf.select(config, node) if node else config
+        if isinstance(value, str) and not OmegaConf.is_interpolation(parent, name):
             OmegaConf.update(config, key, str(started_in / value))
 
 
@@ -258,6 +260,8 @@ def check_options(config: DictConfig, config_name: str, only: str | None = None)
     for name in sorted(map(str, values.keys() - defaults.keys())):
         raise UserError(f"there is no option {name}{_suggestion(name, defaults)}")
     _check_types(defaults, values, "")
+    if "output" in values and values["output"] in (None, ""):
+        raise UserError(f"output={values['output'] or ''}: give a folder to write into")
 
 
 def _check_types(defaults: dict[Any, Any], values: dict[Any, Any], prefix: str) -> None:
@@ -287,7 +291,13 @@ def _check_types(defaults: dict[Any, Any], values: dict[Any, Any], prefix: str) 
 
 def _is_mistake(error: Exception) -> bool:
     lightnings = any(kind.__name__ == "MisconfigurationException" for kind in type(error).__mro__)
-    return lightnings or isinstance(error, MISTAKES)
+    return lightnings or isinstance(error, MISTAKES) or _is_short_of_memory(error)
+
+
+def _is_short_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory", str(error)) is not None
+    )
 
 
 def explain(error: Exception) -> str:
@@ -301,6 +311,10 @@ def _message(error: BaseException) -> str:
         cause = _message(error.__cause__)
         named = isinstance(error.__cause__, InstantiationException) or key.split(".")[0] in cause
         return cause if named else f"{key}: {cause}"
+    if isinstance(error, MissingConfigException) and error.options:
+        name = str(error.missing_cfg_file)
+        group, _, wrong = name.rpartition("/")
+        return f"{group}={wrong}: take one of {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
         if "=" not in error.override:
             return f"{error.override}: is not an option; options are written name=value"
@@ -313,6 +327,8 @@ def _message(error: BaseException) -> str:
         return f"{several[1]}: lists several values; for one value write {one}, for a sweep add --multirun"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror or error}; check the path, its permissions and the space left"
+    if _is_short_of_memory(error):
+        return f"not enough memory ({str(error).strip().partition(chr(10))[0]}); ask for fewer or smaller images"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set; add {error.full_key}=VALUE"
     unknown = error.__cause__

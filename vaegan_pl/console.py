@@ -64,6 +64,11 @@ class RunLog(logging.FileHandler):
         else:
             super().emit(record)
 
+    def _open(self) -> TextIO:  # type: ignore[override]
+        """Open the log to append to it, unless it is a link."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        return os.fdopen(os.open(self.baseFilename, flags, 0o666), "a", encoding=self.encoding, errors=self.errors)
+
     def begin(self, directory: Path) -> None:
         """Write what was kept, and everything from now on, into a directory."""
         self.close()
@@ -131,6 +136,10 @@ class EnduringStream:
 def enduring_streams() -> Iterator[None]:
     """Let the console go away without ending the command, and show text that it cannot encode as escapes."""
     before = sys.stdout, sys.stderr
+    if None in before:  # they were closed before Python started
+        nothing = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)
+        sys.stdout, sys.stderr = (stream or nothing for stream in before)
+        before = sys.stdout, sys.stderr
     for stream in before:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

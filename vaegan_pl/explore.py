@@ -87,6 +87,12 @@ def _read(studio: "Studio", config: DictConfig) -> "TrainingImages":
         options = config.data if whole else resume.data_of(studio.path.parent, str(config.output_root), root)
         if not Path(str(options.root)).is_dir():
             raise UserError(f"{options.root}: the images that trained the model are not there; {fix}")
+        own = (studio.model.networks.image_size, studio.model.preprocessing["aspect_ratio"])
+        if (options.image_size, options.aspect_ratio) != own:
+            raise UserError(
+                f"{studio.path}: was trained with data.image_size={own[0]} data.aspect_ratio={own[1]}, not with those "
+                f"given or stored next to it; {fix}"
+            )
         data: ImageFolders = instantiate(options, _convert_="all")
         data.prepare_data()
         refuse_strangers(studio.path, studio.model, data.source, options.image_size, options.aspect_ratio)

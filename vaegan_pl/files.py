@@ -88,7 +88,10 @@ def strange_entries(folder: Path) -> Iterator[Path]:
     top = folder.resolve()
     for parent, folders, files in os.walk(top):
         for path in (Path(parent, name) for name in (*folders, *files)):
-            inside = path.is_symlink() and path.resolve().is_relative_to(top)
+            try:
+                inside = path.is_symlink() and path.resolve().is_relative_to(top)
+            except (OSError, RuntimeError):  # links in a circle
+                inside = False
             if not inside and not stat.S_ISREG(mode := path.lstat().st_mode) and not stat.S_ISDIR(mode):
                 yield path
 

@@ -37,7 +37,8 @@ def pick_device(accelerator: str, option: str = "accelerator") -> torch.device:
 
 def started_together() -> int:
     """How many processes torchrun or Slurm's srun started together with this one; a Slurm shell by itself is one."""
-    return max(int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
+    found = [os.environ.get(name, "") for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")]
+    return max(int(n) if n.isdecimal() else 1 for n in found)
 
 
 def alone() -> list[ClusterEnvironment]:

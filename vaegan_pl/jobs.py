@@ -29,6 +29,12 @@ MOST_METRICS, MOST_COLUMNS, MOST_VALUES = 2**24, 100, 2**19
 MOST_LETTERS = 4000
 """The most letters of an option or a reason in a record."""
 
+MOST_OVERRIDES, MOST_RUNS, MOST_NUMBER = 1000, 1000, 1e30
+"""The most options and runs of a job, and the largest number in a record."""
+
+_NUMBER = re.compile("[0-9]{1,9}")
+"""Names of the directories of jobs."""
+
 _STEP = re.compile(r"[0-9]{1,15}")
 
 
@@ -42,7 +48,9 @@ def read_rows(metrics: Path) -> Iterator[dict[str, str]]:
     try:
         lines = read_text(metrics, MOST_METRICS).splitlines(keepends=True)
         reader = csv.reader((line for line in lines if line.endswith("\n")), strict=True)
-        names, left = next(reader, []), MOST_VALUES
+        names, left = next(reader, None), MOST_VALUES
+        if names is None:
+            return
         _check_names(names)
         for row in reader:
             left -= len(row)
@@ -60,7 +68,7 @@ def read_rows(metrics: Path) -> Iterator[dict[str, str]]:
 def _check_names(names: Sequence[str]) -> None:
     can_be_shown = all(name and len(name) < MOST_COLUMNS and printable(name) == name for name in names)
     once = len({*names}) == len(names) <= MOST_COLUMNS
-    if not can_be_shown or not once or (names and "step" not in names):
+    if not can_be_shown or not once or "step" not in names:
         raise RefusedError("is damaged (its first line does not name the columns)")
 
 
@@ -255,6 +263,10 @@ def _check(job: Job) -> None:
         TypeError: for such a value.
         ValueError: for a number out of its range.
     """
+    if len(_list(job.overrides)) > MOST_OVERRIDES or len(job.runs) > MOST_RUNS:
+        raise ValueError("too many options or runs")
+    if not job.runs and job.state in ("finished", "pruned"):
+        raise ValueError("a job that is done without a run")
     _is(str, *_list(job.overrides), job.state, job.objective.metric, job.objective.direction)
     _is((str, type(None)), job.reason)
     _is((int, float), job.moved, job.objective.worst)
@@ -285,7 +297,9 @@ def _check(job: Job) -> None:
 def _is(kind: type | tuple[type, ...], *values: object) -> None:
     for value in values:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise TypeError(f"{printable(value)[:40]} has the wrong type")
+            raise TypeError(f"a {type(value).__name__} in the wrong place")
+        if isinstance(value, int | float) and not -MOST_NUMBER < value < MOST_NUMBER and value - value == 0:
+            raise ValueError("a number that is too large")
 
 
 def in_directory(sweep: Path) -> list[Job]:
@@ -302,7 +316,8 @@ def in_directory(sweep: Path) -> list[Job]:
 
 def directories(sweep: Path) -> list[Path]:
     """The directories of the jobs of a sweep that have begun; links are none."""
-    return [path.parent for path in sorted(sweep.glob(f"*/{RECORD}")) if not path.parent.is_symlink()]
+    found = (path.parent for path in sorted(sweep.glob(f"*/{RECORD}")))
+    return [folder for folder in found if _NUMBER.fullmatch(folder.name) and not folder.is_symlink()]
 
 
 @dataclass
@@ -337,17 +352,22 @@ def read_plan(sweep: Path) -> Plan | None:
     if not path.exists():
         return None
     try:
-        content = read_json(path, 2**24)
-        if isinstance(content, list):  # of an earlier version
+        content = read_json(path)
+        if isinstance(content, list) and directories(sweep):  # of an earlier version
             content = {"options": content}
+        if not isinstance(content, dict):
+            raise TypeError("not a plan of this project")
         objective = content.pop("objective", None)
         plan = Plan(**content, objective=None if objective is None else Objective(**objective))
         _is(str, *_list(plan.options), *plan.jobs.keys(), *plan.jobs.values())
         _is((int, type(None)), plan.planned)
         if plan.objective is not None:
             _is(str, plan.objective.metric)
-        if not all(re.fullmatch(r"[0-9]{1,9}", name) for name in plan.jobs.values()):
+        if not all(map(_NUMBER.fullmatch, plan.jobs.values())):
             raise ValueError("jobs that lie elsewhere")
+        metric = "" if plan.objective is None else plan.objective.metric
+        if any(printable(text) != text for key in (*plan.options, *plan.jobs, metric) for text in key.split("\n")):
+            raise ValueError("text that cannot be shown")
     except (RefusedError, UserError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = printable(error)[:200]
         raise UserError(f"{printable(path)}: is damaged ({reason}); take another sweep.name, or restore it") from error

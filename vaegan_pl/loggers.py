@@ -4,6 +4,7 @@ import csv
 import logging
 import math
 import os
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import atomic_write
+from vaegan_pl.files import RefusedError, atomic_write, printable, read_text
 from vaegan_pl.jobs import METRICS, read_rows, read_series
 
 if TYPE_CHECKING:
@@ -170,6 +171,8 @@ def _attempt(method: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return method(self, *arguments, **options)
             except Exception as error:  # whatever W&B, its service process, the network or a disk do
+                if self.lost:  # it could not be started, and said so
+                    return None
                 self.lost = True
                 upload = self.upload if isinstance(self, WandB) else ""
                 then = f"; to upload what was logged: {upload}" if upload else ""
@@ -211,6 +214,10 @@ class WandB(WandbLogger):
     ) -> None:
         self.mode = _wandb_mode(offline)
         project = project or os.environ.get("WANDB_PROJECT") or "vaegan_pl"
+        if len(project) > 128 or {*project} & {*"/\\#?%:"}:
+            raise UserError(
+                f"logger.wandb.project={printable(project)}: must be of 128 letters at most, without /\\#?%:"
+            )
         super().__init__(offline=self.mode == "offline", project=project, **options)
         self._settings = {**self.SETTINGS, **_checked(settings or {})}
         self.lost = self.mode == "disabled"
@@ -309,13 +316,23 @@ class WandB(WandbLogger):
 
 
 def _wandb_mode(offline: bool | None) -> str:
-    """What is asked for: `online`, `offline` or `disabled`."""
+    """What is asked for: `online`, `offline` or `disabled`.
+
+    Raises:
+        UserError: if WANDB_MODE is none of W&B's modes.
+    """
     asked = os.environ.get("WANDB_MODE", "")
+    if asked not in ("", "online", "offline", "disabled", "dryrun", "run", "shared"):
+        raise UserError(f"WANDB_MODE={printable(asked)}: must be online, offline or disabled")
     if asked == "disabled":
         return asked
     if offline is None:
         offline = asked not in ("online", "run")
     return "offline" if offline else "online"
+
+
+HARMLESS_SETTINGS = frozenset({"entity", "project", "organization", "mode", "disabled"})
+"""What W&B's settings in the working directory may hold."""
 
 
 def _checked(settings: "wandb.Settings | Mapping[str, Any]") -> dict[str, Any]:
@@ -351,17 +368,26 @@ def _end_service() -> None:
 def _refuse_settings_of(directory: Path) -> None:
     """Stop where W&B would read settings that came with a run: they say where the user's key is sent.
 
-    W&B reads those of the working directory.
+    W&B reads those of the working directory. They may be the user's own, and name a project; whatever else they hold
+    may have come with a run.
 
     Raises:
-        PermissionError: then.
+        PermissionError: for such settings.
     """
-    if directory.resolve() == Path.cwd():
-        for path in (directory / name / "settings" for name in ("wandb", ".wandb")):
-            if path.exists():
-                raise PermissionError(
-                    f"{path} could redirect your API key to another server; remove it, or start in another directory"
-                )
+    known = {*HARMLESS_SETTINGS, *(["base_url"] if "WANDB_BASE_URL" in os.environ else [])}
+    for path in (Path.cwd() / name / "settings" for name in ("wandb", ".wandb")):
+        if not path.exists():
+            continue
+        try:
+            lines = read_text(path).splitlines()
+        except (OSError, RefusedError):
+            lines = ["?"]
+        names = {re.split("[=:]", line)[0].strip().lower() for line in lines if line.strip()[:1] not in ("", "[", "#")}
+        if directory.resolve() == Path.cwd() or not names <= known:
+            raise PermissionError(
+                f"{path} could redirect your API key to another server; remove it, start in another directory, or set "
+                "WANDB_BASE_URL to your server"
+            )
 
 
 class TensorBoard(TensorBoardLogger):

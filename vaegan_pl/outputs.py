@@ -1,33 +1,93 @@
 """Output folders of commands: only files that this project wrote may be replaced or removed."""
 
+import json
 import re
+import struct
+import warnings
+import zipfile
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
+
+from PIL import Image
 
 from vaegan_pl import __version__
 from vaegan_pl.errors import UserError
+from vaegan_pl.files import MOST_TEXT, RefusedError, read_bytes, read_json
 
-MADE_BY = f"vaegan_pl {__version__}"
+_OURS = "vaegan_pl "
+MADE_BY = f"{_OURS}{__version__}"
 """The marker in written files: `Software` in pictures, the generator in pages, `made_by` in JSON."""
 
-_MARKS = (
-    b"vaegan_pl",
-    b"rank,job,seed,",  # a sweep's CSV has no place for more
-    b"synthetic; trained on",  # pictures of versions before 0.2
-    b"reconstruction; trained on",
-)
-_NEAR_THE_ENDS = 2**16
+_EARLIER = ("synthetic; trained on", "reconstruction; trained on")
+"""How pictures of versions before 0.2 describe themselves."""
+
+_MOST_BYTES = 2**26
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file says, near its start or end, that this project wrote it; links, folders and devices do not."""
+    """Whether a file's own metadata says that this project wrote it; links, folders and devices do not."""
     if path.is_symlink() or not path.is_file():
         return False
+    try:
+        return _KINDS[path.suffix](path)
+    except (KeyError, RefusedError, ValueError, TypeError, AttributeError, SyntaxError, zipfile.BadZipFile):
+        return False
+
+
+def _is_picture(path: Path) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(BytesIO(read_bytes(path, _MOST_BYTES)), formats=["PNG", "GIF"]) as picture:
+                found = [picture.info.get(key, "") for key in ("Software", "Description", "comment")]
+        except (OSError, Image.DecompressionBombError):
+            return False
+    texts = [text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in found]
+    return any(text.startswith(_OURS) for text in texts) or texts[1].startswith(_EARLIER)
+
+
+def _is_page(path: Path) -> bool:
+    head = read_bytes(path, _MOST_BYTES)[:4096]
+    return re.search(rb'<meta name="generator" content="vaegan_pl ', head) is not None
+
+
+def _is_json(path: Path) -> bool:
+    return str(read_json(path, _MOST_BYTES)["made_by"]).startswith(_OURS)
+
+
+def _is_table(path: Path) -> bool:
+    """A sweep's CSV has no place for metadata: it has our columns, and our JSON next to it."""
     with path.open("rb") as file:
-        start = file.read(_NEAR_THE_ENDS)
-        file.seek(max(0, path.stat().st_size - _NEAR_THE_ENDS))
-        end = file.read(_NEAR_THE_ENDS)
-    return any(mark in part for mark in _MARKS for part in (start, end))
+        return file.read(14) == b"rank,job,seed," and is_ours(path.with_suffix(".json"))
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        return size < MOST_TEXT and "vaegan_pl" in json.loads(file.read(size))["__metadata__"]
+
+
+def _is_onnx(path: Path) -> bool:
+    """An entry of `metadata_props`: field 1 is the key, of 9 bytes; field 2 follows."""
+    return b"\x0a\x09vaegan_pl\x12" in path.read_bytes()
+
+
+def _is_pt2(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/extra/vaegan_pl") for name in archive.namelist())
+
+
+_KINDS = {
+    ".png": _is_picture,
+    ".gif": _is_picture,
+    ".html": _is_page,
+    ".json": _is_json,
+    ".csv": _is_table,
+    ".safetensors": _is_safetensors,
+    ".onnx": _is_onnx,
+    ".pt2": _is_pt2,
+}
 
 
 def claim(folder: Path, names: str, overwrite: bool) -> list[Path]:
@@ -43,7 +103,7 @@ def claim(folder: Path, names: str, overwrite: bool) -> list[Path]:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; give a folder to write into")
-    found = [path for path in sorted(folder.glob("*")) if re.fullmatch(names, path.name)]
+    found = [path for path in sorted(folder.glob("*")) if re.fullmatch(names, path.name, re.DOTALL)]
     for path in found:
         if path.is_dir() and not path.is_symlink():
             raise UserError(f"{path}: is a folder where a file is to be written; write into another folder")

@@ -5,6 +5,7 @@ read from it. Paths outside the directory, URLs, other classes and anything else
 line.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -18,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vaegan_pl.commands import CONFIG, CONFIG_DIRECTORY, FREE
+from vaegan_pl.commands import CONFIG, CONFIG_DIRECTORY, FREE, NULLABLE, NUMBER_OR_WORD
 from vaegan_pl.console import as_typed
 from vaegan_pl.errors import UserError
 from vaegan_pl.files import MOST_DEPTH, RefusedError, atomic_write, first_line, printable, read_text
@@ -64,10 +65,11 @@ OF_LIGHTNING = frozenset(
 )
 """Numbers and switches of Lightning's Trainer that `conf/` does not set."""
 
+_OPTIMIZER = re.compile(r"torch\.optim\.(?!LBFGS|SparseAdam)[A-Z]\w*")
 CLASSES = {
-    "optimizer.encoder": re.compile(r"torch\.optim\.[A-Z]\w*"),
-    "optimizer.decoder": re.compile(r"torch\.optim\.[A-Z]\w*"),
-    "optimizer.discriminator": re.compile(r"torch\.optim\.[A-Z]\w*"),
+    "optimizer.encoder": _OPTIMIZER,
+    "optimizer.decoder": _OPTIMIZER,
+    "optimizer.discriminator": _OPTIMIZER,
     "callbacks.pruning.pruner": re.compile(r"optuna\.pruners\.[A-Z]\w*"),
 }
 """Where another class of a library may stand, with any numbers as its arguments."""
@@ -78,6 +80,18 @@ WORDS = {
     "trainer.accelerator": re.compile("[a-z]{1,16}"),
 }
 _WORD = re.compile(r"(?!.*://).{0,256}")
+MOST = {
+    "callbacks.pictures.samples": 2**12,
+    "callbacks.pictures.reconstructions": 2**12,
+    "callbacks.quality.n": 2**17,
+    "data.image_size": 512,
+    "data.batch_size": 2**14,
+    "trainer.devices": os.cpu_count() or 1,
+    "trainer.num_nodes": 1,
+}
+"""The largest numbers that are taken from a run's directory; more nodes would wait for each other without a word."""
+
+MAY_BE_EMPTY = frozenset({"logger", "callbacks"})
 _SHOWN = 3
 _MOST_LISTED, _MOST_NUMBER = 10_000, 2**63
 
@@ -126,8 +140,14 @@ def _shipped() -> _Place:
     return root
 
 
+_NUMBERS = _Place(values=[0, 0.5, True])
+"""The place of an argument that a library has."""
+
+
 def _add(place: _Place, content: object) -> None:
     if isinstance(content, dict):
+        if not content:
+            place.values.append({})
         for name, value in content.items():
             _add(place.below.setdefault(name, _Place()), value)
     else:
@@ -158,11 +178,11 @@ def read(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> Dic
     given = [override.key_or_group.replace("/", ".") for override in _parsed(overrides)]
     before |= {key: now[key] for key in TAKEN_FROM_NOW}
     before["data"] |= {"cache": (now.get("data") or {}).get("cache", before["data"]["cache"])}
-    _check(path, before, given, now)
     config = deepcopy(before)
     for key in given:
         _take(key.split("."), now, config)
     config |= {key: now[key] for key in TAKEN_FROM_NOW}
+    _check(path, config, [*TAKEN_FROM_NOW, *_from(given, now)], now)
     try:
         old, new = (_flat(OmegaConf.to_container(OmegaConf.create(each), resolve=True)) for each in (before, config))
     except OmegaConfBaseException as error:
@@ -227,9 +247,22 @@ def read_yaml(path: Path) -> Any:
                 raise RefusedError("is damaged (too many values, or nested too deeply)")
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
                 raise RefusedError("is damaged (it holds YAML aliases or tags, which this project does not write)")
-        return yaml.load(text, Loader=get_yaml_loader())  # noqa: S506 # a SafeLoader
+        content = yaml.load(text, Loader=get_yaml_loader())  # noqa: S506 # a SafeLoader
+        if any(isinstance(leaf, int) and abs(leaf) > _MOST_NUMBER for leaf in _leaves(content)):
+            raise RefusedError("is damaged (it holds a number that is too large)")
+        return content
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RefusedError(f"is damaged (not YAML: {first_line(error)})") from error
+
+
+def _leaves(content: Any) -> Iterator[Any]:
+    if isinstance(content, dict):
+        content = [*content.keys(), *content.values()]
+    if not isinstance(content, list):
+        yield content
+    else:
+        for part in content:
+            yield from _leaves(part)
 
 
 def is_known(override: str) -> bool:
@@ -316,8 +349,8 @@ def _strange(stored: Any, place: _Place | None, key: str, given: Sequence[str]) 
     if any(key == own or key.startswith(f"{own}.") for own in given):
         return
     if isinstance(stored, dict):
-        if not stored and place is not None:
-            return
+        if not stored and (place is None or not ({} in place.values or key in MAY_BE_EMPTY)):
+            yield key, stored
         for name, value in stored.items():
             below = None if place is None else place.below.get(name)
             yield from _strange(value, below or _besides(key, name, value), f"{key}.{name}".lstrip("."), given)
@@ -328,10 +361,8 @@ def _strange(stored: Any, place: _Place | None, key: str, given: Sequence[str]) 
 def _besides(key: str, name: object, value: object) -> _Place | None:
     """The place of an option that `conf/` does not list and that may stand there all the same."""
     word = isinstance(name, str) and _WORD.fullmatch(name) is not None and printable(name) == name
-    if key == "trainer" and name in OF_LIGHTNING:
-        return _Place(values=[0])
-    if key in CLASSES and word and not isinstance(value, str):
-        return _Place(values=[0])
+    if (key == "trainer" and name in OF_LIGHTNING) or (key in CLASSES and word):
+        return _NUMBERS
     if f"{key}." in FREE and word:
         return _Place(values=["", 0])
     return None
@@ -340,18 +371,38 @@ def _besides(key: str, name: object, value: object) -> _Place | None:
 def _is_of(value: Any, place: _Place, key: str) -> bool:
     """Whether a value may stand in a place of the configuration."""
     if place.below and not place.values:
-        return value is None
+        return value is None and key in MAY_BE_EMPTY
     if key in TO_GIVE_AGAIN:
         return value is None or value is True
+    if not _is_of_its_kind(value, place, key):
+        return False
+    if isinstance(value, list):
+        return len(value) < _MOST_LISTED and all(
+            not isinstance(part, list | dict) and _is_safe(part, place, key) for part in value
+        )
+    return _is_safe(value, place, key)
+
+
+def _is_of_its_kind(value: Any, place: _Place, key: str) -> bool:
+    """Whether `conf/` has such a value there: null, a number, a text or a list; null there stands for any."""
+    kinds = {type(known) for known in place.values}
+    derived = any(text.startswith("${") for text in place.texts)
+    if type(None) in kinds or (derived and not place.is_path):
+        return True
+    if value is None:
+        return key in NULLABLE or place is _NUMBERS
+    if isinstance(value, list) and place is _NUMBERS:
+        return True
+    return type(value) in kinds or (type(value) is int and float in kinds) or key in NUMBER_OR_WORD
+
+
+def _is_safe(value: Any, place: _Place, key: str) -> bool:
+    """Whether a number is small enough to be built, and a text only a word."""
     if value is None or isinstance(value, bool | float):
         return True
     if isinstance(value, int):
-        return abs(value) < _MOST_NUMBER
-    if isinstance(value, list):
-        return len(value) < _MOST_LISTED and all(
-            not isinstance(part, list | dict) and _is_of(part, place, key) for part in value
-        )
-    if not isinstance(value, str):
+        return abs(value) <= MOST.get(key, _MOST_NUMBER)
+    if not isinstance(value, str) or place is _NUMBERS:
         return False
     owner = key.rpartition(".")[0]
     if "${" in value or key.endswith("_target_"):
@@ -359,7 +410,7 @@ def _is_of(value: Any, place: _Place, key: str) -> bool:
     if place.is_path:
         return value in place.texts and value != "???"
     if not any(isinstance(known, str | list) or known is None for known in place.values):
-        return key == "model.sigma"
+        return key in NUMBER_OR_WORD
     return printable(value) == value and WORDS.get(key, _WORD).fullmatch(value) is not None
 
 
@@ -369,15 +420,24 @@ def _of_now(config: dict[Any, Any]) -> bool:
     return all(isinstance(config.get(group), dict) and name in config[group] for group, name in parts.items())
 
 
+def _from(given: Sequence[str], now: dict[Any, Any]) -> Iterator[str]:
+    """The single options that come from the command line; in a group, what it leaves open comes from the run."""
+    leaves = _flat(now)
+    for key in given:
+        of_group = [leaf for leaf in leaves if leaf.startswith(f"{key}.")]
+        yield from (leaf for leaf in of_group or [key] if leaves.get(leaf) != "???")
+
+
 def _take(key: list[str], source: Any, target: Any) -> None:
     """Set what a key names to what it is in another configuration; missing values stay as they were."""
     name = key[0]
     if not isinstance(source, dict) or name not in source:
         target.pop(name, None)  # an option that takes it away
     elif key[1:]:
-        if not isinstance(target.get(name), dict):
-            target[name] = {}
-        _take(key[1:], source[name], target[name])
+        if isinstance(target.get(name), dict):
+            _take(key[1:], source[name], target[name])
+        else:
+            target[name] = deepcopy(source[name])
     elif isinstance(source[name], dict) and isinstance(target.get(name), dict):
         earlier, target[name] = target[name], deepcopy(source[name])
         target[name] |= {k: earlier[k] for k, value in target[name].items() if value == "???" and k in earlier}

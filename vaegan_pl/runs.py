@@ -18,9 +18,15 @@ TRACES = ("vae_gan_model.pth", "checkpoints", "metrics.csv", "config.yaml")
 
 WRITTEN = re.compile(
     r"vae_gan_model_best\.pth|model_card(_best)?\.md|images|curves\.png|hparams\.yaml|data_report\.(html|json)|wandb|"
-    r"tensorboard|lost_in_batch_\d+\.txt"
+    r"tensorboard|lost_in_batch_\d+\.txt|train\.log"
 )
 """What runs write besides, with one logger or another."""
+
+
+PICTURES = re.compile(r"progress\.png|(samples|reconstructions)_epoch_\d+\.png")
+
+_OF_WANDB = re.compile(r"(\d{1,9}/seed_\d+/)?wandb/(offline-)?run-[^/]+/")
+"""Earlier parts of W&B runs, which hold links to W&B's own logs and are not written again."""
 
 
 def lock(directory: Path, until: float = 0.0) -> int | None:
@@ -67,11 +73,12 @@ def is_held(directory: Path) -> bool:
     return False
 
 
-def check_free(directory: Path) -> None:
+def check_free(directory: Path, written: re.Pattern[str] = WRITTEN) -> None:
     """Refuse a directory for a new run that holds a run, or other files in places where a run would write.
 
     Args:
         directory: the run's directory; must exist.
+        written: the names of the files that a run writes into it besides.
 
     Raises:
         UserError: if it holds such files.
@@ -79,7 +86,7 @@ def check_free(directory: Path) -> None:
     for entry in sorted(directory.iterdir()):
         if entry.name in TRACES:
             raise UserError(f"{directory}: holds a run already ({entry.name}); choose another hydra.run.dir")
-        if WRITTEN.fullmatch(entry.name):
+        if written.fullmatch(entry.name):
             raise UserError(f"{entry}: is in the way of a file that a run writes; choose another hydra.run.dir")
 
 
@@ -90,8 +97,7 @@ def check_entries(directory: Path) -> None:
         UserError: for links, pipes and devices in it, and for settings that W&B would take from it.
     """
     for entry in strange_entries(directory):
-        parts = entry.relative_to(directory.resolve()).parts
-        if "wandb" in parts[:-2]:  # earlier parts of the W&B run, which are not written again
+        if _OF_WANDB.match(entry.relative_to(directory.resolve()).as_posix()):
             continue
         raise UserError(
             f"{printable(entry)}: is a pipe, a device or a link to somewhere else, which a run's directory must not "
@@ -116,7 +122,8 @@ def point_latest(directory: Path, output_root: Path) -> None:
         output_root.mkdir(parents=True, exist_ok=True)
         if latest.exists() and not latest.is_symlink():
             raise FileExistsError(errno.EEXIST, "is not the link that this project makes")
-        link.symlink_to(os.path.relpath(directory, output_root), target_is_directory=True)
+        place = os.path.relpath(directory.resolve(), output_root.resolve())
+        link.symlink_to(place, target_is_directory=True)
         link.replace(latest)
     except OSError as error:
         with suppress(OSError):

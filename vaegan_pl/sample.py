@@ -61,9 +61,9 @@ def sample(config: DictConfig) -> None:
         for label, folder in folders.items()
         for path in claim(folder, rf"{re.escape(label or 'sample')}_\d{{5,}}\.png", config.overwrite)
     ]
-    claim(output, rf"grid\.png|{provenance.NAME}|{PHANTOM_MARKER}", config.overwrite)
     if is_phantoms(output):
         raise UserError(f"output={output}: holds phantoms to train on; write into another folder")
+    claim(output, rf"grid\.png|{provenance.NAME}|{PHANTOM_MARKER}", config.overwrite)
     made_from = provenance.words(model)
     facts = provenance.facts(path, provenance.sha256(path), model, config.seed, config.temperature)
     if config.audit:

@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vaegan_pl import commands, jobs, resume, runs
 from vaegan_pl.console import keep_log
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import RefusedError
+from vaegan_pl.files import RefusedError, printable
 from vaegan_pl.jobs import PLAN, Job, Objective, Plan, Run
 from vaegan_pl.outputs import claim
 from vaegan_pl.resume import FIXED, MOVABLE
@@ -41,6 +41,9 @@ _NOT_OF_TRAINING = ("hydra.", "hydra/", "sweep.", "experiment=sweep_", "callback
 LENGTHENS = "hydra.sweeper.n_trials"
 LONGEST_NAME = 128
 """What W&B takes as the name of a run, in characters."""
+
+OF_HYDRA = ("multirun.yaml", "optimization_results.yaml")
+"""What Hydra and its sweepers write into a sweep's directory."""
 
 SECONDS_TO_WAIT = 60
 """For another process that looks for a place for its job."""
@@ -88,11 +91,13 @@ def _claimed(sweep: Path, overrides: list[str], objective: Objective, audit: int
         UserError: if another process does this job, or its directory is a link.
     """
     with _locked(sweep):
-        plan, wanted = jobs.read_plan(sweep), identity(overrides)
-        name = plan.jobs.get(wanted) if plan is not None else None
+        plan = jobs.read_plan(sweep) or Plan([])
+        swept = _swept(plan.options)
+        wanted = identity(overrides, swept)
+        name = plan.jobs.get(wanted)
         if name is None:
-            there = {identity(jobs.read(folder).overrides): folder.name for folder in jobs.directories(sweep)}
-            name = there.get(wanted) or _free(sweep, [], 1)[0]
+            there = {identity(jobs.read(folder).overrides, swept): folder.name for folder in jobs.directories(sweep)}
+            name = there.get(wanted) or _free(sweep, plan.jobs.values(), 1)[0]
         directory = sweep / name
         if directory.is_symlink():
             raise UserError(
@@ -131,14 +136,25 @@ def _free(sweep: Path, taken: Iterable[str], n: int) -> list[str]:
     return [str(number) for number in range(first, first + n)]
 
 
-def identity(overrides: Sequence[str]) -> str:
-    """The options that distinguish a job from others, with their values; independent of its number."""
+def identity(overrides: Sequence[str], swept: Collection[str] = ()) -> str:
+    """The options that distinguish a job from others, with their values; independent of its number.
+
+    Args:
+        overrides: the job's options.
+        swept: names of options that distinguish jobs because the sweep varies them.
+    """
     found = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
-        if override.input_line is not None and _makes_another(override.input_line):
-            sign = override.input_line[:1] if override.input_line[:1] in "+~" else ""
+        line = override.input_line
+        if line is not None and (_makes_another(line) or override.key_or_group in swept):
+            sign = line[:1] if line[:1] in "+~" else ""
             found[f"{sign.replace('+', '')}{override.key_or_group}"] = repr(override.value())
     return "\n".join(f"{key}={value}" for key, value in sorted(found.items()))
+
+
+def _swept(options: Sequence[str]) -> set[str]:
+    """The names of the options that a command line gives several values."""
+    return {option.lstrip("+~").partition("=")[0] for option in options if _is_swept(option)}
 
 
 def _searches(hydra: HydraConf | DictConfig) -> bool:
@@ -235,6 +251,7 @@ def _run(record: Job, seed: int, config: DictConfig, train: Callable[[DictConfig
     if directory.is_symlink():
         raise UserError(f"{directory}: is a symbolic link, but must be a folder; nothing was started; remove the link")
     directory.mkdir(exist_ok=True)
+    runs.check_entries(directory)
     changes: dict[str, Any] = {"seed": seed, "directory": str(directory)}
     if OmegaConf.select(config, "logger.csv") is None:
         raise UserError("logger: a sweep is ranked by metrics.csv; take logger=csv, default or tensorboard")
@@ -249,6 +266,8 @@ def _run(record: Job, seed: int, config: DictConfig, train: Callable[[DictConfig
             train(_changed(config, {**changes, "resume": str(directory)}))
     finally:
         run.seconds += monotonic() - started
+        with suppress(OSError):
+            directory.rmdir()  # of a job that failed before it began
     series = jobs.read_series(directory / jobs.METRICS)
     step, value = record.objective.best(series)
     if config.sweep.audit:
@@ -357,7 +376,7 @@ class Bookkeeping(Callback):
                 new = not (directory / PLAN).exists()
                 _plan(config, directory).write(directory)
         except Exception as error:  # no job must start
-            sys.exit(f"error: {commands.explain(error)}")
+            sys.exit(f"error: {printable(commands.explain(error))}")
         commands.AT_END.append(partial(conclude, directory, new))
 
 
@@ -375,6 +394,11 @@ def _plan(config: DictConfig, directory: Path) -> Plan:
         UserError: if the directory holds jobs that are not among those asked for, or links.
     """
     runs.check_entries(directory)
+    for name in OF_HYDRA if jobs.read_plan(directory) is None else ():
+        if (directory / name).exists():
+            raise UserError(
+                f"{directory / name}: is in the way of a file that a sweep writes; choose another directory"
+            )
     given, before = config.hydra.overrides, jobs.read_plan(directory)
     now = [*given.task, *(option for option in given.hydra if not option.startswith(LENGTHENS))]
     objective = Objective(config.sweep.objective, config.sweep.direction, config.sweep.worst)
@@ -386,8 +410,12 @@ def _plan(config: DictConfig, directory: Path) -> Plan:
     params = [f"{name}={value}" for name, value in (config.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())
     batches = BasicSweeper.split_arguments(parser.parse_overrides([*params, *given.task]), None)
-    wanted = list(dict.fromkeys(identity(overrides) for batch in batches for overrides in batch))
-    there = {identity(jobs.read(folder).overrides): folder.name for folder in jobs.directories(directory)}
+    swept = _swept(now)
+    wanted = list(dict.fromkeys(identity(overrides, swept) for batch in batches for overrides in batch))
+    begun = jobs.directories(directory)
+    there = {identity(jobs.read(folder).overrides, swept): folder.name for folder in begun}
+    if before is not None and any(map(runs.is_held, begun)):  # another process will do what it planned
+        there = {key: name for key, name in before.jobs.items() if name not in there.values()} | there
     for known, name in there.items():
         if known not in wanted:
             own = {*known.split("\n")}

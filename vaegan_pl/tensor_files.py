@@ -1,6 +1,7 @@
 """Files of tensors and plain containers, as `torch.save` writes them; reading one executes nothing and costs little."""
 
 import pickletools
+import re
 import struct
 import zipfile
 from collections import OrderedDict
@@ -19,7 +20,27 @@ MOST_PICKLE = 2**18
 
 MOST_DIRECTORY = 2**20
 MOST_NODES = 50_000
-GLOBALS = frozenset({"collections OrderedDict", "torch._utils _rebuild_tensor_v2"})
+MOST_NUMBER = 2**63
+CALLED = frozenset({"collections OrderedDict", "torch._utils _rebuild_tensor_v2"})
+STORAGES = frozenset(
+    f"torch {kind}Storage"
+    for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool", "ComplexFloat")
+)
+ENTRIES = re.compile(
+    r"([^/]{1,200})/(data\.pkl|data/\d{1,9}|byteorder|version|\.data/serialization_id|\.format_version|"
+    r"\.storage_alignment)"
+)
+"""Names in the archives that `torch.save` writes."""
+
+TAKEN = {
+    **dict.fromkeys(("EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "NONE", "NEWTRUE", "NEWFALSE", "BINUNICODE"), 0),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1"), 0),
+    **dict.fromkeys(("TUPLE1", "BINPERSID", "BUILD", "APPEND"), 1),
+    **dict.fromkeys(("TUPLE2", "SETITEM"), 2),
+    "TUPLE3": 3,
+}
+"""How many values the plain opcodes of pickles take from the stack."""
+
 _END, _LOCATOR_64 = b"PK\x05\x06", b"PK\x06\x07"
 
 
@@ -85,15 +106,26 @@ def _check_archive(file: BinaryIO) -> int:
             )
             if not stored or sum(e.file_size for e in entries) > size:
                 raise RefusedError("is refused: it is compressed, or would unpack to more than its size on disk")
-            if len({e.filename for e in entries}) < len(entries):
+            if len({e.filename.lower() for e in entries}) < len(entries):
                 raise RefusedError("is damaged (two of its entries have the same name)")
-            pickles = [e for e in entries if e.filename.endswith(".pkl")]
+            names = [ENTRIES.fullmatch(e.filename) for e in entries]
+            if not all(names) or len({name[1] for name in names if name}) != 1:  # one folder, of PyTorch's files alone
+                raise RefusedError("has contents that this project does not write")
+            pickles = [e for e in entries if e.filename.endswith("/data.pkl")]
             if len(pickles) != 1 or pickles[0].file_size > MOST_PICKLE:
                 raise RefusedError("has contents that this project does not write")
             if archive.testzip() is not None:
                 raise RefusedError("is damaged: its contents do not match their checksums")
-            _check_globals(archive.read(pickles[0]))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, struct.error, RuntimeError) as error:
+            _check_pickle(archive.read(pickles[0]))
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        LookupError,
+        EOFError,
+        ValueError,
+        struct.error,
+        RuntimeError,
+    ) as error:
         raise RefusedError("is damaged, or another kind of file") from error
     return size
 
@@ -111,21 +143,55 @@ def _size_of_directory(file: BinaryIO, size: int) -> int:
     end = tail.rindex(_END)
     if tail[max(0, end - 20) : end].startswith(_LOCATOR_64):
         (at,) = struct.unpack_from("<Q", tail, end - 12)
+        if at != start + end - 20 - 56:  # `ZipFile` reads the record there, whatever the locator says
+            raise ValueError("a record in another place")
         file.seek(at)
         return int(struct.unpack_from("<Q", file.read(56), 40)[0])
     return int(struct.unpack_from("<I", tail, end + 12)[0])
 
 
-def _check_globals(pickled: bytes) -> None:
-    """Refuse a pickle that names more than tensors and ordered dictionaries, before it is opened."""
+def _check_pickle(pickled: bytes) -> None:
+    """Follow a pickle without building anything, and refuse what `torch.save` does not write of plain contents.
+
+    Only two functions are called: the one that makes tensors, and `OrderedDict` without arguments, for with some it can
+    copy what is there again and again.
+
+    Raises:
+        LookupError: if it takes more from the stack than is there.
+        ValueError: if it is cut off.
+    """
+    code = RefusedError("is refused: it contains pickled code; only tensors and plain containers are loaded")
+    stack: list[str] = []
+    marks: list[int] = []
+    memo: dict[int, str] = {}
     for opcode, argument, _ in pickletools.genops(pickled):
-        if opcode.name == "STACK_GLOBAL" or (opcode.name == "GLOBAL" and not _is_tensors(str(argument))):
-            raise RefusedError("is refused: it contains pickled code; only tensors and plain containers are loaded")
-
-
-def _is_tensors(name: str) -> bool:
-    module, _, kind = name.partition(" ")
-    return name in GLOBALS or (module == "torch" and kind.endswith("Storage"))
+        name = opcode.name
+        if name == "GLOBAL":
+            if argument not in CALLED | STORAGES:
+                raise code
+            stack.append(str(argument) if argument in CALLED else "")
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument or 0] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument or 0])
+        elif name == "MARK":
+            marks.append(len(stack))
+        elif name in ("TUPLE", "SETITEMS", "APPENDS"):
+            del stack[marks.pop() :]
+            if name == "TUPLE":
+                stack.append("")
+        elif name == "REDUCE":
+            arguments, called = stack.pop(), stack.pop()
+            if called not in CALLED or (called.endswith("OrderedDict") and arguments != "()"):
+                raise code
+            stack.append("")
+        elif name in TAKEN:
+            for _ in range(TAKEN[name]):
+                stack.pop()
+            if name not in ("SETITEM", "APPEND", "BUILD"):
+                stack.append("()" if name == "EMPTY_TUPLE" else "")
+        elif name not in ("PROTO", "STOP"):
+            raise code
 
 
 def _check_contents(content: object, size: int | None) -> None:
@@ -146,6 +212,8 @@ def _check_contents(content: object, size: int | None) -> None:
         elif type(value) in (list, tuple):
             assert isinstance(value, list | tuple)
             left += [(part, depth + 1) for part in value]
+        elif type(value) is int and not -MOST_NUMBER <= value <= MOST_NUMBER:
+            raise RefusedError("has contents that this project does not write (a number that is too large)")
         elif value is not None and type(value) not in (bool, int, float, str):
             raise RefusedError(f"has contents that this project does not write (a {type(value).__name__})")
     if size is not None and held > size:

@@ -36,6 +36,9 @@ EXPECTED_WARNINGS = (
 )
 
 
+OUTPUTS = ("directory", "path", "best", "picture")
+"""Options of loggers and callbacks that say where something is written."""
+
 BYTES_PER_PARAMETER = 12
 """Of a float32 parameter, its gradient and one number of its optimizer."""
 
@@ -57,6 +60,7 @@ def fit(config: DictConfig) -> None:
         config = resume.read(directory, config, HydraConfig.get().overrides.task)
     elif commands.is_first_process():
         runs.check_free(directory)
+        check_outputs(config, directory)
     refuse_unsupported(config)
     import lightning as L
     from hydra.utils import instantiate
@@ -87,8 +91,8 @@ def fit(config: DictConfig) -> None:
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     exit_code, held = 1, None
     try:
-        loggers = list((instantiate(config.get("logger"), _convert_="all") or {}).values())
-        callbacks = list((instantiate(config.get("callbacks"), _convert_="all") or {}).values())
+        loggers = parts_of(config, "logger", L.pytorch.loggers.Logger)
+        callbacks = parts_of(config, "callbacks", L.Callback)
         if not callbacks:
             log.warning("callbacks=null: no model, checkpoint or picture is kept")
         if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -107,7 +111,7 @@ def fit(config: DictConfig) -> None:
             plugins += alone()
         parts = {"logger": False, "callbacks": [own, *callbacks], "sync_batchnorm": False, "plugins": plugins}
         trainer: L.Trainer = instantiate(config.trainer, **parts, _convert_="all")
-        refuse_devices(trainer, config.trainer.strategy)
+        refuse_devices(trainer)
         if device.type == "cpu":
             prepare_cpu(trainer.num_devices)
         if trainer.is_global_zero:
@@ -126,12 +130,45 @@ def fit(config: DictConfig) -> None:
             os.close(held)
 
 
+def check_outputs(config: DictConfig, directory: Path) -> None:
+    """Refuse a new run whose loggers or callbacks would write over files outside of its directory.
+
+    Raises:
+        UserError: if there is such a file.
+    """
+    parts = {**(config.get("callbacks") or {}), "csv": OmegaConf.select(config, "logger.csv")}
+    for options in filter(OmegaConf.is_dict, parts.values()):
+        for path in (Path(str(options[name])) for name in OUTPUTS if options.get(name)):
+            if path.resolve().is_relative_to(directory.resolve()):
+                continue
+            if path.is_dir():
+                runs.check_free(path, runs.PICTURES)
+            elif path.exists() or path.is_symlink():
+                raise UserError(f"{path}: is in the way of a file that a run writes; choose another path")
+
+
 def built(config: DictConfig) -> "tuple[GenerativeModel, dict[str, Any], Any]":
     """The model, what makes its optimizers, and the schedule of their learning rates."""
     from hydra.utils import instantiate
 
     model, optimizers = (instantiate(part, _convert_="all") for part in (config.model, config.optimizer))
     return model, optimizers, optimizers.pop("schedule", None)
+
+
+def parts_of(config: DictConfig, group: str, kind: type) -> list[Any]:
+    """The loggers or callbacks that a configuration names, without those that are null.
+
+    Raises:
+        UserError: if one is something else.
+    """
+    from hydra.utils import instantiate
+
+    found = instantiate(config.get(group), _convert_="all") or {}
+    for name, part in found.items():
+        if part is not None and not isinstance(part, kind):
+            called = kind.__name__.lower()
+            raise UserError(f"{group}.{name}: is not a {called}; set {group}.{name}._target_, or leave it out")
+    return [part for part in found.values() if part is not None]
 
 
 def check_memory(config: DictConfig) -> None:
@@ -203,7 +240,7 @@ def restoring(found: tuple[Path, dict[str, Any]] | None, run: "RunDirectory") ->
     """
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         if found is None or run.started:
             raise
         raise UserError(f"{found[0]}: cannot be restored ({type(error).__name__}: {printable(error)[:200]})") from error
@@ -230,6 +267,8 @@ def refuse_unsupported(config: DictConfig) -> None:
     for name, instead in commands.OF_AUTOMATIC_OPTIMIZATION.items():
         if config.trainer.get(name) not in (None, 1 if name == "accumulate_grad_batches" else None):
             raise UserError(f"trainer.{name}: has no effect, because this project uses manual optimization; {instead}")
+    if str(config.trainer.strategy) not in ("auto", "ddp"):
+        raise UserError(f"trainer.strategy={config.trainer.strategy}: is not supported; take trainer.strategy=ddp")
     networks = config.model.networks
     if config.trainer.max_epochs == 0 or config.trainer.max_steps == 0:
         raise UserError("trainer.max_epochs and trainer.max_steps: 0 would train nothing; take at least 1")
@@ -267,12 +306,11 @@ def refuse_classes(conditional: int, classes: list[str]) -> None:
         )
 
 
-def refuse_devices(trainer: "L.Trainer", strategy: object) -> None:
+def refuse_devices(trainer: "L.Trainer") -> None:
     """Stop, before anything is written, where several devices would train something else than was asked for.
 
     Raises:
-        UserError: for several devices in a sweep, or with a strategy other than ddp; and for more or fewer processes
-            of torchrun or Slurm than devices.
+        UserError: for several devices in a sweep, and for more or fewer processes of torchrun or Slurm than devices.
     """
     from lightning.pytorch.strategies import ParallelStrategy
     from lightning.pytorch.utilities import rank_zero_only
@@ -287,8 +325,6 @@ def refuse_devices(trainer: "L.Trainer", strategy: object) -> None:
             f"trainer.devices: {trainer.world_size} devices do not work in a sweep (--multirun), whose jobs share one "
             "process; take trainer.devices=1, or start each run by itself"
         )
-    if trainer.world_size > 1 and strategy not in ("auto", "ddp"):
-        raise UserError(f"trainer.strategy={strategy}: is not supported; take trainer.strategy=ddp")
     launcher = trainer.strategy.cluster_environment if isinstance(trainer.strategy, ParallelStrategy) else None
     if launcher is not None:
         try:

@@ -154,6 +154,6 @@ def test_whatever_a_decoder_raises_is_among_what_callers_catch(tmp_path: Path, m
     path.write_bytes(data.replace(struct.pack("<HHI", 256, 4, 1), struct.pack("<HHI", 65000, 4, 1), 1))
     with pytest.raises(UNREADABLE):
         read_grey(path, 65535)
-    monkeypatch.setattr(Image, "open", lambda _: (_ for _ in ()).throw(KeyError("tag")))
+    monkeypatch.setattr(Image, "open", lambda *_, **__: (_ for _ in ()).throw(KeyError("tag")))
     with pytest.raises(ValueError, match="not an image that can be read: 'tag'"):
         read_grey(path, 65535)

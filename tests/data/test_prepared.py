@@ -196,7 +196,7 @@ def test_a_damaged_entry_that_cannot_be_removed_is_done_without(
     ready(root)
     (entry,) = entries(root)
     (entry / "index.json").write_text("{}")
-    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(prepared, "_remove", lambda _: None)
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(ready(root).images, expected(root))
     assert "cannot be used (index.json does not match SHA256SUMS)" in caplog.text
@@ -424,11 +424,11 @@ def test_an_entry_that_somebody_made_up_costs_nothing_and_is_made_anew(
         sums = (entry / "SHA256SUMS").read_text().splitlines(keepends=True)
         sums = [line for line in sums if not line.endswith(f"  {name}\n")]
         (entry / "SHA256SUMS").write_text("".join([*sums, f"{hashlib.sha256(content).hexdigest()}  {name}\n"]))
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(ready(root).images, expected(root))
     assert "is damaged" in caplog.text
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
 
 

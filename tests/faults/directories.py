@@ -146,7 +146,9 @@ def change_checkpoint(path: Path, chance: random.Random, port: int) -> None:
     if chance.random() < 0.3:
         name = chance.choice([*content["state_dict"]])
         tensor = content["state_dict"][name]
-        content["state_dict"][name] = chance.choice([tensor * float("nan"), tensor[:1], tensor.double(), tensor.long()])
+        content["state_dict"][name] = chance.choice(
+            [tensor * float("nan"), tensor.reshape(-1)[:1], tensor.double(), tensor.long()]
+        )
         torch.save(content, path)
         return
     parts = [key for key in tree if key != "optimizer_states"] + 6 * ["optimizer_states"]

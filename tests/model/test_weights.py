@@ -247,12 +247,12 @@ def test_whatever_is_wrong_is_said_in_one_line(
     tmp_path: Path, small_networks: Networks, part: str, value: object
 ) -> None:
     path = altered(saved(tmp_path / "m.pth", small_networks), **{part: value})
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(UserError, match=r"weights=.*m\.pth: ") as refusal:
         weights.load(path)
     message = str(refusal.value)
     assert printable(message) == message
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
 
 

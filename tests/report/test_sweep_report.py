@@ -170,8 +170,8 @@ def test_pictures_and_curves_of_others_cost_nothing(sweep: Path, tmp_path_factor
     (sweep / "1/seed_0/images/samples_epoch_0002.png").unlink()
     (sweep / "1/seed_0/images/samples_epoch_0002.png").symlink_to(elsewhere / "private.png")
     (sweep / "2/seed_0/metrics.csv").write_text(f"step,{KID}\n" + "1,2\n" * 2**20)
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     write_report(sweep, in_directory(sweep), overwrite=False)
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
     assert "samples of each job" not in (sweep / "sweep.html").read_text()

@@ -233,7 +233,7 @@ def _refuse_unreadable(paths: Sequence[Path], unreadable: Mapping[int, str], all
         shown = list(unreadable.items())[:_NAMED]
         raise UserError(
             f"{len(unreadable)} of {len(paths)} image files cannot be read, more than data.max_unreadable={allowed:g} "
-            "allows; repair or remove them:\n"
+            "allows; repair them, move them away, or raise data.max_unreadable:\n"
             + "\n".join(f"  {paths[i]}: {reason}" for i, reason in shown)
             + ("\n  ..." if len(unreadable) > len(shown) else "")
         )

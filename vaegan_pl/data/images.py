@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # folders are listed, and refused, without waiting for torch
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}) | dicom.SUFFIXES
 
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+"""What Pillow is to read: a file's name does not say what it is, and some kinds are programs that it hands on."""
+
 UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, MemoryError, Image.DecompressionBombError)
 """What `read_grey` raises for a file that is not a whole image of a known range."""
 
@@ -48,7 +51,7 @@ def read_grey(path: Path, white: int) -> Grey:
     if path.suffix.lower() in dicom.SUFFIXES:
         return dicom.read_slice(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > dicom.MOST_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels, more than {dicom.MOST_PIXELS}")
             frames = getattr(image, "n_frames", 1)

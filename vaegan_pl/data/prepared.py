@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import re
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -236,8 +235,11 @@ def _sweep(cache: Path) -> None:
 def _remove(entry: Path) -> None:
     """Remove an entry, unless it is a link or holds anything that this project did not put there."""
     with suppress(OSError):
-        if not entry.is_symlink() and {path.name for path in entry.iterdir()} <= _FILES:
-            shutil.rmtree(entry)
+        files = list(entry.iterdir())
+        if not entry.is_symlink() and all(path.name in _FILES and path.is_file() for path in files):
+            for path in files:
+                path.unlink()
+            entry.rmdir()
 
 
 def _open(entry: Path, n: int) -> Prepared:

@@ -101,6 +101,11 @@ class GenerativeModel(nn.Module, ABC):
 
     def __init__(self, networks: Networks, ema: float | None) -> None:
         super().__init__()
+        if not isinstance(networks, Networks):
+            raise ValueError(
+                f"model.networks._target_: gives a {type(networks).__name__}, which cannot be kept in a model file; it "
+                "must give vaegan_pl.model.networks.Networks"
+            )
         if networks.names != list(self.NETWORKS):
             raise ValueError(
                 f"model.networks: has {', '.join(networks.names)}; this model is made of {', '.join(self.NETWORKS)}; "

@@ -190,12 +190,13 @@ def write(
 def _csv(sweep: Sweep) -> str:
     """A row for each run."""
     text = StringIO(newline="")
-    names, figures = [parameter.name for parameter in sweep.parameters], sweep.figures
+    parameters = [parameter for parameter in sweep.parameters if parameter.name != "seed"]  # each run has its own
+    names, figures = [parameter.name for parameter in parameters], sweep.figures
     writer = csv.writer(text)
     head = ["rank", "job", "seed", *names, sweep.metric, *figures]
     writer.writerow([*head, "batch", "minutes", "state", "copies", "wandb", "directory"])
     for rank, job in enumerate(sweep.ranked, start=1):
-        values = [parameter.values[rank - 1] for parameter in sweep.parameters]
+        values = [parameter.values[rank - 1] for parameter in parameters]
         state, where = sweep.states[job.number], job.directory
         if not job.runs:
             writer.writerow([rank, job.number, "", *values, "", *("" for _ in figures), "", "", state, "", "", where])
