@@ -101,6 +101,34 @@ def _twice(whole: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def _shadowed(whole: bytes) -> bytes:
+    """Another pickle, of a name that PyTorch does not tell from the true one."""
+    buffer = BytesIO(whole)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        folder = archive.namelist()[0].split("/")[0]
+        archive.writestr(f"{folder}/data.PKL", b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x7f\x85R.")
+    return buffer.getvalue()
+
+
+def _two_tables(whole: bytes) -> bytes:
+    """A short table of contents where a reader might look, and one of 400,000 entries where `ZipFile` looks."""
+    end = whole.rindex(b"PK\x05\x06")
+    (entries,) = struct.unpack_from("<H", whole, end + 10)
+    size, start = struct.unpack_from("<II", whole, end + 12)
+    made, table = whole[:start], whole[start : start + size]
+    header = struct.pack("<IHHHHHIIIHH", 0x04034B50, 20, 0, 0, 0, 0x21, 0, 0, 0, 8, 0) + b"00000000"
+    empty = struct.pack("<IHHHHHHIIIHHHHHII", 0x02014B50, 20, 20, 0, 0, 0, 0x21, 0, 0, 0, 8, 0, 0, 0, 0, 0, len(made))
+    fake = len(made) + len(header)
+    made += header + struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, entries, entries, 100, 0)
+    n = 400_000
+    table += b"".join(empty + b"%08d" % i for i in range(n))
+    record = struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, entries + n, entries + n, len(table), len(made))
+    locator = struct.pack("<IIQI", 0x07064B50, 0, fake, 1)
+    last = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, 2**16 - 1, 2**16 - 1, 2**32 - 1, 2**32 - 1, 0)
+    return made + table + record + locator + last
+
+
+_PAIRS = b"](" + b"".join(b"M" + struct.pack("<H", i) + b"N\x86" for i in range(20_000)) + b"e\x85q\x01"
 _LAUGHS = b"\x80\x02}X\x01\x00\x00\x00a]q\x00"
 _LAUGHS += b"".join(b"]q" + bytes([i + 1]) + b"(" + 9 * (b"h" + bytes([i])) + b"e" for i in range(9))
 
@@ -116,6 +144,13 @@ TENSOR_FILES: dict[str, Callable[[bytes], bytes]] = {
     "a large pickle": _pickled(b"\x80\x02]" + 10**6 * b"]a" + b"."),
     "bytes by the number": _pickled(b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x7f\x85R."),
     "storage by the number": _pickled(b"\x80\x02ctorch\nFloatStorage\nJ\x00\x00\x00\x7f\x85R."),
+    "storage of a list": _pickled(b"\x80\x02ctorch\nstorage.UntypedStorage\nq\x00](" + b"K\x01" * 60_000 + b"e\x85R."),
+    "copies of a dictionary": _pickled(
+        b"\x80\x02](ccollections\nOrderedDict\nq\x00" + _PAIRS + b"h\x00h\x01R" * 1500 + b"e."
+    ),
+    "a number of 1,000 digits": lambda whole: saved({"a": 10**1000}),
+    "a pickle of another case": _shadowed,
+    "two tables of contents": _two_tables,
     "a list": lambda whole: saved([1, 2]),
     "numbers for names": lambda whole: saved({1: 2}),
     "a bare pickle": lambda whole: b"\x80\x02}.",

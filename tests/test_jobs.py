@@ -182,6 +182,8 @@ def test_a_plan_comes_back(tmp_path: Path) -> None:
         'step,"a\n1,2\n',
         "step," + ",".join(map(str, range(200))) + "\n",
         "step,a\n1,\x00\n",
+        "step,a\n\n",
+        "\n" * 2**24,
     ],
 )
 def test_figures_that_no_run_wrote_are_refused_in_one_line(tmp_path: Path, text: str) -> None:

@@ -107,6 +107,55 @@ def test_pictures_of_earlier_versions_are_known_by_their_metadata(run_command: R
     assert not Path("mine/sample_00005.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", b'{"made_by": "me", "home": "https://github.com/me/vaegan_pl 1"}'),
+        ("a.json", b'{"path": "vaegan_pl 0.1.0", "made_by": ["vaegan_pl 0.1.0"]}'),
+        ("a.html", b"<!doctype html><title>vaegan_pl 0.1.0</title>"),
+        ("a.csv", b"rank,job,seed,mine\n"),
+        (
+            "a.safetensors",
+            (60).to_bytes(8, "little") + b'{"__metadata__": {"at": "/home/me/vaegan_pl_thesis/x"}}'.ljust(60),
+        ),
+        ("a.onnx", b"/home/me/vaegan_pl/x"),
+        ("a.pt2", b"vaegan_pl 0.1.0"),
+        ("a.txt", b"vaegan_pl 0.1.0"),
+    ],
+)
+def test_naming_the_project_does_not_make_a_file_ours(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert not is_ours(tmp_path / name)
+
+
+def test_a_picture_is_ours_by_its_software_alone(tmp_path: Path) -> None:
+    for software, ours in (("vaegan_pl 0.1.0", True), ("~/vaegan_pl/figures 1", False)):
+        info = PngInfo()
+        info.add_text("Software", software)
+        info.add_text("Title", "vaegan_pl 0.1.0")
+        Image.new("L", (4, 4)).save(tmp_path / "a.png", pnginfo=info)
+        assert is_ours(tmp_path / "a.png") == ours
+
+
+def test_names_over_two_lines_are_names(tmp_path: Path) -> None:
+    (tmp_path / "reconstruction_00000_a\nb.png").write_bytes(MINE)
+    with pytest.raises(UserError, match="was not written by this project"):
+        claim(tmp_path, r"reconstruction_\d{5,}_.*\.png", overwrite=False)
+
+
+@pytest.mark.parametrize("output", ["output=null", "output=''"])
+def test_an_output_that_is_none_is_asked_for(run_command: Run, output: str) -> None:
+    before = sorted(Path().iterdir())
+    assert "give a folder to write into" in str(run_command(sample, "sample", "weights=m.pth", "n=1", output))
+    assert sorted(Path().iterdir()) == before
+
+
+def test_asking_for_more_than_memory_holds_ends_in_one_line(run_command: Run) -> None:
+    message = str(run_command(sample, "sample", "weights=m.pth", "n=10000000000000", "output=mine"))
+    assert message.startswith("error: not enough memory")
+    assert "\n" not in message
+
+
 def test_links_are_nobodys(run_command: Run) -> None:
     assert run_command(sample, "sample", "weights=m.pth", "n=1", "output=other") is None
     Path("mine/grid.png").symlink_to(Path("other/grid.png").resolve())

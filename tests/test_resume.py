@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -431,6 +432,27 @@ HOSTILE = {
     "model.networks.extra": 3,
     "run_id": "../../precious",
     "seed": 2**70,
+    "data.split_seed": None,
+    "data.test_fraction": {},
+    "data.validation_fraction": [1, 2],
+    "data.augmentation": {},
+    "model.networks": None,
+    "model.gamma": "much",
+    "trainer.log_every_n_steps": {},
+    "trainer.max_steps": [1],
+    "trainer.devices": 1000,
+    "trainer.num_nodes": 2,
+    "logger.csv": None,
+    "logger.csv.directory ": {},
+    "logger.evil": {},
+    "callbacks.console": {},
+    "callbacks.evil": {},
+    "callbacks.pictures.samples": 10**15,
+    "data.image_size": 4096,
+    "data.batch_size": 10**17,
+    "optimizer.encoder._partial_": None,
+    "optimizer.decoder._target_": "torch.optim.LBFGS",
+    "optimizer.discriminator": [],
     "surprise": {"_target_": "os.system"},
     "\x1b[31m": 1,
 }
@@ -458,6 +480,111 @@ def test_what_a_runs_directory_may_not_say_is_refused_and_leaves_no_trace(
     assert (key == "data.root") == ("the images were in /elsewhere" in message)
     assert tree(Path("run")) == before
     assert tree(Path.cwd(), leaving_out="run") == around
+
+
+def test_a_group_on_the_command_line_takes_nothing_of_the_stored_one(
+    reference: Path, run_command: Run, write_classes: Callable[..., Path]
+) -> None:
+    """`data=mri` leaves `data.root` open, which the run's directory must not fill in."""
+    copytree(reference, "run")
+    write_classes(Path("run-data"), per_class=10)
+    path = Path("run/config.yaml")
+    whole = OmegaConf.load(path)
+    before = tree(Path("run"))
+    for root in ("run-data", {"_target_": "pathlib.Path.touch", "self": "executed"}):
+        config: Any = OmegaConf.to_container(whole)
+        config["data"]["root"] = root
+        path.write_text(yaml.safe_dump(config))
+        message = run_command(train, "train", "resume=run", "trainer.max_epochs=4", "data=mri")
+        assert message is not None
+        assert "data.root" in message
+        assert {name: text for name, text in tree(Path("run")).items() if name != path} == {
+            name: text for name, text in before.items() if name != path
+        }
+    rmtree("run-data")
+    assert not Path("executed").exists()
+
+
+def test_a_logger_that_a_run_did_not_have_is_taken_whole(reference: Path, run_command: Run) -> None:
+    copytree(reference, "run")
+    assert "wandb" not in OmegaConf.load("run/config.yaml").logger
+    assert run_command(train, "train", "resume=run", "trainer.max_epochs=4", "logger.wandb.offline=true") is None
+    assert list(Path("run/wandb").glob("offline-run-*"))
+    assert run_command(train, "train", "resume=run", "trainer.max_epochs=5", "logger.wandb.offline=true") is None
+
+
+def test_parts_that_are_none_are_left_out_and_others_named(reference: Path, run_command: Run) -> None:
+    copytree(reference, "run")
+    before = tree(Path("run"))
+    message = run_command(train, "train", "resume=run", "trainer.max_epochs=4", "+callbacks.mine.n=3")
+    assert message == "error: callbacks.mine: is not a callback; set callbacks.mine._target_, or leave it out"
+    assert tree(Path("run")) == before
+    assert run_command(train, "train", "resume=run", "trainer.max_epochs=4", "callbacks.pictures=null") is None
+    assert not Path("run/images/samples_epoch_0004.png").exists()
+
+
+def test_links_in_a_circle_are_refused(reference: Path, run_command: Run) -> None:
+    copytree(reference, "run")
+    Path("run/a").symlink_to("b")
+    Path("run/b").symlink_to("a")
+    message = run_command(train, "train", "resume=run", "trainer.max_epochs=4")
+    assert re.search("run/[ab]: is a pipe, a device or a link to somewhere else", str(message))
+
+
+@pytest.mark.parametrize("at", ["wandb", "train.log"])
+def test_a_new_run_does_not_write_through_what_is_there(run_command: Run, at: str) -> None:
+    Path("run").mkdir()
+    Path("precious").write_text("mine")
+    Path("run", at).symlink_to(Path("precious").resolve())
+    for resume in ([], ["resume=auto"]):
+        message = run_command(train, "train", *FEW, "hydra.run.dir=run", *resume)
+        assert f"run/{at}: is in the way of a file that a run writes" in str(message)
+    assert Path("precious").read_text() == "mine"
+
+
+def test_a_new_run_does_not_write_over_what_its_callbacks_point_at(run_command: Run) -> None:
+    Path("mine").mkdir()
+    for name, option in (
+        ("metrics.csv", "logger.csv.directory=mine"),
+        ("model.pth", "callbacks.model_file.path=mine/model.pth"),
+        ("progress.png", "callbacks.pictures.directory=mine"),
+    ):
+        file = Path("mine", name)
+        file.write_text("weeks of work")
+        message = run_command(train, "train", *FEW, "hydra.run.dir=run", option)
+        assert "in the way of a file that a run writes" in str(message) or "holds a run already" in str(message)
+        assert file.read_text() == "weeks of work"
+        file.unlink()
+    rmtree("mine")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.update(format_version=torch.tensor([1, 2])),
+        lambda c: c.update(global_step=torch.tensor(4)),
+        lambda c: c["callbacks"]["ModelFile"].update(lowest=2**60),
+        lambda c: c["callbacks"]["Checkpoint"]["finished"].update(max_epochs=torch.tensor([3, 3])),
+        lambda c: c["optimizer_states"][0]["param_groups"][0].update(alpha=torch.tensor([0.9, 0.9])),
+        lambda c: c["optimizer_states"][0]["state"][0].pop("square_avg"),
+        lambda c: c["optimizer_states"][0]["state"][0].update(square_avg=torch.tensor(1.0)),
+        lambda c: c["optimizer_states"][0]["state"][0].update(square_avg="x"),
+    ],
+)
+def test_a_checkpoint_that_somebody_changed_is_refused_in_one_line(
+    reference: Path, run_command: Run, change: Callable[[dict[str, Any]], None]
+) -> None:
+    copytree(reference, "run")
+    Path("run/checkpoints/previous.ckpt").unlink(missing_ok=True)
+    path = Path("run/checkpoints/last.ckpt")
+    content = contents(path)
+    change(content)
+    torch.save(content, path)
+    before = tree(Path("run"))
+    message = run_command(train, "train", "resume=run", "trainer.max_epochs=4")
+    assert message is not None
+    assert "\n" not in message
+    assert tree(Path("run")) == before
 
 
 def test_what_the_command_line_gives_again_is_trusted(reference: Path, run_command: Run, tmp_path: Path) -> None:

@@ -159,6 +159,15 @@ def test_a_process_whose_reader_goes_ends_as_ever() -> None:
     assert batches() == 4
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_was_closed_before_the_start_is_done_without(closed: str) -> None:
+    command = shlex.join([sys.executable, "-m", "vaegan_pl.train", *FEW, "logger=csv"])
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    assert subprocess.run(["sh", "-c", f"{command} {closed}"], env=environment, check=False).returncode == 0
+    assert batches() == 4
+    assert "4 batches in" in Path("run/train.log").read_text()
+
+
 def test_a_stream_that_works_is_written_to() -> None:
     text = StringIO()
     stream = EnduringStream(text)

@@ -511,6 +511,68 @@ def test_values_can_be_added_to_any_option(run_command: Run, trained: list[str])
         assert one.score == pytest.approx(abs(math.log10(gamma) + 2))
 
 
+@pytest.mark.parametrize(
+    "option", ["on_nan=stop,skip", "trainer.benchmark=true,false", "+trainer.limit_val_batches=1,2"]
+)
+def test_any_option_can_be_swept(run_command: Run, trained: list[str], option: str) -> None:
+    assert run_command(train, "train", "--multirun", *STUBBED, option) is None
+    assert sorted(trained) == ["0/0", "1/0"]
+    assert run_command(train, "train", "--multirun", *STUBBED, option) is None
+    assert len(trained) == 2
+
+
+def test_another_start_does_not_take_the_places_of_a_sweep_that_runs(run_command: Run, trained: list[str]) -> None:
+    assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1") is None
+    plan = jobs.read_plan(SWEEP)
+    assert plan is not None
+    jobs.Plan(plan.options, plan.objective, 2, {**plan.jobs, "model.gamma=0.2": "1"}).write(SWEEP)
+    held = runs.lock(SWEEP / "0")
+    output = run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,0.3")
+    assert held is not None
+    os.close(held)
+    assert "does not include its job 1 (model.gamma=0.1, model.gamma=0.2)" in str(output)
+    assert trained == ["0/0"]
+    assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,0.3") is None
+    assert trained == ["0/0", "1/0"]
+
+
+def test_a_folder_with_another_name_is_no_job(run_command: Run, trained: list[str]) -> None:
+    assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1") is None
+    shutil.copytree(SWEEP / "0", SWEEP / "wandb")
+    (SWEEP / "wandb" / "seed_0").mkdir(exist_ok=True)
+    (SWEEP / "wandb" / "seed_0" / "train.log").symlink_to(Path("precious").resolve())
+    output = run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,1")
+    assert "train.log: is a pipe, a device or a link to somewhere else" in str(output)
+    (SWEEP / "wandb" / "seed_0" / "train.log").unlink()
+    assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,1") is None
+    assert [path.name for path in jobs.directories(SWEEP)] == ["0", "1"]
+
+
+def test_a_users_own_files_in_a_sweeps_directory_stay(run_command: Run, trained: list[str]) -> None:
+    SWEEP.mkdir(parents=True)
+    for name in ("multirun.yaml", "options.json"):
+        (SWEEP / name).write_text('["my", "own", "list"]')
+        output = str(run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1"))
+        assert f"{name}: is " in output
+        assert (SWEEP / name).read_text() == '["my", "own", "list"]'
+        (SWEEP / name).unlink()
+
+
+def test_what_a_plan_says_reaches_the_console_without_control_characters(run_command: Run) -> None:
+    SWEEP.mkdir(parents=True)
+    (SWEEP / "options.json").write_text(json.dumps({"options": ["model.gamma='\x1b]0;owned\x07'"], "planned": 2}))
+    output = str(run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1"))
+    assert output.startswith("error: ")
+    assert "\x1b" not in output
+
+
+def test_the_table_has_each_column_once(run_command: Run, trained: list[str]) -> None:
+    assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,1", "seed=0,1") is None
+    head = (SWEEP / "sweep.csv").read_text().splitlines()[0].split(",")
+    assert len(head) == len({*head})
+    assert "seed" in head
+
+
 def test_what_is_left_out_is_refused_before_any_job_starts(run_command: Run, trained: list[str]) -> None:
     assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,1") is None
     before = {path: path.read_bytes() for path in SWEEP.rglob("*") if path.is_file()}

@@ -450,6 +450,30 @@ def test_a_run_begins_without_warnings(
     assert "W&B          offline; to upload it: wandb sync" in output.out
 
 
+def test_settings_of_the_working_directory_may_name_a_project_and_no_server(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stranger = serve()
+    monkeypatch.delenv("WANDB_BASE_URL")
+    Path("wandb").mkdir()
+    Path("wandb/settings").write_text(f"[default]\nbase_url = {stranger.url}\n")
+    logger = WandB(offline=False, save_dir="run", settings=TAKES_ALL)
+    logger.log_metrics({"loss/gan": 1.0}, 0)
+    logger.finalize("success")
+    assert stranger.keys == []
+    assert "wandb/settings could redirect your API key to another server" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["bogus", "a\x1bb"])
+def test_unknown_modes_and_projects_are_refused(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    with pytest.raises(UserError, match=r"logger\.wandb\.project=a/b: must be"):
+        WandB(project="a/b")
+    monkeypatch.setenv("WANDB_MODE", mode)
+    with pytest.raises(UserError, match=r"WANDB_MODE=.*: must be online, offline or disabled") as refusal:
+        WandB()
+    assert "\x1b" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_settings_that_came_with_a_run_do_not_get_the_key(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, inside: bool

@@ -1,3 +1,4 @@
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -144,6 +145,18 @@ def test_a_few_bytes_that_claim_gigabytes_are_refused_by_their_size(
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(UNREADABLE, match="pixels"):
         read_grey(path, 65535)
+
+
+def test_a_program_called_an_image_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands PostScript to Ghostscript, whatever the file is called."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/executed\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    path = tmp_path / "a.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(UNREADABLE):
+        read_grey(path, 65535)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_whatever_a_decoder_raises_is_among_what_callers_catch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

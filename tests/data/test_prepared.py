@@ -432,6 +432,17 @@ def test_an_entry_that_somebody_made_up_costs_nothing_and_is_made_anew(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
 
 
+def test_what_somebody_put_into_an_entry_stays(root: Path) -> None:
+    ready(root)
+    (entry,) = entries(root)
+    (entry / "images.npy").unlink()
+    (entry / "images.npy").mkdir()
+    (entry / "images.npy" / "thesis.txt").write_text("mine")
+    os.utime(entry, (0, 0))
+    prepared._sweep(entry.parent)
+    assert (entry / "images.npy" / "thesis.txt").read_text() == "mine"
+
+
 def test_a_pipe_in_an_entry_is_not_waited_for(root: Path) -> None:
     ready(root)
     (entry,) = entries(root)
