@@ -217,7 +217,7 @@ def data_of(directory: Path, output_root: str, root: str | None) -> DictConfig:
     if not isinstance(data, dict) or "root" not in data:
         raise UserError(f"{path}: does not say which images trained the model")
     data["cache"] = f"{output_root}/cache"
-    kept = {"data": data, "output_root": output_root, "seed": stored.get("seed")}
+    kept = {"data": data, "output_root": output_root, "seed": stored.get("seed", 0)}
     if root is not None:
         data["root"] = root
     _check(path, kept, ["data.root", "data.cache"] if root is not None else ["data.cache"], {"data": data})
