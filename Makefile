@@ -33,7 +33,7 @@ test-slow: $(READY) ## Run the tests of sweeps in other processes, on Slurm and 
 	$(BIN)/python -m pip install --quiet --editable '.[dev,ray]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
 
-faults: $(READY) ## Kill runs, break files, fill disks: some twenty minutes; ARGS='...' adds options
+faults: $(READY) ## Kill runs, break files, fill disks: about an hour; ARGS='...' adds options
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(ARGS)
 
 lint: $(READY) ## Check format, lint, types and import rules

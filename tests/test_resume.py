@@ -453,6 +453,7 @@ HOSTILE = {
     "optimizer.encoder._partial_": None,
     "optimizer.decoder._target_": "torch.optim.LBFGS",
     "optimizer.discriminator": [],
+    "optimizer.schedule": {},
     "surprise": {"_target_": "os.system"},
     "\x1b[31m": 1,
 }

@@ -108,6 +108,20 @@ def test_it_learns_to_reconstruct_images_it_never_saw(run_command: Run) -> None:
         assert all(0.01 < cost < 5 for cost in costs)
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("~model._target_", "model._target_: does not name a model of this project"),
+        ("~optimizer.encoder._target_", "optimizer.encoder: lacks its _target_ or _partial_"),
+        ("~optimizer.decoder._partial_", "optimizer.decoder"),
+    ],
+)
+def test_parts_without_their_class_are_refused(run_command: Run, option: str, message: str) -> None:
+    output = str(run_command(train, "train", *FEW, option))
+    assert output.startswith("error: ")
+    assert message in output
+
+
 def test_the_same_seed_trains_the_same_model(run_command: Run) -> None:
     models = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):

@@ -148,11 +148,23 @@ def check_outputs(config: DictConfig, directory: Path) -> None:
 
 
 def built(config: DictConfig) -> "tuple[GenerativeModel, dict[str, Any], Any]":
-    """The model, what makes its optimizers, and the schedule of their learning rates."""
+    """The model, what makes its optimizers, and the schedule of their learning rates.
+
+    Raises:
+        UserError: if one is something else, as without its `_target_`.
+    """
     from hydra.utils import instantiate
 
+    from vaegan_pl.model.generative import GenerativeModel
+
     model, optimizers = (instantiate(part, _convert_="all") for part in (config.model, config.optimizer))
-    return model, optimizers, optimizers.pop("schedule", None)
+    schedule = optimizers.pop("schedule", None)
+    if not isinstance(model, GenerativeModel):
+        raise UserError("model._target_: does not name a model of this project")
+    for name, made in {**optimizers, "schedule": schedule}.items():
+        if not callable(made) and (name, made) != ("schedule", None):
+            raise UserError(f"optimizer.{name}: lacks its _target_ or _partial_; choose optimizer=rmsprop")
+    return model, optimizers, schedule
 
 
 def parts_of(config: DictConfig, group: str, kind: type) -> list[Any]:
