@@ -535,12 +535,13 @@ def test_links_in_a_circle_are_refused(reference: Path, run_command: Run) -> Non
 @pytest.mark.parametrize("at", ["wandb", "train.log"])
 def test_a_new_run_does_not_write_through_what_is_there(run_command: Run, at: str) -> None:
     Path("run").mkdir()
-    Path("precious").write_text("mine")
-    Path("run", at).symlink_to(Path("precious").resolve())
+    Path("thesis.txt").write_text("mine")
+    Path("run", at).symlink_to(Path("thesis.txt").resolve())
     for resume in ([], ["resume=auto"]):
         message = run_command(train, "train", *FEW, "hydra.run.dir=run", *resume)
         assert f"run/{at}: is in the way of a file that a run writes" in str(message)
-    assert Path("precious").read_text() == "mine"
+    assert Path("thesis.txt").read_text() == "mine"
+    Path("thesis.txt").unlink()
 
 
 def test_a_new_run_does_not_write_over_what_its_callbacks_point_at(run_command: Run) -> None:
