@@ -78,7 +78,7 @@ def check_free(directory: Path, written: re.Pattern[str] = WRITTEN) -> None:
 
     Args:
         directory: the run's directory; must exist.
-        written: the names of the files that a run writes into it besides.
+        written: names of other files that a run writes into it.
 
     Raises:
         UserError: if it holds such files.

@@ -20,7 +20,9 @@ MOST_PICKLE = 2**18
 
 MOST_DIRECTORY = 2**20
 MOST_NODES = 50_000
-MOST_NUMBER = 2**63
+MOST_NUMBER = 2**53
+"""The largest whole number; floats hold all of them up to here, and no counter gets there."""
+
 CALLED = frozenset({"collections OrderedDict", "torch._utils _rebuild_tensor_v2"})
 STORAGES = frozenset(
     f"torch {kind}Storage"
