@@ -13,12 +13,14 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from PIL import Image
+from torch import Tensor
 
 from vaegan_pl import commands
 from vaegan_pl.evaluation import classifier, features
 from vaegan_pl.model import weights
 from vaegan_pl.model.adversary import Adversary
 from vaegan_pl.model.algorithm import VAEGAN
+from vaegan_pl.model.batch import Batch, Noise
 from vaegan_pl.model.losses import Prior
 from vaegan_pl.model.mixtures import Mixture
 from vaegan_pl.model.networks import Networks
@@ -112,6 +114,13 @@ def vaegan(networks: Networks, **changes: Any) -> VAEGAN:
         "ema": None,
     }
     return VAEGAN(networks, **{**options, **changes})
+
+
+def given(
+    x: Tensor, epsilon: Tensor, z_p: Tensor, y: Tensor | None = None, uniform: Tensor | None = None, number: int = 0
+) -> tuple[Batch, Noise]:
+    """What a model's `gradients` takes."""
+    return Batch(x, y, number), Noise(epsilon, z_p, uniform)
 
 
 @pytest.fixture

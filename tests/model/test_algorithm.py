@@ -14,7 +14,7 @@ from vaegan_pl.model.generative import EquilibriumGate
 from vaegan_pl.model.losses import Prior
 from vaegan_pl.model.networks import Networks
 
-from ..conftest import adversary_with, networks_with, vaegan
+from ..conftest import adversary_with, given, networks_with, vaegan
 
 
 def build(networks: Networks, **options: Any) -> VAEGAN:
@@ -88,7 +88,7 @@ def test_every_gradient_of_every_network_is_that_of_naive_autograd(
     small_networks: Networks, batch_norm: str, fakes: str, layer: str
 ) -> None:
     model = build(small_networks, batch_norm=batch_norm, fakes=fakes, similarity_layer=layer)
-    step = model.gradients(*batch())
+    step = model.gradients(*given(*batch()))
 
     def naive(network: nn.Module, objective: str) -> tuple[Tensor, ...]:
         l_prior, l_llike, l_gan = naive_losses(model, *batch())
@@ -113,7 +113,7 @@ def test_the_decoders_cost_in_other_games(small_networks: Networks, fakes: str) 
     for game in ("non_saturating", "hinge"):
         model = build(small_networks, adversary=adversary_with(game=game), fakes=fakes)
         x, epsilon, z_p = batch()
-        step = model.gradients(x, epsilon, z_p)
+        step = model.gradients(*given(x, epsilon, z_p))
         _, l_llike, _ = naive_losses(model, x, epsilon, z_p)
         networks = model.networks
         mean, log_variance = networks.encoder(x)
@@ -137,9 +137,9 @@ def test_the_decoders_cost_in_other_games(small_networks: Networks, fakes: str) 
 @pytest.mark.parametrize("batch_norm", ["joint", "paired", "separate", "authors"])
 def test_lecam_is_the_discriminators_alone(small_networks: Networks, batch_norm: str, game: str) -> None:
     options = {"batch_norm": batch_norm, "adversary": adversary_with(game=game)}
-    plain = build(small_networks, **options).gradients(*batch())
+    plain = build(small_networks, **options).gradients(*given(*batch()))
     options["adversary"] = adversary_with(game=game, lecam=0.3).double()
-    step = build(small_networks, **options).gradients(*batch())
+    step = build(small_networks, **options).gradients(*given(*batch()))
     torch.testing.assert_close(list(step.decoder), list(plain.decoder), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(step.encoder, plain.encoder)
     torch.testing.assert_close(step.metrics["loss/gan"], plain.metrics["loss/gan"])
@@ -147,9 +147,9 @@ def test_lecam_is_the_discriminators_alone(small_networks: Networks, batch_norm:
 
 
 def test_lecam_adds_its_gradient(small_networks: Networks) -> None:
-    plain = build(small_networks).gradients(*batch())
+    plain = build(small_networks).gradients(*given(*batch()))
     model = build(small_networks, adversary=adversary_with(lecam=0.3).double())
-    step = model.gradients(*batch())
+    step = model.gradients(*given(*batch()))
     x, epsilon, z_p = batch()
     mean, log_variance = small_networks.encoder(x)
     fakes = [small_networks.decoder(mean + (0.5 * log_variance).exp() * epsilon), small_networks.decoder(z_p)]
@@ -168,7 +168,9 @@ def test_r1_is_taken_at_the_changed_real_images_every_sixteenth_batch() -> None:
     uniform[:, 0] = 0.7  # 0.2 brighter
     model = build(networks, adversary=adversary_with(r1=3.0, diffaugment=["brightness"]))
     (x, epsilon, z_p), dis = batch(), networks.discriminator
-    with_it, without = (model.gradients(x, epsilon, z_p, uniform=uniform, number=n).discriminator for n in (16, 1))
+    with_it, without = (
+        model.gradients(*given(x, epsilon, z_p, uniform=uniform, number=n)).discriminator for n in (16, 1)
+    )
     at = (x + 0.2).requires_grad_()
     (slopes,) = torch.autograd.grad(dis(at)[0].sum(), at, create_graph=True)
     penalty = torch.autograd.grad(
@@ -177,7 +179,9 @@ def test_r1_is_taken_at_the_changed_real_images_every_sixteenth_batch() -> None:
     expected = [a + b for a, b in zip(without, penalty, strict=True)]
     torch.testing.assert_close(list(with_it), expected, rtol=1e-9, atol=1e-12)
     plain = build(networks, adversary=adversary_with(diffaugment=["brightness"]))
-    torch.testing.assert_close(plain.gradients(x, epsilon, z_p, uniform=uniform, number=16).discriminator, without)
+    torch.testing.assert_close(
+        plain.gradients(*given(x, epsilon, z_p, uniform=uniform, number=16)).discriminator, without
+    )
 
 
 def test_one_power_iteration_a_step_and_the_same_weights_in_all_passes() -> None:
@@ -190,7 +194,7 @@ def test_one_power_iteration_a_step_and_the_same_weights_in_all_passes() -> None
     }
     assert {"projection", "logit"} < layers.keys()
     before = {name: (layer.original.detach().clone(), layer[0]._u.clone()) for name, layer in layers.items()}
-    model.gradients(*batch(), y)
+    model.gradients(*given(*batch(), y))
     for name, (weight, u) in before.items():
         matrix = weight.flatten(1)
         v = nn.functional.normalize(matrix.mT @ u, dim=0)
@@ -199,7 +203,7 @@ def test_one_power_iteration_a_step_and_the_same_weights_in_all_passes() -> None
 
 def test_without_the_adversarial_term_the_decoder_descends_l_llike_alone(small_networks: Networks) -> None:
     model, reference = build(small_networks, adversarial=False), build(small_networks)
-    step, full = model.gradients(*batch()), reference.gradients(*batch())
+    step, full = model.gradients(*given(*batch())), reference.gradients(*given(*batch()))
     _, l_llike, _ = naive_losses(model, *batch())
     expected = torch.autograd.grad(0.3 * l_llike, list(small_networks.decoder.parameters()))
     torch.testing.assert_close(list(step.decoder), list(expected), rtol=1e-9, atol=1e-12)
@@ -208,8 +212,8 @@ def test_without_the_adversarial_term_the_decoder_descends_l_llike_alone(small_n
 
 
 def test_a_pixel_term_adds_to_l_llike_for_encoder_and_decoder(small_networks: Networks) -> None:
-    step = build(small_networks, sigma=0.5).gradients(*batch())
-    plain, model = build(small_networks).gradients(*batch()), build(small_networks)
+    step = build(small_networks, sigma=0.5).gradients(*given(*batch()))
+    plain, model = build(small_networks).gradients(*given(*batch())), build(small_networks)
     x, epsilon, _ = batch()
     mean, log_variance = small_networks.encoder(x)
     x_tilde = small_networks.decoder(mean + (0.5 * log_variance).exp() * epsilon)
@@ -222,14 +226,14 @@ def test_a_pixel_term_adds_to_l_llike_for_encoder_and_decoder(small_networks: Ne
     torch.testing.assert_close(step.discriminator, plain.discriminator)
     darker = build(small_networks, sigma=0.5, adversary=adversary_with(diffaugment=["contrast"]))
     uniform = torch.zeros(6, DiffAugment.DRAWS, dtype=torch.float64)
-    changed = darker.gradients(x, epsilon, batch()[2], uniform=uniform)
+    changed = darker.gradients(*given(x, epsilon, batch()[2], uniform=uniform))
     torch.testing.assert_close(changed.metrics["loss/pixel"], step.metrics["loss/pixel"])
 
 
 def test_normalised_features_are_in_deviations_of_the_real_ones_and_weigh_as_pixels(small_networks: Networks) -> None:
     model = build(small_networks, normalised_similarity=True)
     x, epsilon, z_p = batch()
-    found = model.gradients(x, epsilon, z_p).metrics["loss/llike"].item()
+    found = model.gradients(*given(x, epsilon, z_p)).metrics["loss/llike"].item()
     mean, log_variance = small_networks.encoder(x)
     x_tilde = small_networks.decoder(mean + (0.5 * log_variance).exp() * epsilon)
     real, decoded = (small_networks.discriminator(images)[1]["conv3"].detach().numpy() for images in (x, x_tilde))
@@ -244,17 +248,17 @@ def test_the_discriminator_cannot_scale_normalised_features(small_networks: Netw
         last = model.networks.discriminator.convolutions[2]["conv"].weight  # type: ignore[index]
         with torch.no_grad():
             last *= scale
-        return model.gradients(*batch()).metrics["loss/llike"].item()
+        return model.gradients(*given(*batch())).metrics["loss/llike"].item()
 
     assert l_llike(True, 10.0) == pytest.approx(l_llike(True, 1.0), rel=1e-6)
     assert l_llike(False, 10.0) == pytest.approx(100 * l_llike(False, 1.0), rel=1e-6)
 
 
 def test_the_encoder_descends_the_weighed_prior(small_networks: Networks) -> None:
-    without = build(small_networks, prior=Prior(0.0, 0, 0.0)).gradients(*batch()).encoder
-    once = build(small_networks).gradients(*batch()).encoder
-    twice = build(small_networks, prior=Prior(2.0, 4, 0.0)).gradients(*batch(), number=3).encoder
-    half = build(small_networks, prior=Prior(2.0, 4, 0.0)).gradients(*batch(), number=0).encoder
+    without = build(small_networks, prior=Prior(0.0, 0, 0.0)).gradients(*given(*batch())).encoder
+    once = build(small_networks).gradients(*given(*batch())).encoder
+    twice = build(small_networks, prior=Prior(2.0, 4, 0.0)).gradients(*given(*batch(), number=3)).encoder
+    half = build(small_networks, prior=Prior(2.0, 4, 0.0)).gradients(*given(*batch(), number=0)).encoder
     for a, b, c, d in zip(without, once, twice, half, strict=True):
         torch.testing.assert_close(c - a, 2 * (b - a), rtol=1e-6, atol=1e-10)
         torch.testing.assert_close(d - a, 0.5 * (b - a), rtol=1e-6, atol=1e-10)
@@ -266,7 +270,7 @@ def test_augmented_views_reach_the_discriminator_and_the_images_stay(small_netwo
     uniform[:, 0] = 0.7  # 0.2 brighter
     model = build(small_networks, adversary=adversary_with(diffaugment=["brightness"]))
     x, epsilon, z_p = batch()
-    step = model.gradients(x, epsilon, z_p, uniform=uniform)
+    step = model.gradients(*given(x, epsilon, z_p, uniform=uniform))
     mean, log_variance = small_networks.encoder(x)
     x_tilde = small_networks.decoder(mean + (0.5 * log_variance).exp() * epsilon)
     seen, seen_tilde = (small_networks.discriminator(images + 0.2)[1]["conv3"] for images in (x, x_tilde))
@@ -280,9 +284,9 @@ def test_augmented_views_reach_the_discriminator_and_the_images_stay(small_netwo
 def test_classes_stay_with_their_images_where_batches_are_one() -> None:
     """With no batch statistics, how batches are put together changes nothing."""
     networks, y = networks_with(classes=2, norm="group", discriminator_norm="group"), torch.tensor([0, 0, 1, 1, 0, 1])
-    one = build(networks, batch_norm="separate").gradients(*batch(), y)
+    one = build(networks, batch_norm="separate").gradients(*given(*batch(), y))
     for batch_norm in ("paired", "joint", "authors"):
-        other = build(networks, batch_norm=batch_norm).gradients(*batch(), y)
+        other = build(networks, batch_norm=batch_norm).gradients(*given(*batch(), y))
         for name in ("encoder", "decoder", "discriminator"):
             torch.testing.assert_close(getattr(other, name), getattr(one, name), rtol=1e-6, atol=1e-9)
 
@@ -291,7 +295,7 @@ def test_classes_reach_all_three_networks() -> None:
     networks = networks_with(classes=2)
     x, epsilon, z_p = batch()
     model, y = build(networks), torch.tensor([0, 0, 1, 1, 0, 1])
-    step, other = model.gradients(x, epsilon, z_p, y), model.gradients(x, epsilon, z_p, 1 - y)
+    step, other = model.gradients(*given(x, epsilon, z_p, y)), model.gradients(*given(x, epsilon, z_p, 1 - y))
     mean, log_variance = networks.encoder(x, y)
     decoded = networks.decoder(mean + (0.5 * log_variance).exp() * epsilon, y), networks.decoder(z_p, y)
     logit, *logits = (networks.discriminator(images, y)[0] for images in (x, *decoded))
@@ -306,11 +310,11 @@ def test_classes_reach_all_three_networks() -> None:
 def test_in_bfloat16_losses_stay_float32_and_gradients_keep_their_direction(
     small_networks: Networks, batch_norm: str
 ) -> None:
-    exact = build(small_networks, batch_norm=batch_norm).gradients(*batch())
+    exact = build(small_networks, batch_norm=batch_norm).gradients(*given(*batch()))
     model = build(copy.deepcopy(small_networks), batch_norm=batch_norm).float()
     with torch.autocast("cpu", torch.bfloat16):
         x, epsilon, z_p = (tensor.float() for tensor in batch())
-        step = model.gradients(x, epsilon, z_p)
+        step = model.gradients(*given(x, epsilon, z_p))
     assert {value.dtype for value in step.metrics.values()} == {torch.float32}
     for name in ("loss/prior", "loss/llike", "loss/gan"):
         assert step.metrics[name].item() == pytest.approx(exact.metrics[name].item(), rel=0.02)
@@ -323,7 +327,7 @@ def test_in_bfloat16_losses_stay_float32_and_gradients_keep_their_direction(
 
 def test_losses_are_those_of_their_definitions(small_networks: Networks) -> None:
     model = build(small_networks)
-    metrics = model.gradients(*batch()).metrics
+    metrics = model.gradients(*given(*batch())).metrics
     l_prior, l_llike, l_gan = naive_losses(model, *batch())
     for name, expected in (("prior", l_prior), ("llike", l_llike), ("gan", l_gan)):
         torch.testing.assert_close(metrics[f"loss/{name}"], expected.detach())
@@ -334,13 +338,13 @@ def test_losses_are_those_of_their_definitions(small_networks: Networks) -> None
 def test_neither_parameters_nor_grad_fields_change(small_networks: Networks) -> None:
     model = build(small_networks)
     before = copy.deepcopy(list(model.parameters()))
-    model.gradients(*batch())
+    model.gradients(*given(*batch()))
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def gradients(networks: Networks, **options: Any) -> dict[str, Tensor]:
-    step = build(networks, **options).gradients(*batch())
+    step = build(networks, **options).gradients(*given(*batch()))
     names = ("encoder", "decoder", "discriminator")
     return {name: torch.cat([g.flatten() for g in getattr(step, name)]) for name in names}
 
@@ -384,7 +388,7 @@ def test_a_step_of_one_network_moves_its_objective_the_right_way(
 ) -> None:
     model = build(small_networks, gamma=gamma)
     before = objective(*naive_losses(model, *batch()))
-    step = model.gradients(*batch())
+    step = model.gradients(*given(*batch()))
     direction = getattr(step, network)
     scale = 1e-3 / torch.cat([g.flatten() for g in direction]).norm()
     with torch.no_grad():
@@ -407,7 +411,7 @@ def test_gradient_ratio_is_that_of_the_two_pulls_on_the_decoded_images(small_net
         -(torch.sigmoid(-logits).log().mean() + torch.sigmoid(-dis(x_p)[0]).log().mean()), [x_tilde, x_p]
     )
     expected = 0.3 * llike.norm() / torch.sqrt(gan[0].square().sum() + gan[1].square().sum())
-    ratio = model.gradients(x, epsilon, z_p).metrics["decoder/gradient_ratio"]
+    ratio = model.gradients(*given(x, epsilon, z_p)).metrics["decoder/gradient_ratio"]
     assert ratio.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -433,7 +437,7 @@ def test_gate_follows_the_authors_rule(cost_real: float, cost_fake: float, decod
 def test_the_gate_is_told_the_mean_cost_of_the_fakes_in_the_game(
     small_networks: Networks, fakes: str, entering: list[str]
 ) -> None:
-    step = build(small_networks, fakes=fakes).gradients(*batch())
+    step = build(small_networks, fakes=fakes).gradients(*given(*batch()))
     costs = [step.metrics[f"discriminator/cost_{name}"].item() for name in entering]
     assert step.cost_real is not None
     assert step.cost_fake is not None

@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 from vaegan_pl.model.baselines import GAN, VAE
 from vaegan_pl.model.losses import Prior
 
-from ..conftest import adversary_with, networks_with
+from ..conftest import adversary_with, given, networks_with
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor]:
@@ -27,7 +27,7 @@ def vae(sigma: Any = 0.5) -> VAE:
 def test_a_vaes_prior_warms_up() -> None:
     networks, (x, epsilon, z_p) = networks_with(discriminator_channels=None).double(), batch()
     without, first, full = (
-        VAE(networks, 0.5, Prior(weight, warm_up, 0.0), None).gradients(x, epsilon, z_p, number=number).encoder
+        VAE(networks, 0.5, Prior(weight, warm_up, 0.0), None).gradients(*given(x, epsilon, z_p, number=number)).encoder
         for weight, warm_up, number in ((0.0, 0, 0), (1.0, 4, 0), (1.0, 4, 3))
     )
     for a, b, c in zip(without, first, full, strict=True):
@@ -40,7 +40,7 @@ def gan(**options: Any) -> GAN:
 
 def test_a_vae_descends_its_evidence_lower_bound() -> None:
     model, (x, epsilon, z_p) = vae(), batch()
-    step = model.gradients(x, epsilon, z_p)
+    step = model.gradients(*given(x, epsilon, z_p))
     mean, log_variance = model.networks.encoder(x)
     posterior = Normal(mean, (0.5 * log_variance).exp())
     x_tilde = model.networks.decoder(mean + posterior.scale * epsilon)
@@ -59,7 +59,7 @@ def test_a_vae_descends_its_evidence_lower_bound() -> None:
 @pytest.mark.parametrize("game", ["saturating", "non_saturating"])
 def test_a_gan_plays_goodfellows_game(game: str) -> None:
     model, (x, epsilon, z_p) = gan(game=game), batch()
-    step = model.gradients(x, epsilon, z_p)
+    step = model.gradients(*given(x, epsilon, z_p))
     dec, dis = model.networks.decoder, model.networks.discriminator
     p, p_fake = torch.sigmoid(dis(x)[0]), torch.sigmoid(dis(dec(z_p))[0])
     value = p.log().mean() + (1 - p_fake).log().mean()
@@ -75,7 +75,7 @@ def test_a_gans_discriminator_sees_changed_images_and_refuses_r1_with_batch_norm
     assert model.uniform == 6
     uniform = torch.full((6, 6), 0.5, dtype=torch.float64)
     uniform[:, 0] = 0.7  # 0.2 brighter
-    step = model.gradients(x, epsilon, z_p, uniform=uniform)
+    step = model.gradients(*given(x, epsilon, z_p, uniform=uniform))
     dec, dis = model.networks.decoder, model.networks.discriminator
     logits, fakes = dis(x + 0.2)[0], dis(dec(z_p) + 0.2)[0]
     value = torch.sigmoid(logits).log().mean() + torch.sigmoid(-fakes).log().mean()
@@ -96,7 +96,7 @@ def test_a_hinge_gan_of_a_class_with_a_penalty() -> None:
         batch(),
         torch.tensor([0, 1] * 3),
     )
-    step, later = model.gradients(x, epsilon, z_p, y), model.gradients(x, epsilon, z_p, y, number=1)
+    step, later = model.gradients(*given(x, epsilon, z_p, y)), model.gradients(*given(x, epsilon, z_p, y, number=1))
     dec, dis = networks.decoder, networks.discriminator
     logits, fakes = dis(x, y)[0], dis(dec(z_p, y), y)[0]
     expected = torch.autograd.grad(-fakes.mean(), tuple(dec.parameters()), retain_graph=True)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from vaegan_pl.model import adversary, algorithm, baselines
+from vaegan_pl.model.batch import Batch, Noise
 from vaegan_pl.model.generative import Step
 from vaegan_pl.model.lightning_module import VAEGANModule
 
@@ -54,7 +55,7 @@ class LeanStep:
         uniform = torch.rand(len(x), self.model.uniform, device=self.device)
         y = torch.zeros(len(x), dtype=torch.long, device=self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self.model.gradients(x, epsilon, z_p, y, uniform, number=1)
+            return self.model.gradients(Batch(x, y, number=1), Noise(epsilon, z_p, uniform))
 
     def flops(self, x: Tensor) -> int:
         """Floating-point operations of the matrix products and convolutions in the gradients of one batch."""

@@ -1,18 +1,18 @@
 """The game against the discriminator, and what keeps it fair where there are few images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
 from torch.autograd import grad
 
+from vaegan_pl.model.batch import Images, Scalar
 from vaegan_pl.model.losses import GAMES, at_least_float32
 from vaegan_pl.model.networks import Discriminator, Labels, Networks
 
-Images = Float[Tensor, "batch channel side side"]
 Logits = Float[Tensor, " batch"]
-Scalar = Float[Tensor, ""]
 
 BLACK = -1.0
 SHIFT, CUTOUT = 1 / 8, 1 / 2
@@ -102,6 +102,42 @@ class DiffAugment:
         return images.masked_fill(covered, BLACK)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What the discriminator says of a batch.
+
+    Attributes:
+        x: real images, as it saw them.
+        real: their logits.
+        fakes: logits of decoded images, by what they are.
+        playing: those of `fakes` that enter L_GAN.
+    """
+
+    x: Images
+    real: Logits
+    fakes: Mapping[str, Logits]
+    playing: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Played:
+    """One round of the game.
+
+    Attributes:
+        decoded: what the decoder descends, as gradients of the decoded images; 0 for those that do not play.
+        discriminator: gradients of the discriminator, in `parameters()` order.
+        cost_real: the discriminator's mean cost of real images.
+        cost_fake: its mean cost of the decoded images in L_GAN.
+        metrics: the costs, to log.
+    """
+
+    decoded: list[Images]
+    discriminator: tuple[Tensor, ...]
+    cost_real: Scalar
+    cost_fake: Scalar
+    metrics: dict[str, Scalar]
+
+
 class Adversary(nn.Module):
     """The adversarial game and its stabilisers.
 
@@ -148,6 +184,40 @@ class Adversary(nn.Module):
         if uniform is None:
             raise ValueError("DiffAugment needs uniform numbers")
         return [self.diffaugment(images, uniform) for images in batches]
+
+    def play(
+        self, seen: Seen, decoded: Sequence[Images], discriminator: Discriminator, y: Labels | None, number: int
+    ) -> Played:
+        """The gradients of the game, and of what stabilises it.
+
+        Args:
+            seen: the discriminator's logits.
+            decoded: the decoded images, in the order of `seen.fakes`; none where the decoder does not play.
+            discriminator: the discriminator.
+            y: the classes of real images, if it is conditional.
+            number: the batch's number, from 0.
+        """
+        theta, playing = tuple(discriminator.parameters()), [seen.fakes[name] for name in seen.playing]
+        costs = {name: self.game.fake(logits) for name, logits in seen.fakes.items()}
+        cost_real, cost = self.game.real(seen.real), self.discriminator_cost(seen.real, playing)
+        once_more = bool(self.lecam)
+        if self.zero_sum:  # what the discriminator descends, the decoder ascends: one pass backwards for both
+            both = grad(cost, [*decoded, *theta], retain_graph=once_more, materialize_grads=True)
+            g_decoded, g_theta = [-g for g in both[: len(decoded)]], both[len(decoded) :]
+        else:
+            l_dec = self.decoder_cost(playing)
+            g_decoded = list(grad(l_dec, decoded, retain_graph=True, materialize_grads=True)) if decoded else []
+            g_theta = grad(cost, theta, retain_graph=once_more, materialize_grads=True)
+        if self.lecam:
+            g_theta = _added(g_theta, grad(self.lecam_cost(seen.real, playing, number), theta, materialize_grads=True))
+        g_theta = self.penalised(g_theta, discriminator, seen.x, y, number)
+        g_decoded = [
+            g if name in seen.playing else torch.zeros_like(g) for name, g in zip(seen.fakes, g_decoded, strict=False)
+        ]
+        metrics = {"loss/gan": cost, "discriminator/cost_real": cost_real}
+        metrics |= {f"discriminator/cost_{name}": value for name, value in costs.items()}
+        cost_fake = torch.stack([costs[name] for name in seen.playing]).mean()
+        return Played(g_decoded, g_theta, cost_real.detach(), cost_fake.detach(), metrics)
 
     def discriminator_cost(self, real: Logits, fakes: Sequence[Logits]) -> Scalar:
         """What the discriminator descends in the game: its costs of real and decoded images, summed."""
@@ -206,7 +276,7 @@ class Adversary(nn.Module):
 
     def penalised(
         self,
-        gradient: tuple[Tensor, ...],
+        gradient: Sequence[Tensor],
         discriminator: Discriminator,
         x: Images,
         y: Labels | None,
@@ -224,11 +294,15 @@ class Adversary(nn.Module):
             number: the batch's number, from 0.
         """
         if not self.r1 or number % R1_INTERVAL:
-            return gradient
+            return tuple(gradient)
         parameters = tuple(discriminator.parameters())
         with torch.autocast(x.device.type, enabled=False):
             x = x.detach().to(parameters[0].dtype).requires_grad_()
             (slope,) = grad(discriminator(x, y)[0].sum(), x, create_graph=True)
             cost = 0.5 * self.r1 * R1_INTERVAL * slope.square().flatten(1).sum(1).mean()
             penalty = grad(cost, parameters, materialize_grads=True)
-        return tuple(a + b for a, b in zip(gradient, penalty, strict=True))
+        return _added(gradient, penalty)
+
+
+def _added(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(first + second for first, second in zip(a, b, strict=True))

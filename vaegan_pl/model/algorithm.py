@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import grad
 from torch.nn.utils import parametrize
 
-from vaegan_pl.model.adversary import Adversary
-from vaegan_pl.model.generative import EquilibriumGate, GenerativeModel, Images, Latents, Step, norm
+from vaegan_pl.model.adversary import Adversary, Seen
+from vaegan_pl.model.batch import Batch, Images, Latents, Noise
+from vaegan_pl.model.generative import EquilibriumGate, GenerativeModel, Step, detached, norm
 from vaegan_pl.model.losses import (
     Prior,
     Sigma,
@@ -29,6 +29,12 @@ from vaegan_pl.model.networks import Labels, Networks
 
 Fakes = Literal["both", "reconstruction", "prior"]
 BatchNorm = Literal["joint", "paired", "separate", "authors"]
+
+DECODED = ("reconstruction", "prior")
+"""X_tilde and X_p, as metrics name them."""
+
+TOGETHER = {"joint": [[0, 1, 2]], "paired": [[0, 1], [2]], "separate": [[0], [1], [2]]}
+"""Which of X (0), X_tilde (1) and X_p (2) pass the discriminator as one batch, and so share batch-norm statistics."""
 
 
 class VAEGAN(GenerativeModel):
@@ -112,91 +118,56 @@ class VAEGAN(GenerativeModel):
         self.costs_in_nats = adversary.in_nats
         self.uniform = adversary.uniform
 
-    def gradients(
-        self,
-        x: Images,
-        epsilon: Latents,
-        z_p: Latents,
-        y: Labels | None = None,
-        uniform: Float[Tensor, "batch draw"] | None = None,
-        number: int = 0,
-    ) -> Step:
-        """All gradients of one iteration of Algorithm 1; see `GenerativeModel.gradients`."""
-        enc, dec, dis = self.networks.encoder, self.networks.decoder, self.networks.discriminator
-        theta_enc, theta_dec, theta_dis = (tuple(network.parameters()) for network in (enc, dec, dis))
+    def gradients(self, batch: Batch, noise: Noise) -> Step:
+        """All gradients of one iteration of Algorithm 1; see `GenerativeModel.gradients`.
 
+        The backward pass is linear: each loss is pulled back to the decoded images once, and on from there once.
+        """
+        enc, dec, dis = self.networks.encoder, self.networks.decoder, self.networks.discriminator
+        theta_enc, theta_dec = tuple(enc.parameters()), tuple(dec.parameters())
+        # X <- random mini-batch from dataset
+        x, y = batch.x, batch.y
         # Z <- Enc(X)
         mu, log_variance = enc(x, y)
-        z = mu + (0.5 * log_variance).exp() * epsilon
+        z = mu + (0.5 * log_variance).exp() * noise.epsilon
         # L_prior <- D_KL(q(Z|X) || p(Z))
-        l_prior = self.prior(mu, log_variance, number)
-        # X_tilde <- Dec(Z);  Z_p <- samples from prior N(0, I);  X_p <- Dec(Z_p)
-        x_tilde, *x_p = self._decode([z] if self.fakes == "reconstruction" else [z, z_p], y)
+        l_prior = self.prior(mu, log_variance, batch.number)
+        # X_tilde <- Dec(Z)
+        # Z_p <- samples from prior N(0, I)
+        # X_p <- Dec(Z_p)
+        decoded = self._decode(z, noise.z_p, y)
         # L_llike <- -E_q(Z|X)[p(Dis_l(X)|Z)]
-        views = self.adversary.views([x, x_tilde, *x_p], uniform)
-        with parametrize.cached():  # one set of weights where spectral norm would move them in every pass
-            (logits_x, *logits_fakes), (dis_l_x, dis_l_x_tilde, *_) = self._discriminate(views, y)
-        metrics = {"loss/llike": self.feature_likelihood(dis_l_x.detach(), dis_l_x_tilde)}
-        l_llike = metrics["loss/llike"]
-        if self.sigma is not None:
-            metrics["loss/pixel"] = pixel_likelihood(x, x_tilde, self.sigma)
-            l_llike = l_llike + metrics["loss/pixel"]
-        # L_GAN <- log(Dis(X)) + log(1 - Dis(X_tilde)) + log(1 - Dis(X_p)), here as a cost (see the module's head)
-        names = ["reconstruction", "prior"][: len(logits_fakes)]
-        logits_entering = [logits_fakes[i] for i in self._entering]
-        l_gan = self.adversary.discriminator_cost(logits_x, logits_entering)
-
-        # The backward pass is linear, so each loss is pulled back once to the decoded images, and on from there once.
-        fakes = [x_tilde, *x_p]
-        llike_fakes = grad(l_llike, fakes, retain_graph=True, materialize_grads=True)
-        pull = [self.gamma * llike for llike in llike_fakes]
-        if self.adversarial and self.adversary.zero_sum:
-            gan_all = grad(l_gan, [*fakes, *theta_dis], retain_graph=bool(self.adversary.lecam), materialize_grads=True)
-            gan_fakes, g_dis = [-g for g in gan_all[: len(fakes)]], gan_all[len(fakes) :]
-        else:
-            if self.adversarial:
-                l_dec = self.adversary.decoder_cost(logits_entering)
-                gan_fakes = list(grad(l_dec, fakes, retain_graph=True, materialize_grads=True))
-            g_dis = grad(l_gan, theta_dis, retain_graph=bool(self.adversary.lecam), materialize_grads=True)
-        if self.adversarial:
-            gan_fakes = [g if i in self._entering else torch.zeros_like(g) for i, g in enumerate(gan_fakes)]
-            pull = [llike + gan for llike, gan in zip(pull, gan_fakes, strict=True)]
-        if self.adversary.lecam:
-            l_lecam = self.adversary.lecam_cost(logits_x, logits_entering, number)
-            g_dis = tuple(a + b for a, b in zip(g_dis, grad(l_lecam, theta_dis, materialize_grads=True), strict=True))
+        seen, dis_l = self._discriminate([x, *decoded], y, noise.uniform)
+        likelihoods = self._likelihoods(x, decoded[0], dis_l)
+        l_llike = torch.stack([*likelihoods.values()]).sum()
+        llike_decoded = grad(l_llike, decoded, retain_graph=True, materialize_grads=True)
+        # L_GAN <- log(Dis(X)) + log(1 - Dis(X_tilde)) + log(1 - Dis(X_p))
+        gan = self.adversary.play(seen, decoded if self.adversarial else [], dis, y, batch.number)
 
         # theta_Enc <- theta_Enc - grad (L_prior + L_llike)
-        (llike_z,) = grad(fakes, z, llike_fakes, retain_graph=True)
+        (llike_z,) = grad(decoded, z, llike_decoded, retain_graph=True)
         g_enc = grad([l_prior, z], theta_enc, [torch.ones_like(l_prior), llike_z])
         # theta_Dec <- theta_Dec - grad (gamma L_llike - L_GAN)
-        g_dec = grad(fakes, theta_dec, pull)
+        pull = [self.gamma * llike for llike in llike_decoded]
+        if self.adversarial:
+            pull = [llike + g_gan for llike, g_gan in zip(pull, gan.decoded, strict=True)]
+        g_dec = grad(decoded, theta_dec, pull)
         # theta_Dis <- theta_Dis - grad L_GAN
-        g_dis = self.adversary.penalised(g_dis, dis, views[0], y, number)
+        g_dis = gan.discriminator
 
-        game = self.adversary.game
-        cost_real = game.real(logits_x)
-        cost_fakes = {name: game.fake(logits) for name, logits in zip(names, logits_fakes, strict=True)}
-        metrics |= {
+        metrics = {
+            **likelihoods,
+            **gan.metrics,
             "loss/prior": kl_divergence(mu, log_variance),
-            "loss/gan": l_gan,
-            "discriminator/cost_real": cost_real,
-            **{f"discriminator/cost_{name}": cost for name, cost in cost_fakes.items()},
-            "discriminator/feature_norm": dis_l_x.float().flatten(1).square().sum(1).sqrt().mean(),
+            "discriminator/feature_norm": dis_l[0].float().flatten(1).square().sum(1).sqrt().mean(),
         }
         if self.adversarial:
-            metrics["decoder/gradient_ratio"] = self.gamma * norm(llike_fakes) / norm(gan_fakes)
-        return Step(
-            encoder=g_enc,
-            decoder=g_dec,
-            discriminator=g_dis,
-            cost_real=cost_real.detach(),
-            cost_fake=torch.stack([game.fake(logits) for logits in logits_entering]).mean().detach(),
-            metrics={name: value.detach() for name, value in metrics.items()},
-        )
+            metrics["decoder/gradient_ratio"] = self.gamma * norm(llike_decoded) / norm(gan.decoded)
+        return Step(detached(metrics), g_enc, g_dec, g_dis, gan.cost_real, gan.cost_fake)
 
     @property
-    def _entering(self) -> list[int]:
-        """Which of x_tilde (0) and x_p (1) enter L_GAN."""
+    def _playing(self) -> list[int]:
+        """Which of X_tilde (0) and X_p (1) enter L_GAN."""
         return {"both": [0, 1], "reconstruction": [0], "prior": [1]}[self.fakes]
 
     def feature_likelihood(self, dis_l_x: Tensor, dis_l_x_tilde: Tensor) -> Tensor:
@@ -206,42 +177,42 @@ class VAEGAN(GenerativeModel):
             dis_l_x, dis_l_x_tilde = in_deviations(dis_l_x, dis_l_x_tilde, pixels)
         return feature_likelihood(dis_l_x, dis_l_x_tilde)
 
-    def _decode(self, latents: Sequence[Latents], y: Labels | None) -> list[Images]:
-        groups = [latents] if self.batch_norm == "joint" else [[z] for z in latents]
+    def _likelihoods(self, x: Images, x_tilde: Images, dis_l: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The terms of L_llike: of Dis_l, and of the pixels where there is a `sigma`."""
+        terms = {"loss/llike": self.feature_likelihood(dis_l[0].detach(), dis_l[1])}
+        if self.sigma is not None:
+            terms["loss/pixel"] = pixel_likelihood(x, x_tilde, self.sigma)
+        return terms
+
+    def _decode(self, z: Latents, z_p: Latents, y: Labels | None) -> list[Images]:
+        """X_tilde, and X_p unless `fakes` leaves it out."""
+        latents = [z] if self.fakes == "reconstruction" else [z, z_p]
+        together = [latents] if self.batch_norm == "joint" else [[each] for each in latents]
         return [
             images
-            for group in groups
-            for images in self.networks.decoder(torch.cat(tuple(group)), _repeated(y, group)).split(
-                [len(z) for z in group]
-            )
+            for group in together
+            for images in self.networks.decoder(torch.cat(group), _repeated(y, group)).chunk(len(group))
         ]
 
-    def _discriminate(self, batches: Sequence[Images], y: Labels | None) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits of x, x_tilde and, where it is decoded, x_p, and Dis_l of them (of the first two at least)."""
+    def _discriminate(
+        self, batches: Sequence[Images], y: Labels | None, uniform: Tensor | None
+    ) -> tuple[Seen, list[Tensor]]:
+        """What the discriminator says of X, X_tilde and X_p, and Dis_l of the first two."""
         if self.batch_norm == "authors":
-            in_game = [0, *(1 + i for i in self._entering)]
-            logits, features = self._discriminate_groups([batches[:2]], y)
-            again, _ = self._discriminate_groups([[batches[i] for i in in_game]], y)
-            last = dict(enumerate(logits)) | dict(zip(in_game, again, strict=True))
-            return [last[i] for i in range(len(batches))], features
-        if self.batch_norm == "joint":
-            groups = [batches]
+            passes = [[0, 1], [0, *(1 + i for i in self._playing)]]
         else:
-            together = 2 if self.batch_norm == "paired" else 1
-            groups = [batches[:together], *([images] for images in batches[together:])]
-        return self._discriminate_groups(groups, y)
-
-    def _discriminate_groups(
-        self, groups: Sequence[Sequence[Images]], y: Labels | None
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        all_logits: list[Tensor] = []
-        all_features: list[Tensor] = []
-        for group in groups:
-            logits, maps = self.networks.discriminator(torch.cat(tuple(group)), _repeated(y, group))
-            sizes = [len(images) for images in group]
-            all_logits += logits.split(sizes)
-            all_features += maps[self.similarity_layer].split(sizes)
-        return all_logits, all_features
+            passes = [[i for i in group if i < len(batches)] for group in TOGETHER[self.batch_norm]]
+        views = self.adversary.views(batches, uniform)
+        logits: dict[int, Tensor] = {}
+        dis_l: dict[int, Tensor] = {}
+        with parametrize.cached():  # one set of weights where spectral norm would move them in every pass
+            for group in filter(None, passes):
+                images = [views[i] for i in group]
+                of_all, maps = self.networks.discriminator(torch.cat(images), _repeated(y, group))
+                logits |= dict(zip(group, of_all.chunk(len(group)), strict=True))
+                dis_l = dict(zip(group, maps[self.similarity_layer].chunk(len(group)), strict=True)) | dis_l
+        fakes = {name: logits[i] for i, name in enumerate(DECODED[: len(batches) - 1], 1)}
+        return Seen(views[0], logits[0], fakes, [DECODED[i] for i in self._playing]), [dis_l[0], dis_l[1]]
 
     @property
     def description(self) -> dict[str, object]:
@@ -262,5 +233,5 @@ class VAEGAN(GenerativeModel):
         }
 
 
-def _repeated(y: Labels | None, group: Sequence[Tensor]) -> Labels | None:
+def _repeated(y: Labels | None, group: Sequence[object]) -> Labels | None:
     return None if y is None else y.repeat(len(group))

@@ -1,14 +1,13 @@
 """The two models that the VAE/GAN joins, with the same networks: the report's sections 2.1 and 2.2."""
 
-from jaxtyping import Float
-from torch import Tensor
 from torch.autograd import grad
 from torch.nn.utils import parametrize
 
 from vaegan_pl.model.adversary import Adversary
-from vaegan_pl.model.generative import GenerativeModel, Images, Latents, Step
+from vaegan_pl.model.batch import Batch, Noise
+from vaegan_pl.model.generative import GenerativeModel, Step, detached
 from vaegan_pl.model.losses import Prior, Sigma, kl_divergence, pixel_likelihood, refuse_sigma
-from vaegan_pl.model.networks import Labels, Networks
+from vaegan_pl.model.networks import Networks
 
 
 class VAE(GenerativeModel):
@@ -34,23 +33,15 @@ class VAE(GenerativeModel):
         self.sigma = sigma
         self.prior = prior
 
-    def gradients(
-        self,
-        x: Images,
-        epsilon: Latents,
-        z_p: Latents,
-        y: Labels | None = None,
-        uniform: Float[Tensor, "batch draw"] | None = None,
-        number: int = 0,
-    ) -> Step:
+    def gradients(self, batch: Batch, noise: Noise) -> Step:
         """Both networks descend L_prior - E_q[log p(x|z)]; see `GenerativeModel.gradients`."""
         theta = [tuple(getattr(self.networks, name).parameters()) for name in self.NETWORKS]
-        mu, log_variance = self.networks.encoder(x, y)
-        x_tilde = self.networks.decoder(mu + (0.5 * log_variance).exp() * epsilon, y)
-        pixel = pixel_likelihood(x, x_tilde, self.sigma)
-        every = grad(self.prior(mu, log_variance, number) + pixel, [*theta[0], *theta[1]])
-        metrics = {"loss/prior": kl_divergence(mu, log_variance).detach(), "loss/pixel": pixel.detach()}
-        return Step(metrics, encoder=every[: len(theta[0])], decoder=every[len(theta[0]) :])
+        mu, log_variance = self.networks.encoder(batch.x, batch.y)
+        x_tilde = self.networks.decoder(mu + (0.5 * log_variance).exp() * noise.epsilon, batch.y)
+        pixel = pixel_likelihood(batch.x, x_tilde, self.sigma)
+        every = grad(self.prior(mu, log_variance, batch.number) + pixel, [*theta[0], *theta[1]])
+        metrics = {"loss/prior": kl_divergence(mu, log_variance), "loss/pixel": pixel}
+        return Step(detached(metrics), encoder=every[: len(theta[0])], decoder=every[len(theta[0]) :])
 
     @property
     def description(self) -> dict[str, object]:
@@ -82,20 +73,12 @@ class GAN(GenerativeModel):
         self.costs_in_nats = adversary.in_nats
         self.uniform = adversary.uniform
 
-    def gradients(
-        self,
-        x: Images,
-        epsilon: Latents,
-        z_p: Latents,
-        y: Labels | None = None,
-        uniform: Float[Tensor, "batch draw"] | None = None,
-        number: int = 0,
-    ) -> Step:
+    def gradients(self, batch: Batch, noise: Noise) -> Step:
         """The discriminator tells x from x_p, the decoder makes it err; see `GenerativeModel.gradients`."""
-        dec, dis = self.networks.decoder, self.networks.discriminator
-        x_p = dec(z_p, y)
-        views = self.adversary.views([x, x_p], uniform)
-        with parametrize.cached():  # see `VAEGAN.gradients`
+        dec, dis, y, number = self.networks.decoder, self.networks.discriminator, batch.y, batch.number
+        x_p = dec(noise.z_p, y)
+        views = self.adversary.views([batch.x, x_p], noise.uniform)
+        with parametrize.cached():  # see `VAEGAN._discriminate`
             logits, logits_p = (dis(view, y)[0] for view in views)
         cost = self.adversary.discriminator_cost(logits, [logits_p])
         g_dec = grad(self.adversary.decoder_cost([logits_p]), tuple(dec.parameters()), retain_graph=True)
@@ -107,8 +90,7 @@ class GAN(GenerativeModel):
             "discriminator/cost_real": game.real(logits),
             "discriminator/cost_prior": game.fake(logits_p),
         }
-        metrics = {name: value.detach() for name, value in metrics.items()}
-        return Step(metrics, decoder=g_dec, discriminator=g_dis)
+        return Step(detached(metrics), decoder=g_dec, discriminator=g_dis)
 
     @property
     def description(self) -> dict[str, object]:

@@ -3,19 +3,15 @@
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from vaegan_pl.model.networks import Labels, Networks
-
-Images = Float[Tensor, "batch channel side side"]
-Latents = Float[Tensor, "batch latent"]
-Scalar = Float[Tensor, ""]
+from vaegan_pl.model.batch import Batch, Noise, Scalar
+from vaegan_pl.model.networks import Networks
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,11 @@ class Step:
     discriminator: tuple[Tensor, ...] = ()
     cost_real: Scalar | None = None
     cost_fake: Scalar | None = None
+
+
+def detached(metrics: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The same numbers without the graph that made them."""
+    return {name: value.detach() for name, value in metrics.items()}
 
 
 def norm(tensors: Sequence[Tensor]) -> Scalar:
@@ -121,25 +122,8 @@ class GenerativeModel(nn.Module, ABC):
         self.averages.requires_grad_(requires_grad=False)
 
     @abstractmethod
-    def gradients(
-        self,
-        x: Images,
-        epsilon: Latents,
-        z_p: Latents,
-        y: Labels | None = None,
-        uniform: Float[Tensor, "batch draw"] | None = None,
-        number: int = 0,
-    ) -> Step:
-        """All gradients of one iteration, at one parameter point; no parameter and no `.grad` is changed.
-
-        Args:
-            x: a mini-batch of real images in [-1, 1].
-            epsilon: standard normal noise of the reparameterisation z = mu + sigma * epsilon.
-            z_p: samples of the prior N(0, I).
-            y: classes of the images, for conditional networks.
-            uniform: `self.uniform` numbers in [0, 1) for each image.
-            number: the iteration's number, from 0.
-        """
+    def gradients(self, batch: Batch, noise: Noise) -> Step:
+        """All gradients of one iteration, at one parameter point; no parameter and no `.grad` is changed."""
 
     @property
     def description(self) -> dict[str, object]:

@@ -21,6 +21,7 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 
 from vaegan_pl.errors import UserError
 from vaegan_pl.model.algorithm import VAEGAN
+from vaegan_pl.model.batch import Batch, Noise
 from vaegan_pl.model.generative import GenerativeModel, Step
 from vaegan_pl.model.losses import kl_divergence
 from vaegan_pl.model.schedule import PowerDecay
@@ -115,9 +116,8 @@ class VAEGANModule(L.LightningModule):
         """
         x, y = batch
         number = self.trainer.fit_loop.total_batch_idx  # batches before this one
-        (epsilon, z_p), uniform = self._noise(len(x), number)
         buffers = [buffer.clone() for buffer in self.model.buffers()] if self.on_nan == "skip" else []
-        step = self.model.gradients(x, epsilon, z_p, y, uniform, number)
+        step = self.model.gradients(Batch(x, y, number), self._noise(len(x), number))
         self._average([*step.encoder, *step.decoder, *step.discriminator])
         self._watch(step, number)
         if self.on_nan == "skip" and self._skips(buffers, number):
@@ -155,8 +155,8 @@ class VAEGANModule(L.LightningModule):
         moves = self.model.gate(step.cost_real.item(), step.cost_fake.item())
         return {name for name, move in zip(("decoder", "discriminator"), moves, strict=True) if not move}
 
-    def _noise(self, batch: int, number: int) -> tuple[Tensor, Tensor]:
-        """Epsilon and z_p, and uniform numbers, a function of the seed and the batch's number alone.
+    def _noise(self, batch: int, number: int) -> Noise:
+        """The random numbers of a batch, a function of the seed and the batch's number alone.
 
         Every device draws them for the joint batch and takes its own rows, as `EpochSampler` deals out the images.
         """
@@ -166,7 +166,8 @@ class VAEGANModule(L.LightningModule):
         shape = (2, batch * devices, self.model.networks.latent_dim)
         normal = torch.randn(shape, generator=generator, device=self.device)
         uniform = torch.rand(batch * devices, self.model.uniform, generator=generator, device=self.device)
-        return normal[:, rank::devices], uniform[rank::devices]
+        epsilon, z_p = normal[:, rank::devices]
+        return Noise(epsilon, z_p, uniform[rank::devices])
 
     @staticmethod
     def _average(tensors: Sequence[Tensor]) -> None:
