@@ -1,16 +1,17 @@
 """Losses and gradients that are not finite: named, stopped or skipped, and nothing saved is lost."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from vaegan_pl import tensor_files
 from vaegan_pl.data.datamodule import ImageDataset
 from vaegan_pl.model import algorithm
+from vaegan_pl.model.batch import Batch, Noise
 from vaegan_pl.model.generative import Step
 from vaegan_pl.train import train
 
@@ -32,8 +33,8 @@ def lose(monkeypatch: pytest.MonkeyPatch) -> Callable[[range], None]:
     real, calls = algorithm.VAEGAN.gradients, iter(range(1000))
 
     def arrange(batches: range) -> None:
-        def gradients(self: algorithm.VAEGAN, x: Tensor, *noise: Any) -> Step:
-            return real(self, x * torch.nan if next(calls) in batches else x, *noise)
+        def gradients(self: algorithm.VAEGAN, batch: Batch, noise: Noise) -> Step:
+            return real(self, replace(batch, x=batch.x * torch.nan) if next(calls) in batches else batch, noise)
 
         monkeypatch.setattr(algorithm.VAEGAN, "gradients", gradients)
 

@@ -85,7 +85,8 @@ def fit(config: DictConfig) -> None:
     model, optimizers, schedule = built(config)
     check_storable(model.networks)
     refuse_unused(HydraConfig.get().overrides.task, set(optimizers) - set(model.NETWORKS))
-    module = VAEGANModule(model, optimizers, schedule, config.seed, config.on_nan)
+    graph = bool(config.trainer.get("graph", True))
+    module = VAEGANModule(model, optimizers, schedule, config.seed, config.on_nan, graph)
     agents = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
     config.run_id = config.run_id or agents or secrets.token_hex(4)
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
@@ -110,7 +111,8 @@ def fit(config: DictConfig) -> None:
         if (config.trainer.devices, config.trainer.num_nodes) == (1, 1):
             plugins += alone()
         parts = {"logger": False, "callbacks": [own, *callbacks], "sync_batchnorm": False, "plugins": plugins}
-        trainer: L.Trainer = instantiate(config.trainer, **parts, _convert_="all")
+        of_lightning = {name: value for name, value in plain["trainer"].items() if name != "graph"}
+        trainer: L.Trainer = instantiate(of_lightning, **parts, _convert_="all")
         refuse_devices(trainer)
         if device.type == "cpu":
             prepare_cpu(trainer.num_devices)

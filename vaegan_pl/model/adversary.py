@@ -185,6 +185,15 @@ class Adversary(nn.Module):
             raise ValueError("DiffAugment needs uniform numbers")
         return [self.diffaugment(images, uniform) for images in batches]
 
+    def phase(self, number: int) -> int | None:
+        """See `GenerativeModel.phase`: 1 where R1 is due, 0 elsewhere, None while LeCam's averages begin."""
+        if self.lecam and _begun(number) < ANCHOR_DECAY:
+            return None
+        return int(self._is_due(number))
+
+    def _is_due(self, number: int) -> bool:
+        return bool(self.r1) and number % R1_INTERVAL == 0
+
     def play(
         self, seen: Seen, decoded: Sequence[Images], discriminator: Discriminator, y: Labels | None, number: int
     ) -> Played:
@@ -240,7 +249,7 @@ class Adversary(nn.Module):
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(now)
             now /= distributed.get_world_size()
-        decay = min(ANCHOR_DECAY, (1 + number) / (10 + number))
+        decay = min(ANCHOR_DECAY, _begun(number))
         self.anchors.lerp_(now.to(self.anchors.dtype), 1 - decay)
         real_anchor, fake_anchor = self.anchors.unbind()
         return self.lecam * ((real - fake_anchor).square().mean() + (fake - real_anchor).square().mean())
@@ -293,7 +302,7 @@ class Adversary(nn.Module):
             y: their classes, if it is conditional.
             number: the batch's number, from 0.
         """
-        if not self.r1 or number % R1_INTERVAL:
+        if not self._is_due(number):
             return tuple(gradient)
         parameters = tuple(discriminator.parameters())
         with torch.autocast(x.device.type, enabled=False):
@@ -302,6 +311,10 @@ class Adversary(nn.Module):
             cost = 0.5 * self.r1 * R1_INTERVAL * slope.square().flatten(1).sum(1).mean()
             penalty = grad(cost, parameters, materialize_grads=True)
         return _added(gradient, penalty)
+
+
+def _begun(number: int) -> float:
+    return (1 + number) / (10 + number)
 
 
 def _added(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, ...]:

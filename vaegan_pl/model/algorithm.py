@@ -165,6 +165,10 @@ class VAEGAN(GenerativeModel):
             metrics["decoder/gradient_ratio"] = self.gamma * norm(llike_decoded) / norm(gan.decoded)
         return Step(detached(metrics), g_enc, g_dec, g_dis, gan.cost_real, gan.cost_fake)
 
+    def phase(self, number: int) -> int | None:
+        """See `GenerativeModel.phase`."""
+        return None if self.prior.grows(number) else self.adversary.phase(number)
+
     @property
     def _playing(self) -> list[int]:
         """Which of X_tilde (0) and X_p (1) enter L_GAN."""

@@ -43,6 +43,10 @@ class VAE(GenerativeModel):
         metrics = {"loss/prior": kl_divergence(mu, log_variance), "loss/pixel": pixel}
         return Step(detached(metrics), encoder=every[: len(theta[0])], decoder=every[len(theta[0]) :])
 
+    def phase(self, number: int) -> int | None:
+        """See `GenerativeModel.phase`."""
+        return None if self.prior.grows(number) else 0
+
     @property
     def description(self) -> dict[str, object]:
         """See `GenerativeModel.description`."""
@@ -91,6 +95,10 @@ class GAN(GenerativeModel):
             "discriminator/cost_prior": game.fake(logits_p),
         }
         return Step(detached(metrics), decoder=g_dec, discriminator=g_dis)
+
+    def phase(self, number: int) -> int | None:
+        """See `GenerativeModel.phase`."""
+        return self.adversary.phase(number)
 
     @property
     def description(self) -> dict[str, object]:

@@ -125,6 +125,13 @@ class GenerativeModel(nn.Module, ABC):
     def gradients(self, batch: Batch, noise: Noise) -> Step:
         """All gradients of one iteration, at one parameter point; no parameter and no `.grad` is changed."""
 
+    def phase(self, number: int) -> int | None:
+        """Which of several ways to step the batch of a number, from 0, goes; None where no other batch steps so.
+
+        Batches of one phase differ in their inputs alone.
+        """
+        return 0
+
     @property
     def description(self) -> dict[str, object]:
         """The options that it learns with, in plain values, for the record."""

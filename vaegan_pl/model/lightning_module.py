@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, distributed, nn
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
@@ -24,7 +23,9 @@ from vaegan_pl.model.algorithm import VAEGAN
 from vaegan_pl.model.batch import Batch, Noise
 from vaegan_pl.model.generative import GenerativeModel, Step
 from vaegan_pl.model.losses import kl_divergence
+from vaegan_pl.model.recorded import Recordings, options, recordable
 from vaegan_pl.model.schedule import PowerDecay
+from vaegan_pl.model.watch import FiniteWatch
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class VAEGANModule(L.LightningModule):
         schedule: share of the learning rates for (an epoch, all epochs); None keeps them.
         seed: seed of epsilon, z_p and whatever else a step draws, at least 0.
         on_nan: what to do where a loss or gradient is not finite: `stop` the run, or `skip` the batch.
+        graph: whether a single GPU replays the step as CUDA graphs, where it can.
 
     Raises:
         UserError: if `optimizers` lacks a network, or `on_nan` is something else.
@@ -56,6 +58,7 @@ class VAEGANModule(L.LightningModule):
         schedule: PowerDecay | None,
         seed: int,
         on_nan: str = "stop",
+        graph: bool = True,
     ) -> None:
         super().__init__()
         if on_nan not in ON_NAN:
@@ -69,8 +72,9 @@ class VAEGANModule(L.LightningModule):
         self.seed = seed
         self.on_nan = on_nan
         self.skipped = self.skipped_in_a_row = 0
-        self.watched = (*model.LOSSES, *(f"the {name}'s gradient" for name in model.NETWORKS))
-        self.first_lost = torch.full((len(self.watched),), torch.inf)
+        self.watch = FiniteWatch(model.LOSSES, model.NETWORKS)
+        self.graph = graph
+        self.recordings: Recordings | None = None
         self.prior, self.llike = MeanMetric(), MeanMetric()
         self.psnr = PeakSignalNoiseRatio(data_range=2.0)
         self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
@@ -90,6 +94,15 @@ class VAEGANModule(L.LightningModule):
             for group in optimizers[-1].param_groups:
                 group.setdefault("initial_lr", group["lr"])
         return optimizers
+
+    def on_train_start(self) -> None:
+        """Get ready to record the step, if a single GPU trains."""
+        one_gpu = self.device.type == "cuda" and self.trainer.world_size == 1
+        self.recordings = Recordings() if self.graph and one_gpu else None
+
+    def on_train_end(self) -> None:
+        """Forget what was recorded: Lightning now moves the networks to other memory."""
+        self.recordings = None
 
     def on_train_epoch_start(self) -> None:
         """Set the epoch's learning rates.
@@ -117,28 +130,30 @@ class VAEGANModule(L.LightningModule):
         x, y = batch
         number = self.trainer.fit_loop.total_batch_idx  # batches before this one
         buffers = [buffer.clone() for buffer in self.model.buffers()] if self.on_nan == "skip" else []
-        step = self.model.gradients(Batch(x, y, number), self._noise(len(x), number))
-        self._average([*step.encoder, *step.decoder, *step.discriminator])
-        self._watch(step, number)
+        step, finite, replayed = self._gradients(Batch(x, y, number), self._noise(len(x), number))
+        self.watch.note(finite, number)
         if self.on_nan == "skip" and self._skips(buffers, number):
             return
         rested = self._rested(step)
-        for i, (name, optimizer) in enumerate(
-            zip(self.model.NETWORKS, cast("list[LightningOptimizer]", self.optimizers()), strict=True)
-        ):
+        optimizers = cast("list[LightningOptimizer]", self.optimizers())
+        for i, (name, optimizer) in enumerate(zip(self.model.NETWORKS, optimizers, strict=True)):
             # Lightning counts every step of its wrappers in `global_step`. Only the first network steps through one,
             # even where a gate rests it, so that `global_step` and `max_steps` count batches.
-            gradients = () if name in rested else getattr(step, name)
+            gradients, network = getattr(step, name), getattr(self.model.networks, name)
+            if replayed and name not in rested:
+                self._descend_recorded(name, optimizer.optimizer, network, gradients, self.model.phase(number))
+                gradients = ()
+            elif name in rested:
+                gradients = ()
             if gradients or i == 0:
-                self.descend(
-                    optimizer if i == 0 else optimizer.optimizer, getattr(self.model.networks, name), gradients
-                )
+                self.descend(optimizer if i == 0 else optimizer.optimizer, network, gradients)
         self.model.update_averages(number)
         # Reading a number makes the processor wait for the GPU, so it is done for some batches only.
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if number % FINITE_CHECK_INTERVAL == 0 or (interval and (number + 1) % interval == 0):
-            self._average(list(step.metrics.values()))
-            for name, value in step.metrics.items():
+            metrics = {name: value.clone() for name, value in step.metrics.items()}  # a replay overwrites them
+            self._average(list(metrics.values()))
+            for name, value in metrics.items():
                 self.log(name, value, prog_bar=name in ON_PROGRESS_BAR)
             if self.model.gate is not None:
                 for name in ("decoder", "discriminator"):
@@ -146,6 +161,36 @@ class VAEGANModule(L.LightningModule):
             if self.on_nan == "skip":
                 self.log("skipped_batches", float(self.skipped))
             self.refuse_lost()
+
+    def _gradients(self, batch: Batch, noise: Noise) -> tuple[Step, Tensor, bool]:
+        """The gradients of a batch, what of them is finite, and whether a CUDA graph was replayed for them."""
+        number, phase = batch.number, self.model.phase(batch.number)
+
+        def compute(x: Tensor, y: Tensor | None, *random: Tensor) -> tuple[Step, Tensor]:
+            step = self.model.gradients(Batch(x, y, number), Noise(*random))
+            self._average([*step.encoder, *step.decoder, *step.discriminator])
+            finite = self.watch.finite(step)
+            self._average([finite])
+            return step, finite
+
+        assert noise.uniform is not None
+        inputs = (batch.x, batch.y, noise.epsilon, noise.z_p, noise.uniform)
+        if self.recordings is None or phase is None:
+            return *compute(*inputs), False
+        (step, finite), replayed = self.recordings(("gradients", phase), batch.x.shape, compute, *inputs)
+        return step, finite, replayed
+
+    def _descend_recorded(
+        self, name: str, optimizer: Optimizer, network: nn.Module, gradients: tuple[Tensor, ...], phase: int | None
+    ) -> None:
+        """Step a network by gradients that always lie in the same place."""
+
+        def step() -> None:
+            with recordable(optimizer):
+                self.descend(optimizer, network, gradients)
+
+        assert self.recordings is not None
+        self.recordings((name, phase), options(optimizer), step)
 
     def _rested(self, step: Step) -> set[str]:
         """The networks that the gate does not let move."""
@@ -190,30 +235,13 @@ class VAEGANModule(L.LightningModule):
         optimizer.step()
         network.zero_grad()
 
-    def _watch(self, step: Step, number: int) -> None:
-        """Note the first batch in which each loss and gradient was not finite, without reading a number."""
-        norms = [get_total_norm(getattr(step, name)) for name in self.model.NETWORKS]
-        values = [*(step.metrics[name] for name in self.model.LOSSES), *norms]
-        finite = torch.stack([value.isfinite() for value in values]).float()
-        self._average([finite])
-        first = self.first_lost.to(finite.device)
-        self.first_lost = torch.where(finite < 1, first.clamp_max(number), first)
-
-    def _lost(self) -> tuple[int, list[str]] | None:
-        """The first batch whose numbers were lost, and which."""
-        earliest = self.first_lost.min().item()
-        if earliest == np.inf:
-            return None
-        lost = (self.first_lost == earliest).tolist()
-        return int(earliest), [name for name, at_once in zip(self.watched, lost, strict=True) if at_once]
-
     def _skips(self, buffers: Sequence[Tensor], number: int) -> bool:
         """Whether this batch changes nothing, running statistics included.
 
         Raises:
             UserError: if none of the last `MOST_SKIPPED` batches could be used.
         """
-        lost = self._lost()
+        lost = self.watch.found()
         if lost is None:
             self.skipped_in_a_row = 0
             return False
@@ -221,7 +249,7 @@ class VAEGANModule(L.LightningModule):
             self.refuse_lost()
         for buffer, before in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(before)
-        self.first_lost.fill_(torch.inf)
+        self.watch.forget()
         self.skipped += 1
         self.skipped_in_a_row += 1
         if self.global_rank == 0:
@@ -234,7 +262,7 @@ class VAEGANModule(L.LightningModule):
         Raises:
             UserError: if one was.
         """
-        lost = self._lost()
+        lost = self.watch.found()
         if lost is None:
             return
         number, names = lost

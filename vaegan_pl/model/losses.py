@@ -57,6 +57,10 @@ class Prior:
         """The options, in plain values, for the record."""
         return {f"prior_{name}": value for name, value in vars(self).items()}
 
+    def grows(self, number: int) -> bool:
+        """Whether the weight of the batch of a number is not yet the full one."""
+        return number + 1 < self.warm_up
+
     def __call__(
         self, mean: Float[Tensor, "batch latent"], log_variance: Float[Tensor, "batch latent"], number: int
     ) -> Scalar:

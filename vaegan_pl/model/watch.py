@@ -1,0 +1,47 @@
+"""The watch over losses and gradients that are not finite, which reads no number while training goes well."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from vaegan_pl.model.generative import Step
+
+
+class FiniteWatch:
+    """Remembers the first batch in which each loss, and each network's gradient, was not finite.
+
+    Args:
+        losses: metrics of a step.
+        networks: names of its gradients.
+    """
+
+    def __init__(self, losses: Sequence[str], networks: Sequence[str]) -> None:
+        self.losses = losses
+        self.networks = networks
+        self.names = (*losses, *(f"the {name}'s gradient" for name in networks))
+        self.first = torch.full((len(self.names),), torch.inf)
+
+    def finite(self, step: Step) -> Float[Tensor, " watched"]:
+        """1 for each that is finite, 0 for the others."""
+        norms = [get_total_norm(getattr(step, name)) for name in self.networks]
+        return torch.stack([*(step.metrics[name] for name in self.losses), *norms]).isfinite().float()
+
+    def note(self, finite: Float[Tensor, " watched"], number: int) -> None:
+        """Note what was not finite, on any device, in the batch of a number."""
+        first = self.first.to(finite.device)
+        self.first = torch.where(finite < 1, first.clamp_max(number), first)
+
+    def found(self) -> tuple[int, list[str]] | None:
+        """The first batch in which something was not finite, and what; reads numbers."""
+        earliest = self.first.min().item()
+        if earliest == torch.inf:
+            return None
+        at_once = (self.first == earliest).tolist()
+        return int(earliest), [name for name, lost in zip(self.names, at_once, strict=True) if lost]
+
+    def forget(self) -> None:
+        """Start again."""
+        self.first.fill_(torch.inf)
