@@ -201,9 +201,11 @@ def fitted(place: Place, model: str, precision: Any, steps: int, device: str, **
                 return super()._noise(batch, number)
             generator = torch.Generator().manual_seed(number)
             shape = 2, batch, self.model.networks.latent_dim
-            normal = torch.randn(shape, generator=generator, dtype=torch.float32).to(self.device, self.dtype)
+            normal = torch.randn(shape, generator=generator, dtype=torch.float32).to(
+                self.device, next(self.parameters()).dtype
+            )
             uniform = torch.rand(batch, self.model.uniform, generator=generator, dtype=torch.float32)
-            return Noise(normal[0], normal[1], uniform.to(self.device, self.dtype))
+            return Noise(normal[0], normal[1], uniform.to(self.device, next(self.parameters()).dtype))
 
     class Losses(L.Callback):
         """Notes what each step lost, or when the steps between two began and ended."""

@@ -111,6 +111,9 @@ def test_it_learns_to_reconstruct_images_it_never_saw(run_command: Run) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
+        ("~model.prior._target_", "model.prior: holds a dict; set model.prior._target_=vaegan_pl.model.losses.Prior"),
+        ("~model.adversary._target_", "model.adversary: holds a dict; set model.adversary._target_=vaegan_pl.model"),
+        ("~data.augmentation._target_", "data.augmentation: holds a dict; set data.augmentation._target_=vaegan_pl"),
         ("~model._target_", "model._target_: does not name a model of this project"),
         ("~optimizer.encoder._target_", "optimizer.encoder: lacks its _target_ or _partial_"),
         ("~optimizer.decoder._partial_", "optimizer.decoder"),

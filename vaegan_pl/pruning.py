@@ -58,6 +58,8 @@ class Pruning(L.Callback):
     def __init__(self, run: str | Path, metric: str, direction: str, pruner: "optuna.pruners.BasePruner") -> None:
         if not metric.startswith("validation/"):
             raise ValueError(f"sweep.objective={metric}: to prune by it, it must be a validation/... metric")
+        if not hasattr(pruner, "prune"):
+            raise ValueError("callbacks.pruning.pruner: lacks its _target_; set one of optuna.pruners")
         if type(pruner).__name__ == "HyperbandPruner":
             raise ValueError("callbacks.pruning.pruner: Hyperband cannot be used here; take SuccessiveHalvingPruner")
         self.job = Path(run).parent

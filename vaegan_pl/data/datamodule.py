@@ -23,7 +23,7 @@ from vaegan_pl.data.phantoms import draw_folders
 from vaegan_pl.data.prepared import Decoding
 from vaegan_pl.data.sampling import EpochSampler, in_order
 from vaegan_pl.data.splits import COPIES, SPLITS
-from vaegan_pl.errors import UserError
+from vaegan_pl.errors import UserError, check_part
 from vaegan_pl.files import printable
 
 MOST_PHANTOMS = 100_000
@@ -185,6 +185,7 @@ class ImageFolders(L.LightningDataModule):
             if not low <= value <= high:
                 limits = f"must be at least {low}" + (f" and at most {high}" if high < math.inf else "")
                 raise ValueError(f"data.{name}={value}: {limits}")
+        check_part("data.augmentation", augmentation, Augmentation)
         for name, share in (
             ("validation_fraction", validation_fraction),
             ("test_fraction", test_fraction),

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import grad
 from torch.nn.utils import parametrize
 
+from vaegan_pl.errors import check_part
 from vaegan_pl.model.adversary import Adversary, Seen
 from vaegan_pl.model.batch import Batch, Images, Latents, Noise
 from vaegan_pl.model.generative import EquilibriumGate, GenerativeModel, Step, detached, norm
@@ -86,6 +87,8 @@ class VAEGAN(GenerativeModel):
         ema: float | None,
     ) -> None:
         super().__init__(networks, ema)
+        check_part("model.prior", prior, Prior)
+        check_part("model.adversary", adversary, Adversary)
         if not gamma >= 0:
             raise ValueError(f"model.gamma={gamma}: must be a number of at least 0")
         for name, value, known in (

@@ -3,6 +3,7 @@
 from torch.autograd import grad
 from torch.nn.utils import parametrize
 
+from vaegan_pl.errors import check_part
 from vaegan_pl.model.adversary import Adversary
 from vaegan_pl.model.batch import Batch, Noise
 from vaegan_pl.model.generative import GenerativeModel, Step, detached
@@ -30,6 +31,7 @@ class VAE(GenerativeModel):
     def __init__(self, networks: Networks, sigma: Sigma, prior: Prior, ema: float | None) -> None:
         super().__init__(networks, ema)
         refuse_sigma(sigma)
+        check_part("model.prior", prior, Prior)
         self.sigma = sigma
         self.prior = prior
 
@@ -72,6 +74,7 @@ class GAN(GenerativeModel):
 
     def __init__(self, networks: Networks, adversary: Adversary, ema: float | None) -> None:
         super().__init__(networks, ema)
+        check_part("model.adversary", adversary, Adversary)
         adversary.refuse_batch_norm(networks)
         self.adversary = adversary
         self.costs_in_nats = adversary.in_nats
