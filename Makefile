@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 QUICK := trainer.max_epochs=6 trainer.max_time=00:00:08:00
 
 .DEFAULT_GOAL := help
-.PHONY: help install train explore test test-slow faults lint check format clean
+.PHONY: help install train explore test test-slow faults gpu lint check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test-slow: $(READY) ## Run the tests of sweeps in other processes, on Slurm and 
 
 faults: $(READY) ## Kill runs, break files, fill disks: about an hour; ARGS='...' adds options
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(ARGS)
+
+gpu: $(READY) ## Check and measure training on this machine's GPU; ARGS='...' adds options
+	$(BIN)/python -m tests.gpu $(ARGS)
 
 lint: $(READY) ## Check format, lint, types and import rules
 	$(BIN)/ruff format --check .

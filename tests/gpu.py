@@ -31,8 +31,15 @@ SMALL = [
     "model.networks.decoder_channels=[32,32,16,8]",
     "model.networks.discriminator_channels=[8,16,32,32]",
 ]
-CLOSE = {"32-true": 2e-2, "bf16-mixed": 2e-1}
-"""Largest relative difference of a loss to the CPU's in float32, over the first steps from the same numbers."""
+FIRST = {"32-true": 1e-4, "bf16-mixed": 1e-2}
+"""Largest relative difference of a loss of the first step to the CPU's in float32."""
+
+LATER = {"32-true": 0.1, "bf16-mixed": 0.3}
+"""Largest median of these differences over the steps after it.
+
+RMSProp's first steps are as large where a gradient is nearly 0 as elsewhere, so rounding grows fast: on a CPU, float32
+strays from float64 by 2e-2 within 12 steps, bfloat16 by 8e-2.
+"""
 
 REPLAYS = 30
 PROFILER = "lightning.pytorch.profilers.SimpleProfiler"
@@ -267,21 +274,19 @@ def compared(place: Place, model: str) -> dict[str, Any]:
             for graph in (False, True)
         )
         assert len(eager) == len(on_cpu) == steps
-        apart = max(
-            abs(row[name] - there[name]) / (abs(there[name]) + 0.1)
+        apart = [
+            [abs(row[name] - there[name]) / abs(there[name]) for name in there if name.startswith("loss/")]
             for row, there in zip(eager, on_cpu, strict=True)
-            for name in there
-            if name.startswith("loss/")
-        )
-        found[precision] = {"to the CPU": apart, "graph equals eager": eager == graph}
-        if eager != graph:
-            rows = zip(eager, graph, strict=True)
-            found[precision]["graph to eager"] = max(
-                abs(a[name] - b[name]) / (abs(a[name]) + 0.1) for a, b in rows for name in a
-            )
+        ]
+        found[precision] = {
+            "first step to the CPU": max(apart[0]),
+            "median later": float(np.median(apart[1:])),
+            "graph equals eager": eager == graph,
+        }
     for precision, row in found.items():
         assert row["graph equals eager"], found
-        assert row["to the CPU"] < CLOSE[precision], found
+        assert row["first step to the CPU"] < FIRST[precision], found
+        assert row["median later"] < LATER[precision], found
     return found
 
 
@@ -369,7 +374,9 @@ def whole(place: Place, model: str) -> dict[str, Any]:
     (report,) = run.glob("*spent*.txt")
     rows = r"^\|\s*(\S.*?)\s*\|\s*[\d.e+-]+\s*\|\s*(\d+)\s*\|\s*([\d.]+)\s*\|"
     spent = re.findall(rows, report.read_text(), re.MULTILINE)
-    return {"seconds": seconds, "spent": [f"{row[2]:>8} s {row[1]:>6} x {row[0]}" for row in spent[:30]]}
+    stepping = next(float(total) for name, _, total in spent if name == "run_training_batch")
+    lines = [f"{total:>8} s {calls:>6} x {name}" for name, calls, total in spent[:30]]
+    return {"seconds": seconds, "stepping": stepping / seconds, "spent": lines}
 
 
 def several(place: Place) -> dict[str, Any]:
@@ -412,6 +419,32 @@ def run_part(arguments: argparse.Namespace, words: Sequence[str]) -> dict[str, A
     sys.stdout.write(f"[{time.monotonic() - start:5.0f} s] {' '.join(words)}: {json.dumps(found)[:3000]}\n")
     sys.stdout.flush()
     return found
+
+
+def table(results: dict[str, Any]) -> str:
+    """What was measured, a row for each model and precision."""
+    columns = {
+        "eager ms": "{:.2f}",
+        "graph ms": "{:.2f}",
+        "replay ms": "{:.2f}",
+        "times eager": "{:.1f}",
+        "launches": "{:.0f}",
+        "images/s": "{:.0f}",
+        "share of the matrix rate": "{:.0%}",
+        "graph peak GB": "{:.1f}",
+    }
+    lines = ["", "".join(f"{name:>26}" if name == "share of the matrix rate" else f"{name:>15}" for name in columns)]
+    for part, found in results.items():
+        if part.startswith("timed") and "FAILED" not in found:
+            cells = [form.format(found[name]) if name in found else "" for name, form in columns.items()]
+            lines.append(
+                "".join(f"{cell:>{max(15, len(name) + 2)}}" for cell, name in zip(cells, columns, strict=True))
+            )
+            lines[-1] += f"   {part.removeprefix('timed ')}"
+        elif part.startswith("whole") and "FAILED" not in found:
+            took, share = found["seconds"], found["stepping"]
+            lines.append(f"{part}: {took:.0f} s from the command to the saved model, {share:.0%} of it steps")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -458,6 +491,7 @@ def main() -> None:
         for words, found in zip(together, pool.map(lambda words: run_part(arguments, words), together), strict=True):
             results[" ".join(words)] = found
     (arguments.output / "gpu.json").write_text(json.dumps(results, indent=1))
+    sys.stdout.write(table(results))
     failed = [name for name, found in results.items() if isinstance(found, dict) and "FAILED" in found]
     sys.stdout.write(f"{card}, torch {torch.__version__}: {len(failed)} parts failed {failed}\n")
     sys.exit(bool(failed))
