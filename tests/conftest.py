@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 
-from vaegan_pl import commands
+from vaegan_pl.cli import commands
 from vaegan_pl.evaluation import classifier, features
 from vaegan_pl.model import weights
 from vaegan_pl.model.adversary import Adversary

@@ -198,9 +198,9 @@ def fitted(place: Place, model: str, precision: Any, steps: int, device: str, **
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from vaegan_pl.commands import CONFIG_DIRECTORY
+    from vaegan_pl.cli.commands import CONFIG_DIRECTORY
     from vaegan_pl.model.batch import Noise
-    from vaegan_pl.model.lightning_module import VAEGANModule
+    from vaegan_pl.training.lightning_module import VAEGANModule
 
     class SameNoise(VAEGANModule):
         def _noise(self, batch: int, number: int) -> Noise:
@@ -294,7 +294,7 @@ def timed(place: Place, model: str, precision: str) -> dict[str, Any]:
     """What a step takes, launched piece by piece and replayed, and of what it is made."""
     import torch
 
-    from vaegan_pl.measure.lean import LeanStep
+    from vaegan_pl.benchmark.lean import LeanStep
 
     torch.set_float32_matmul_precision("high")
     device, steps, warm = place.device.type, place.sizes["timed"], 2 if place.short else 20

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from vaegan_pl.benchmark import benchmark
+from vaegan_pl.benchmark import paired
+from vaegan_pl.benchmark.command import benchmark
 from vaegan_pl.errors import UserError
-from vaegan_pl.measure import paired
 
 from .conftest import SMALL
 

@@ -15,12 +15,12 @@ from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
 
-from vaegan_pl.commands import CONFIG_DIRECTORY
+from vaegan_pl.cli.commands import CONFIG_DIRECTORY
 from vaegan_pl.console import begin_log
 from vaegan_pl.data.augmentation import Augmentation
 from vaegan_pl.data.datamodule import ImageFolders, PhantomFolders
 from vaegan_pl.model.generative import EquilibriumGate, GenerativeModel
-from vaegan_pl.model.lightning_module import VAEGANModule
+from vaegan_pl.training.lightning_module import VAEGANModule
 
 FILES = sorted(str(p.relative_to(CONFIG_DIRECTORY).with_suffix("")) for p in CONFIG_DIRECTORY.glob("*/**/*.yaml"))
 GROUPS = [file for file in FILES if not file.startswith(("experiment/", "hydra/"))]

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from vaegan_pl.commands import CONFIG_DIRECTORY
-from vaegan_pl.dashboard import dashboard
+from vaegan_pl.cli.commands import CONFIG_DIRECTORY
+from vaegan_pl.cli.dashboard import dashboard
 from vaegan_pl.report.curves import PANELS
 
 Run = Callable[..., str | None]

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from vaegan_pl.download import download
-from vaegan_pl.inspect_data import inspect_data
+from vaegan_pl.cli.download import download
+from vaegan_pl.cli.inspect_data import inspect_data
 
 Run = Callable[..., str | None]
 

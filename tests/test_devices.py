@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from tests.conftest import SMALL
-from vaegan_pl import checkpoints
 from vaegan_pl.evaluation import classifier, features
-from vaegan_pl.model.lightning_module import VAEGANModule
+from vaegan_pl.training import checkpoints
+from vaegan_pl.training.lightning_module import VAEGANModule
 
 FEW = [
     *SMALL,

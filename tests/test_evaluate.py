@@ -13,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from vaegan_pl import tensor_files
-from vaegan_pl.callbacks import Quality
+from vaegan_pl.cli.evaluate import evaluate
+from vaegan_pl.cli.sample import sample
+from vaegan_pl.cli.train import train
 from vaegan_pl.data.images import to_unit_range
-from vaegan_pl.evaluate import evaluate
 from vaegan_pl.evaluation import classifier, privacy, usefulness
 from vaegan_pl.model import weights
-from vaegan_pl.sample import sample
-from vaegan_pl.train import train
+from vaegan_pl.storage import tensor_files
+from vaegan_pl.training.callbacks import Quality
 
 from .conftest import CLASSES, SMALL
 
@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, _few_steps: None) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("sys.argv", ["train", *small, *DATA, *options])
-        from vaegan_pl import commands
+        from vaegan_pl.cli import commands
 
         commands.run(train, "train")
     return folder
@@ -308,7 +308,7 @@ def test_samples_that_become_alike_are_warned_of_in_words(
     run_command: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([10.0, 4.0, 1.5, 3.0])  # real images, then samples: 40 %, 15 % and 30 % of them
-    monkeypatch.setattr("vaegan_pl.callbacks.vendi_score", lambda features: next(scores))
+    monkeypatch.setattr("vaegan_pl.training.callbacks.quality.vendi_score", lambda features: next(scores))
     small = [option for option in SMALL if not option.startswith(("data.image_size", "callbacks"))]
     log = [*LOGGED, "hydra.run.dir=alike", "callbacks.quality.n=16", "trainer.max_epochs=3"]
     assert run_command(train, "train", *small, *DATA, *log) is None

@@ -16,12 +16,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from vaegan_pl.commands import CONFIG_DIRECTORY
+from vaegan_pl.cli.commands import CONFIG_DIRECTORY
+from vaegan_pl.cli.explore import explore, training_images
+from vaegan_pl.cli.train import train
 from vaegan_pl.errors import UserError
-from vaegan_pl.explore import explore, training_images
 from vaegan_pl.model import weights
 from vaegan_pl.report.provenance import sha256
-from vaegan_pl.train import train
 
 from .conftest import SMALL, networks_with, save_model
 

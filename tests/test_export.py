@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from vaegan_pl.export import export
+from vaegan_pl.cli.export import export
 from vaegan_pl.model import exports, weights
 from vaegan_pl.model.networks import Networks
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vaegan_pl.files import (
+from vaegan_pl.runs.stored_config import read_yaml
+from vaegan_pl.storage.files import (
     MOST_TEXT,
     UNFINISHED,
     RefusedError,
@@ -19,7 +20,6 @@ from vaegan_pl.files import (
     read_text,
     strange_entries,
 )
-from vaegan_pl.resume import read_yaml
 
 
 def test_a_disk_that_reads_back_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

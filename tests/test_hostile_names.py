@@ -33,17 +33,17 @@ from PIL import Image
 
 from tests.conftest import networks_with
 from tests.hostile import NAMES
-from vaegan_pl.commands import CONFIG_DIRECTORY
-from vaegan_pl.evaluate import evaluate
+from vaegan_pl.cli.commands import CONFIG_DIRECTORY
+from vaegan_pl.cli.evaluate import evaluate
+from vaegan_pl.cli.inspect_data import inspect_data
 from vaegan_pl.evaluation import classifier, fidelity, privacy, reconstruction, reference, usefulness
-from vaegan_pl.files import printable
-from vaegan_pl.inspect_data import inspect_data
-from vaegan_pl.jobs import Job, Objective, Run, in_directory
 from vaegan_pl.model import weights
 from vaegan_pl.model.mixtures import Mixture
 from vaegan_pl.report import data_report, model_card
 from vaegan_pl.report.page import Section, Table, render
-from vaegan_pl.sweep import write_report
+from vaegan_pl.storage.files import printable
+from vaegan_pl.sweeps.driver import write_report
+from vaegan_pl.sweeps.jobs import Job, Objective, Run, in_directory
 
 pytest.importorskip("gradio")
 pytest.importorskip("selenium.webdriver")

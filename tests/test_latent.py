@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
+from vaegan_pl.cli.latent import latent
 from vaegan_pl.data.images import fit, read_grey, to_unit_range
-from vaegan_pl.latent import latent
 from vaegan_pl.model import weights
 from vaegan_pl.model.networks import Networks
-from vaegan_pl.outputs import MADE_BY
+from vaegan_pl.storage.outputs import MADE_BY
 
 from .conftest import networks_with, save_model
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vaegan_pl.loggers import TensorBoard
-from vaegan_pl.train import train
+from vaegan_pl.cli.train import train
+from vaegan_pl.training.loggers import TensorBoard
 
 from .conftest import SMALL
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from vaegan_pl import tensor_files
+from vaegan_pl.cli.train import train
 from vaegan_pl.data.datamodule import ImageDataset
 from vaegan_pl.model import algorithm
 from vaegan_pl.model.batch import Batch, Noise
 from vaegan_pl.model.generative import Step
-from vaegan_pl.train import train
+from vaegan_pl.storage import tensor_files
 
 from .conftest import digest
 from .test_resume import FEW
@@ -113,7 +113,7 @@ def test_skipping_and_stopping_are_the_same_where_all_is_finite(run_command: Run
 def test_a_run_that_loses_everything_stops_even_if_it_may_skip(
     run_command: Run, lose: Callable[[range], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vaegan_pl.model.lightning_module.MOST_SKIPPED", 3)
+    monkeypatch.setattr("vaegan_pl.training.lightning_module.MOST_SKIPPED", 3)
     lose(range(1, 100))
     output = run_command(train, "train", *OPTIONS, "on_nan=skip")
     assert output is not None

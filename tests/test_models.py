@@ -11,13 +11,13 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from vaegan_pl import tensor_files
-from vaegan_pl.evaluate import evaluate
-from vaegan_pl.export import export
+from vaegan_pl.cli.evaluate import evaluate
+from vaegan_pl.cli.export import export
+from vaegan_pl.cli.reconstruct import reconstruct
+from vaegan_pl.cli.sample import sample
+from vaegan_pl.cli.train import train
 from vaegan_pl.model import weights
-from vaegan_pl.reconstruct import reconstruct
-from vaegan_pl.sample import sample
-from vaegan_pl.train import train
+from vaegan_pl.storage import tensor_files
 
 from .conftest import SMALL
 

@@ -9,22 +9,23 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from vaegan_pl import jobs, runs
-from vaegan_pl.benchmark import benchmark
-from vaegan_pl.dashboard import dashboard
-from vaegan_pl.download import download
+from vaegan_pl.benchmark.command import benchmark
+from vaegan_pl.cli.dashboard import dashboard
+from vaegan_pl.cli.download import download
+from vaegan_pl.cli.evaluate import evaluate
+from vaegan_pl.cli.export import export
+from vaegan_pl.cli.inspect_data import inspect_data
+from vaegan_pl.cli.latent import latent
+from vaegan_pl.cli.reconstruct import reconstruct
+from vaegan_pl.cli.sample import sample
+from vaegan_pl.cli.sweep_report import sweep_report
+from vaegan_pl.cli.train import train
 from vaegan_pl.errors import UserError
-from vaegan_pl.evaluate import evaluate
-from vaegan_pl.export import export
-from vaegan_pl.inspect_data import inspect_data
-from vaegan_pl.latent import latent
 from vaegan_pl.model import weights
-from vaegan_pl.outputs import MADE_BY, claim, is_ours
-from vaegan_pl.reconstruct import reconstruct
 from vaegan_pl.report import model_card
-from vaegan_pl.sample import sample
-from vaegan_pl.sweep_report import sweep_report
-from vaegan_pl.train import train
+from vaegan_pl.runs import layout
+from vaegan_pl.storage.outputs import MADE_BY, claim, is_ours
+from vaegan_pl.sweeps import jobs
 
 from .conftest import SMALL, networks_with, save_model
 
@@ -237,12 +238,12 @@ def test_a_download_goes_into_a_folder_of_its_own(run_command: Run) -> None:
 def test_latest_takes_the_place_of_its_own_link_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("one", "two"):
         (tmp_path / "out" / name).mkdir(parents=True)
-        runs.point_latest(tmp_path / "out" / name, tmp_path / "out")
+        layout.point_latest(tmp_path / "out" / name, tmp_path / "out")
         assert (tmp_path / "out" / "latest").readlink() == Path(name)
     (tmp_path / "out" / "latest").unlink()
     for make in (Path.mkdir, Path.touch):
         make(tmp_path / "out" / "latest")
-        runs.point_latest(tmp_path / "out" / "one", tmp_path / "out")
+        layout.point_latest(tmp_path / "out" / "one", tmp_path / "out")
         assert not (tmp_path / "out" / "latest").is_symlink()
         assert "latest could not be pointed at this run" in caplog.text
         caplog.clear()

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vaegan_pl import jobs
-from vaegan_pl.pruning import Pruning
+from vaegan_pl.sweeps import jobs
+from vaegan_pl.sweeps.pruning import Pruning
 
 optuna = pytest.importorskip("optuna")
 

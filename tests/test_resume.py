@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from shutil import copytree, rmtree
 from typing import Any
@@ -18,9 +19,11 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from vaegan_pl import checkpoints, files, runs, tensor_files
-from vaegan_pl.loggers import MetricsFile
-from vaegan_pl.train import train
+from vaegan_pl.cli.train import train
+from vaegan_pl.runs import layout, stored_config
+from vaegan_pl.storage import files, tensor_files
+from vaegan_pl.training import checkpoints
+from vaegan_pl.training.loggers import MetricsFile
 
 from .conftest import SMALL, digest
 
@@ -80,7 +83,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("sys.argv", ["train", *FEW, "hydra.run.dir=reference"])
-        from vaegan_pl import commands
+        from vaegan_pl.cli import commands
 
         commands.run(train, "train")
     return folder / "reference"
@@ -102,7 +105,7 @@ def stop(monkeypatch: pytest.MonkeyPatch, hook: str, n: int, *options: str) -> N
     """Start a run in `run` and end it at the n-th call of a hook."""
     Kill.armed = True
     monkeypatch.setattr("sys.argv", ["train", *FEW, "hydra.run.dir=run", *kill_at(hook, n), *options])
-    from vaegan_pl import commands
+    from vaegan_pl.cli import commands
 
     with pytest.raises(Killed):
         commands.run(train, "train")
@@ -390,18 +393,39 @@ def test_a_configuration_from_elsewhere_starts_nothing_of_its_own(
     whole = path.read_text()
     for target in (
         "os.system",
-        "vaegan_pl.runs.os.system",
+        "vaegan_pl.runs.layout.os.system",
         "torch.optim.adam.torch.load",
         "lightning.pytorch.callbacks.ModelCheckpoint",
-        "vaegan_pl.loggers.TensorBoard",
+        "vaegan_pl.training.loggers.TensorBoard",
     ):
-        path.write_text(whole.replace("vaegan_pl.callbacks.Console", target))
+        path.write_text(whole.replace("vaegan_pl.training.callbacks.Console", target))
         message = run_command(train, "train", "resume=run", *kill)
         assert message is not None
         said = f"config.yaml: sets callbacks.console._target_={target}, which is not accepted from a run's directory"
         assert said in message
     path.write_text(whole.replace("torch.optim.RMSprop", "torch.optim.Adam"))
     assert run_command(train, "train", "resume=run", *kill) is None
+
+
+def test_a_run_of_an_earlier_version_whose_classes_have_moved_goes_on(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run
+) -> None:
+    stop(monkeypatch, "on_train_batch_end", 2)
+    path = Path("run/config.yaml")
+    whole = path.read_text()
+    before = whole.replace("vaegan_pl.training.", "vaegan_pl.").replace("vaegan_pl.sweeps.", "vaegan_pl.")
+    for name in ("callbacks.Console", "checkpoints.Checkpoint", "loggers.MetricsFile"):
+        assert f"_target_: vaegan_pl.{name}\n" in before
+    path.write_text(before)
+    assert run_command(train, "train", "resume=run", *kill_at("on_train_batch_end", 2)) is None
+    assert "vaegan_pl.callbacks" not in path.read_text()
+
+
+@pytest.mark.parametrize(("before", "now"), stored_config.MOVED.items())
+def test_modules_have_moved_to_where_the_table_says(before: str, now: str) -> None:
+    with pytest.raises(ModuleNotFoundError):
+        import_module(before.rstrip("."))
+    import_module(now.rstrip("."))
 
 
 HOSTILE = {
@@ -706,7 +730,7 @@ def test_an_extension_that_was_killed_is_resumed(
 
 def test_two_processes_do_not_train_in_one_directory(reference: Path, run_command: Run) -> None:
     copytree(reference, "run")
-    held = runs.lock(Path("run"))
+    held = layout.lock(Path("run"))
     assert held is not None
     message = run_command(train, "train", "resume=run", "trainer.max_epochs=4")
     os.close(held)

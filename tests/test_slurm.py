@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vaegan_pl import checkpoints
+from vaegan_pl.training import checkpoints
 
 from . import faults, slurm
 

@@ -16,10 +16,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vaegan_pl.cli.inspect_data import inspect_data
+from vaegan_pl.cli.sample import sample
+from vaegan_pl.cli.train import train
 from vaegan_pl.console import EnduringStream, as_option
-from vaegan_pl.inspect_data import inspect_data
-from vaegan_pl.sample import sample
-from vaegan_pl.train import train
 
 from .conftest import SMALL, networks_with, save_model
 

@@ -20,14 +20,16 @@ from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from hydra.utils import instantiate
 
-from vaegan_pl import checkpoints, jobs, runs, sweep
-from vaegan_pl.commands import CONFIG_DIRECTORY
+from vaegan_pl.cli.commands import CONFIG_DIRECTORY
+from vaegan_pl.cli.sweep_report import sweep_report
+from vaegan_pl.cli.train import train
 from vaegan_pl.data.datamodule import images_of
 from vaegan_pl.errors import UserError
-from vaegan_pl.loggers import WandB
 from vaegan_pl.model.weights import SavedModel
-from vaegan_pl.sweep_report import sweep_report
-from vaegan_pl.train import train
+from vaegan_pl.runs import layout
+from vaegan_pl.sweeps import driver, jobs
+from vaegan_pl.training import checkpoints
+from vaegan_pl.training.loggers import WandB
 
 from .conftest import SMALL, networks_with, save_model
 
@@ -270,7 +272,7 @@ def test_a_job_that_another_process_does_is_left_alone(run_command: Run) -> None
     options = [*FEW, "logger=csv", "model.gamma=1"]
     jobs.Job(SWEEP / "0", options, jobs.Objective("validation/kid", "minimize", 1e6)).write()
     before = (SWEEP / "0" / "job.json").read_text()
-    held = runs.lock(SWEEP / "0")
+    held = layout.lock(SWEEP / "0")
     assert held is not None
     output = run_command(train, "train", "--multirun", *options)
     os.close(held)
@@ -280,7 +282,7 @@ def test_a_job_that_another_process_does_is_left_alone(run_command: Run) -> None
 
 
 def test_a_model_that_copies_counts_as_the_worst(run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vaegan_pl.sweep._copies", lambda *_: "FAIL")
+    monkeypatch.setattr("vaegan_pl.sweeps.driver._copies", lambda *_: "FAIL")
     options = [*FEW, "logger=csv", "trainer.max_epochs=1", "model.gamma=1"]
     assert run_command(train, "train", "--multirun", *options) is None
     job = jobs.read(SWEEP / "0")
@@ -304,7 +306,7 @@ def test_a_search_that_is_started_again_proposes_what_it_did(run_command: Run, m
         kid = abs(math.log10(config.model.gamma) + 2) + abs(math.log10(config.optimizer.discriminator.lr) + 4)
         (run / "metrics.csv").write_text(f"step,validation/kid\n9,{kid}\n")
 
-    monkeypatch.setattr("vaegan_pl.train.fit", fit)
+    monkeypatch.setattr("vaegan_pl.cli.train.fit", fit)
     options = ["experiment=sweep_optuna", "sweep.name=s", "sweep.audit=0", "logger=csv"]
     failed = "error: 1 of {} jobs failed: 4: ValueError: out of luck"
     assert run_command(train, "train", *options, "hydra.sweeper.n_trials=14") == failed.format(14)
@@ -330,8 +332,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         kid = abs(math.log10(config.model.gamma) + 2) + config.seed / 100
         (run / "metrics.csv").write_text(f"step,validation/kid,validation/coverage\n9,{kid},{kid / 10}\n")
 
-    monkeypatch.setattr("vaegan_pl.train.fit", fit)
-    monkeypatch.setattr("vaegan_pl.sweep._finished", lambda _: True)
+    monkeypatch.setattr("vaegan_pl.cli.train.fit", fit)
+    monkeypatch.setattr("vaegan_pl.sweeps.driver._finished", lambda _: True)
     return found
 
 
@@ -349,7 +351,7 @@ def test_ranked_by_something_else_runs_are_measured_again_and_not_trained(run_co
 def test_runs_are_audited_once_that_is_asked_for(
     run_command: Run, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vaegan_pl.sweep._copies", lambda *_: "WARN")
+    monkeypatch.setattr("vaegan_pl.sweeps.driver._copies", lambda *_: "WARN")
     options = ["sweep.name=s", "logger=csv", "model.gamma=1"]
     assert run_command(train, "train", "--multirun", *options, "sweep.audit=0") is None
     assert jobs.read(SWEEP / "0").runs[0].copies is None
@@ -396,7 +398,7 @@ def test_names_of_runs_are_short_and_say_what_is_swept(run_command: Run, monkeyp
         names.append(config.logger.wandb.name)
         raise ValueError("enough")
 
-    monkeypatch.setattr("vaegan_pl.train.fit", fit)
+    monkeypatch.setattr("vaegan_pl.cli.train.fit", fit)
     fixed = ["trainer.max_epochs=3", "data.batch_size=16"]
     run_command(train, "train", "experiment=sweep_optuna", "sweep.name=s", "hydra.sweeper.n_trials=1", *fixed)
     assert names[0].startswith("0 seed=0 gamma=0.0")
@@ -438,7 +440,7 @@ def test_the_guard_looks_at_the_best_model_and_at_the_last(
         return (train_images if drawn[model.training["batches"]] == "copies" else noise)[:n]
 
     monkeypatch.setattr("vaegan_pl.evaluation.reference.from_model", draw)
-    assert sweep._copies(tmp_path, config) == expected
+    assert driver._copies(tmp_path, config) == expected
 
 
 def test_a_sweep_whose_jobs_write_elsewhere_says_so(run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,12 +453,12 @@ def test_a_sweep_whose_jobs_write_elsewhere_says_so(run_command: Run, monkeypatc
 def test_a_job_that_another_process_still_does_is_not_lost() -> None:
     (SWEEP / "0").mkdir(parents=True)
     jobs.Job(SWEEP / "0", [], jobs.Objective("validation/kid", "minimize", 1e6)).write()
-    held = runs.lock(SWEEP / "0")
+    held = layout.lock(SWEEP / "0")
     assert held is not None
-    sweep.conclude(SWEEP, False, RuntimeError("another job was lost"))
+    driver.conclude(SWEEP, False, RuntimeError("another job was lost"))
     os.close(held)
     with pytest.raises(UserError, match="the process of job 0 was lost"):
-        sweep.conclude(SWEEP, False, RuntimeError("another job was lost"))
+        driver.conclude(SWEEP, False, RuntimeError("another job was lost"))
 
 
 def test_a_process_that_the_launcher_lost_ends_in_one_message(
@@ -477,7 +479,7 @@ def test_a_process_that_the_launcher_lost_ends_in_one_message(
     output = run_command(train, "train", "--multirun", *FEW, "model.gamma=1,2")
     assert output == (
         "error: the process of job 0 was lost (TerminatedWorkerError: a worker was killed); to go on, start the sweep "
-        "again with sweep.name=s"
+        "again with driver.name=s"
     )
     assert "2 jobs planned: 1 lost, 1 not begun." in (SWEEP / "sweep.html").read_text()
 
@@ -526,7 +528,7 @@ def test_another_start_does_not_take_the_places_of_a_sweep_that_runs(run_command
     plan = jobs.read_plan(SWEEP)
     assert plan is not None
     jobs.Plan(plan.options, plan.objective, 2, {**plan.jobs, "model.gamma=0.2": "1"}).write(SWEEP)
-    held = runs.lock(SWEEP / "0")
+    held = layout.lock(SWEEP / "0")
     output = run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,0.3")
     assert held is not None
     os.close(held)
@@ -598,14 +600,14 @@ def test_only_what_was_measured_by_the_objective_at_hand_is_ranked(
 ) -> None:
     """The sweep is measured by coverage, and killed after its first job."""
     assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,1,10") is None
-    do = sweep._do
+    do = driver._do
 
     def killed(record: jobs.Job, *rest: Any) -> None:
         if record.number == "1":
             raise KeyboardInterrupt
         do(record, *rest)
 
-    monkeypatch.setattr("vaegan_pl.sweep._do", killed)
+    monkeypatch.setattr("vaegan_pl.sweeps.driver._do", killed)
     other = ["sweep.objective=validation/coverage", "sweep.direction=maximize"]
     assert run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,1,10", *other) == "130"
     assert [one.objective.metric for one in found()] == ["validation/coverage", "validation/kid", "validation/kid"]

@@ -12,7 +12,8 @@ from pathlib import Path
 import lightning as L
 import pytest
 
-from vaegan_pl import checkpoints, jobs
+from vaegan_pl.sweeps import jobs
+from vaegan_pl.training import checkpoints
 
 from . import slurm
 from .conftest import SMALL

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from vaegan_pl import tensor_files
-from vaegan_pl.files import RefusedError
+from vaegan_pl.storage import tensor_files
+from vaegan_pl.storage.files import RefusedError
 
 from . import hostile
 from .conftest import digest

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vaegan_pl.train import train
+from vaegan_pl.cli.train import train
 
 from .conftest import CLASSES, SMALL
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from vaegan_pl.cli.reconstruct import reconstruct
+from vaegan_pl.cli.sample import sample
 from vaegan_pl.data.images import fit, read_grey, to_unit_range
 from vaegan_pl.model import weights
 from vaegan_pl.model.networks import Networks
-from vaegan_pl.reconstruct import reconstruct
-from vaegan_pl.sample import sample
 
 Run = Callable[..., str | None]
 

@@ -19,10 +19,10 @@ import wandb
 from omegaconf import OmegaConf
 from PIL import Image
 
-from vaegan_pl import jobs
+from vaegan_pl.cli.train import train
 from vaegan_pl.errors import UserError
-from vaegan_pl.loggers import WandB
-from vaegan_pl.train import train
+from vaegan_pl.sweeps import jobs
+from vaegan_pl.training.loggers import WandB
 
 from .conftest import SMALL
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from vaegan_pl.files import printable
+from vaegan_pl.storage.files import printable
 
 _PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_./@%+:-]*")
 _NOT_TEXT = re.compile(r"null|true|false|inf|nan|\.[0-9_]+(e.*)?", re.IGNORECASE)

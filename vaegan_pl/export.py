@@ -1,41 +1,7 @@
 """Encoder and decoder for other programs: `python -m vaegan_pl.export weights=PATH format=onnx output=DIR`."""
 
-import hashlib
-import logging
-from pathlib import Path
-
-from omegaconf import DictConfig
-
-from vaegan_pl import commands
-from vaegan_pl.errors import UserError
-from vaegan_pl.outputs import MADE_BY, claim
-
-log = logging.getLogger(__name__)
-
-FORMATS = ("safetensors", "onnx", "pt2")
-
-
-def export(config: DictConfig) -> None:
-    """Write both networks, and print how far their outputs are from PyTorch's."""
-    if config.format not in FORMATS:
-        raise UserError(f"format={config.format}: must be one of {', '.join(FORMATS)}")
-    from vaegan_pl.model import exports, weights
-
-    path, output = Path(str(config.weights)), Path(str(config.output))
-    claim(output, rf"(encoder|decoder)\.{config.format}", config.overwrite)
-    model = weights.load(path)
-    metadata = {
-        "what": f"part of a {model.kind}; its images are synthetic, and not for diagnosis",
-        "made_by": MADE_BY,
-        "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "networks": model.networks.arguments,
-        "preprocessing": dict(model.preprocessing),
-        "trained_on": dict(model.trained_on),
-    }
-    written = exports.export(model.networks.float(), config.format, output, metadata)
-    for file, difference in written.items():
-        log.info("%s: outputs differ from PyTorch's by %.1e at most, in batches of 1, 3 and 16", file, difference)
-
+from vaegan_pl.cli import commands
+from vaegan_pl.cli.export import export
 
 if __name__ == "__main__":
     commands.run(export, "export")

@@ -1,51 +1,7 @@
 """Pass your own images through a model: `python -m vaegan_pl.reconstruct weights=PATH images=DIR output=DIR`."""
 
-import logging
-from pathlib import Path
-
-from omegaconf import DictConfig
-
-from vaegan_pl import commands
-from vaegan_pl.errors import UserError
-from vaegan_pl.outputs import claim, remove
-
-log = logging.getLogger(__name__)
-
-
-def reconstruct(config: DictConfig) -> None:
-    """Write Dec(mean of q(z|x)) of every image, and a grid of originals above their reconstructions."""
-    if config.shown < 1:
-        raise UserError(f"shown={config.shown}: must be at least 1")
-    output = Path(str(config.output))
-    earlier = claim(output, r"reconstruction_\d{5,}_.*\.png", config.overwrite)
-    claim(output, r"grid\.png", config.overwrite)
-    import torch
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-    from tqdm import tqdm
-
-    from vaegan_pl.hardware import pick_device
-    from vaegan_pl.inference import in_batches, read_images
-    from vaegan_pl.model import weights
-    from vaegan_pl.report.pictures import pairs, save_png, single
-
-    model = weights.load(Path(str(config.weights)))
-    device = pick_device(config.accelerator)
-    label = model.label_for_encoding(config.label)
-    networks = model.networks.to(device)
-    names, x = read_images(Path(str(config.images)), model)
-    y = None if label is None else torch.full((len(x),), label)
-    x_tilde = in_batches(lambda x, y: networks.decoder(networks.encoder(x, y)[0], y), x, y, device, "reconstructing")
-    provenance = f"reconstruction; trained on {model.trained_on['caption']}"
-    written = [output / f"reconstruction_{i:05d}_{name}.png" for i, name in enumerate(names)]
-    for path, image in zip(tqdm(written, "writing images", unit="image", leave=False), x_tilde, strict=True):
-        save_png(single(image), path, provenance)
-    remove(earlier, written)
-    psnr = peak_signal_noise_ratio(x_tilde, x, data_range=2.0).item()
-    caption = f"Originals above their reconstructions, PSNR {psnr:.1f} dB. Trained on {model.trained_on['caption']}."
-    save_png(pairs(x[: config.shown], x_tilde[: config.shown], caption), output / "grid.png", provenance)
-    log.info("%d images, PSNR %.1f dB, trained on %s", len(x), psnr, model.trained_on["caption"])
-    log.info("look at %s", output / "grid.png")
-
+from vaegan_pl.cli import commands
+from vaegan_pl.cli.reconstruct import reconstruct
 
 if __name__ == "__main__":
     commands.run(reconstruct, "reconstruct")

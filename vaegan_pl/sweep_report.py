@@ -1,21 +1,7 @@
 """What a sweep found so far: `python -m vaegan_pl.sweep_report sweep=DIR`."""
 
-import logging
-from pathlib import Path
-
-from omegaconf import DictConfig
-
-from vaegan_pl import commands, jobs, sweep
-
-log = logging.getLogger(__name__)
-
-
-def sweep_report(config: DictConfig) -> None:
-    """Write `sweep.csv`, `sweep.json` and `sweep.html` into a sweep's directory."""
-    directory = Path(str(config.sweep))
-    for path in sweep.write_report(directory, jobs.in_directory(directory), config.overwrite):
-        log.info("%s", path)
-
+from vaegan_pl.cli import commands
+from vaegan_pl.cli.sweep_report import sweep_report
 
 if __name__ == "__main__":
     commands.run(sweep_report, "sweep_report")

@@ -24,7 +24,7 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from tests.conftest import CLASSES, SMALL, networks_with, save_model
-from vaegan_pl.commands import CONFIG_DIRECTORY
+from vaegan_pl.cli.commands import CONFIG_DIRECTORY
 from vaegan_pl.explorer.studio import Studio
 from vaegan_pl.explorer.trained import TrainingImages
 from vaegan_pl.model import weights

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 from tests.conftest import MIXTURES, networks_with, save_model
+from vaegan_pl.cli.sample import sample
 from vaegan_pl.data.images import fit, read_grey, to_unit_range
 from vaegan_pl.errors import UserError
 from vaegan_pl.explorer.studio import Point, Studio
 from vaegan_pl.model import weights
 from vaegan_pl.model.networks import Networks
 from vaegan_pl.report.provenance import sha256
-from vaegan_pl.sample import sample
 
 Run = Callable[..., str | None]
 CPU = torch.device("cpu")

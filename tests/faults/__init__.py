@@ -18,8 +18,9 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from vaegan_pl import commands, tensor_files
-from vaegan_pl.train import train
+from vaegan_pl.cli import commands
+from vaegan_pl.cli.train import train
+from vaegan_pl.storage import tensor_files
 
 from ..conftest import SMALL, digest
 

@@ -21,10 +21,11 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from vaegan_pl import commands, resume
+from vaegan_pl.cli import commands
+from vaegan_pl.cli.sweep_report import sweep_report
+from vaegan_pl.cli.train import train
 from vaegan_pl.errors import UserError
-from vaegan_pl.sweep_report import sweep_report
-from vaegan_pl.train import train
+from vaegan_pl.runs import stored_config
 
 from .. import hostile
 from . import SHORT, command, finished, first, forked, training
@@ -260,7 +261,7 @@ def directories(wanted: int, chance: random.Random) -> Counter[str]:
         commands.run(train, "train")
 
     def reading() -> None:
-        resume.data_of(Path("run"), "out", None)
+        stored_config.data_of(Path("run"), "out", None)
 
     with inside(world):
         for work in (training("trainer.max_epochs=2", "hydra.run.dir=run", "output_root=out"), sweeping):

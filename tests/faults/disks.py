@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vaegan_pl.evaluate import evaluate
-from vaegan_pl.inspect_data import inspect_data
-from vaegan_pl.sample import sample
+from vaegan_pl.cli.evaluate import evaluate
+from vaegan_pl.cli.inspect_data import inspect_data
+from vaegan_pl.cli.sample import sample
 
 from . import command, final_weights, finished, forked, training
 

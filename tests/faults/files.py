@@ -20,13 +20,13 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from vaegan_pl import checkpoints
 from vaegan_pl.data.images import UNREADABLE, read_grey
 from vaegan_pl.data.phantoms import draw_folders
 from vaegan_pl.data.prepared import Decoding, prepare
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation import features
 from vaegan_pl.model import weights
+from vaegan_pl.training import checkpoints
 
 from .. import hostile
 from ..conftest import digest

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vaegan_pl import commands, jobs
+from vaegan_pl.cli import commands
+from vaegan_pl.cli.evaluate import evaluate
+from vaegan_pl.cli.inspect_data import inspect_data
+from vaegan_pl.cli.sample import sample
+from vaegan_pl.cli.train import train
 from vaegan_pl.data.phantoms import draw_folders
-from vaegan_pl.evaluate import evaluate
-from vaegan_pl.files import UNFINISHED, RefusedError
-from vaegan_pl.inspect_data import inspect_data
-from vaegan_pl.sample import sample
-from vaegan_pl.train import train
+from vaegan_pl.storage.files import UNFINISHED, RefusedError
+from vaegan_pl.sweeps import jobs
 
 from . import SHORT, command, final_weights, finished, first, forked, training
 from .mutations import mutations

@@ -1,6 +1,6 @@
 import pytest
 
-from vaegan_pl.measure.epoch import Epoch, split
+from vaegan_pl.benchmark.epoch import Epoch, split
 
 
 def test_what_lightning_times_is_sorted_into_parts() -> None:

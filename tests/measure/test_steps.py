@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from vaegan_pl.measure.lean import LeanStep
-from vaegan_pl.measure.naive import NaiveStep
+from vaegan_pl.benchmark.lean import LeanStep
+from vaegan_pl.benchmark.naive import NaiveStep
 from vaegan_pl.model.algorithm import VAEGAN
 from vaegan_pl.model.baselines import GAN
-from vaegan_pl.model.lightning_module import VAEGANModule
 from vaegan_pl.model.networks import Networks
+from vaegan_pl.training.lightning_module import VAEGANModule
 
 from ..conftest import adversary_with, networks_with, vaegan
 

@@ -4,7 +4,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from vaegan_pl.commands import CONFIG_DIRECTORY
+from vaegan_pl.cli.commands import CONFIG_DIRECTORY
 from vaegan_pl.model.networks import Encoder, Networks
 
 from ..conftest import networks_with

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from vaegan_pl import tensor_files
-from vaegan_pl.model import lightning_module, recorded
-from vaegan_pl.model.lightning_module import VAEGANModule
+from vaegan_pl.cli.train import train
 from vaegan_pl.model.losses import Prior
-from vaegan_pl.model.recorded import WARM_UP, Recordings, options, recordable
-from vaegan_pl.train import train
+from vaegan_pl.storage import tensor_files
+from vaegan_pl.training import lightning_module, recorded
+from vaegan_pl.training.lightning_module import VAEGANModule
+from vaegan_pl.training.recorded import WARM_UP, Recordings, options, recordable
 
 from ..conftest import SMALL, adversary_with, networks_with, vaegan
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import printable
 from vaegan_pl.model import weights
 from vaegan_pl.model.networks import Networks
+from vaegan_pl.storage.files import printable
 
 from .. import hostile
 from ..conftest import networks_with

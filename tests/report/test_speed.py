@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from vaegan_pl.measure.epoch import ONCE, Epoch
-from vaegan_pl.measure.paired import NAIVE, Timing, speedup
-from vaegan_pl.report.speed import Speed, write
+from vaegan_pl.benchmark.epoch import ONCE, Epoch
+from vaegan_pl.benchmark.paired import NAIVE, Timing, speedup
+from vaegan_pl.benchmark.report import Speed, write
 
 FAST = Timing(
     batch_size=64,

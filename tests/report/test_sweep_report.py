@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vaegan_pl import runs
-from vaegan_pl.jobs import Job, Objective, Plan, Run, in_directory
 from vaegan_pl.report.sweep_report import pareto_front
-from vaegan_pl.sweep import write_report
+from vaegan_pl.runs import layout
+from vaegan_pl.sweeps.driver import write_report
+from vaegan_pl.sweeps.jobs import Job, Objective, Plan, Run, in_directory
 
 from .. import hostile
 
@@ -136,7 +136,7 @@ def test_the_page_says_what_is_planned_running_and_lost(sweep: Path) -> None:
     make(sweep, 4, ["model.gamma=100", "model.fakes=prior"], [None])
     make(sweep, 5, ["model.gamma=100", "model.fakes=both"], [None])
     Plan([], Objective(KID, "minimize", 1e6), planned=9).write(sweep)
-    held = runs.lock(sweep / "5")
+    held = layout.lock(sweep / "5")
     assert held is not None
     write_report(sweep, in_directory(sweep), overwrite=False)
     os.close(held)

@@ -18,7 +18,7 @@ from vaegan_pl.data.phantoms import PHANTOM_MARKER
 from vaegan_pl.data.prepared import Decoding, Prepared, prepare
 from vaegan_pl.data.splits import SPLITS, Split, by_folder, by_group, leaking
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import printable
+from vaegan_pl.storage.files import printable
 
 _NAMED = 5
 

@@ -24,7 +24,7 @@ from vaegan_pl.data.prepared import Decoding
 from vaegan_pl.data.sampling import EpochSampler, in_order
 from vaegan_pl.data.splits import COPIES, SPLITS
 from vaegan_pl.errors import UserError, check_part
-from vaegan_pl.files import printable
+from vaegan_pl.storage.files import printable
 
 MOST_PHANTOMS = 100_000
 """Of a class, in one folder."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vaegan_pl.data.images import SUFFIXES
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import LONGEST_NAME, printable
+from vaegan_pl.storage.files import LONGEST_NAME, printable
 
 SPLIT_FOLDERS = {
     "training": "train",

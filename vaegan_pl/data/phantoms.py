@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import RefusedError, read_json
+from vaegan_pl.storage.files import RefusedError, read_json
 
 PHANTOM_MARKER = "PHANTOMS-NOT-MRI.json"
 """The file at the root of a phantom tree that tells what the tree is and how it was drawn."""

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from vaegan_pl.data.copies import COMPARED_SIDE, TURNS, Pairs, find_pairs
 from vaegan_pl.data.images import UNREADABLE, fit, read_grey
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import MOST_TEXT, RefusedError, printable, read_json, read_text
+from vaegan_pl.storage.files import MOST_TEXT, RefusedError, printable, read_json, read_text
 
 log = logging.getLogger(__name__)
 

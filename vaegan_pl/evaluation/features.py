@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vaegan_pl import tensor_files
 from vaegan_pl.data.collection import Collection
 from vaegan_pl.data.datamodule import images_of, labels_of
 from vaegan_pl.data.images import to_grey_values
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation.classifier import AT_ONCE, FEATURES, Classifier, Images, balanced_accuracy, fit, predict
-from vaegan_pl.files import RefusedError, printable
+from vaegan_pl.storage import tensor_files
+from vaegan_pl.storage.files import RefusedError, printable
 
 log = logging.getLogger(__name__)
 

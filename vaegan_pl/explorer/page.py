@@ -20,10 +20,10 @@ from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation.privacy import LEAST_HELD_OUT
 from vaegan_pl.explorer.studio import DIRECTIONS, Point, Samples, Studio
 from vaegan_pl.explorer.trained import TrainingImages
-from vaegan_pl.files import RefusedError, is_next_to, printable, read_text
 from vaegan_pl.report import model_card, provenance
 from vaegan_pl.report.latent_pictures import gif
 from vaegan_pl.report.pictures import png, read_png, single
+from vaegan_pl.storage.files import RefusedError, is_next_to, printable, read_text
 
 PRIOR = "any (the prior)"
 SHARP, SMOOTH = "sharp pixels", "smooth (Lanczos)"

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import atomic_write
 from vaegan_pl.model.networks import Networks
+from vaegan_pl.storage.files import atomic_write
 
 TOLERANCE = 1e-4
 CHECKED = (1, 3, 16)

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaegan_pl import tensor_files
 from vaegan_pl.data.images import ASPECT_RATIOS
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import LONGEST_NAME, RefusedError, printable
 from vaegan_pl.model.mixtures import ClassMixtures, from_plain, to_plain
 from vaegan_pl.model.networks import Networks
+from vaegan_pl.storage import tensor_files
+from vaegan_pl.storage.files import LONGEST_NAME, RefusedError, printable
 
 FORMAT = "vaegan_pl"
 FORMAT_VERSION = 4

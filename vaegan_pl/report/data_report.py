@@ -15,10 +15,10 @@ from numpy import ndarray
 from vaegan_pl.data.collection import Collection
 from vaegan_pl.data.copies import TURNS
 from vaegan_pl.data.splits import SPLITS
-from vaegan_pl.files import atomic_write
-from vaegan_pl.outputs import MADE_BY
 from vaegan_pl.report.page import Picture, Section, Table, literal, picture, render
 from vaegan_pl.report.pictures import tiles
+from vaegan_pl.storage.files import atomic_write
+from vaegan_pl.storage.outputs import MADE_BY
 
 JSON, PAGE = "data_report.json", "data_report.html"
 

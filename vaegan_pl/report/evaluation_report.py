@@ -19,12 +19,12 @@ from vaegan_pl.evaluation.latent_space import LatentSpace
 from vaegan_pl.evaluation.privacy import FAIL, PASS, WARN
 from vaegan_pl.evaluation.reference import Reference
 from vaegan_pl.evaluation.usefulness import Labelled
-from vaegan_pl.files import atomic_write
-from vaegan_pl.outputs import MADE_BY
 from vaegan_pl.report import model_card
 from vaegan_pl.report.model_card import NOT_A_GUARANTEE
 from vaegan_pl.report.page import Picture, Section, Table, literal, picture, render
 from vaegan_pl.report.pictures import grid, pairs, save_png, titled_rows
+from vaegan_pl.storage.files import atomic_write
+from vaegan_pl.storage.outputs import MADE_BY
 
 JSON, PAGE, PICTURE = "metrics.json", "report.html", "by_class.png"
 NAMES = r"metrics\.json|report\.html|by_class\.png"

@@ -10,13 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import atomic_write
 from vaegan_pl.inference import in_batches, read_images
 from vaegan_pl.model.latents import attribute_vector, class_means, evenly, loop, slerp
 from vaegan_pl.model.weights import SavedModel
-from vaegan_pl.outputs import MADE_BY
 from vaegan_pl.report.pictures import grid, save_png
 from vaegan_pl.report.provenance import words
+from vaegan_pl.storage.files import atomic_write
+from vaegan_pl.storage.outputs import MADE_BY
 
 MILLISECONDS = 80
 MOST_TILES = 8

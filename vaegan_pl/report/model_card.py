@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import RefusedError, atomic_write, printable, read_text
 from vaegan_pl.model.weights import SavedModel
-from vaegan_pl.outputs import MADE_BY
 from vaegan_pl.report.provenance import sha256
+from vaegan_pl.storage.files import RefusedError, atomic_write, printable, read_text
+from vaegan_pl.storage.outputs import MADE_BY
 
 NOT_A_GUARANTEE = (
     "This is an empirical audit, not a guarantee of privacy: it finds what resembles a training image pixel by "

@@ -10,8 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vaegan_pl.files import printable
-from vaegan_pl.outputs import MADE_BY
+from vaegan_pl.storage.files import printable
+from vaegan_pl.storage.outputs import MADE_BY
 
 LONGEST_LABEL = 60
 """Letters of a text in a figure."""

@@ -15,8 +15,8 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from vaegan_pl.data.images import to_grey_values
-from vaegan_pl.files import RefusedError, atomic_write, is_next_to, printable, read_bytes
-from vaegan_pl.outputs import MADE_BY
+from vaegan_pl.storage.files import RefusedError, atomic_write, is_next_to, printable, read_bytes
+from vaegan_pl.storage.outputs import MADE_BY
 
 MARGIN = 2
 MAGNIFICATION = 2

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vaegan_pl.model.weights import SavedModel
-from vaegan_pl.outputs import MADE_BY
+from vaegan_pl.storage.outputs import MADE_BY
 
 NAME = "provenance.json"
 

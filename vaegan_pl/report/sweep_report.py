@@ -20,13 +20,13 @@ from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vaegan_pl import jobs
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import RefusedError, atomic_write, is_next_to
-from vaegan_pl.jobs import Job, Objective, Plan, Run, Series
-from vaegan_pl.outputs import MADE_BY
 from vaegan_pl.report.page import Picture, Section, Table, literal, picture, render
 from vaegan_pl.report.pictures import read_picture
+from vaegan_pl.storage.files import RefusedError, atomic_write, is_next_to
+from vaegan_pl.storage.outputs import MADE_BY
+from vaegan_pl.sweeps import jobs
+from vaegan_pl.sweeps.jobs import Job, Objective, Plan, Run, Series
 
 CSV, JSON, MAPS, PAGE = "sweep.csv", "sweep.json", "sweep.png", "sweep.html"
 NAMES = r"sweep\.(csv|json|png|html)"

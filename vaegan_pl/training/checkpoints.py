@@ -18,12 +18,12 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 from torch.optim import Optimizer
 
-from vaegan_pl import tensor_files
 from vaegan_pl.console import as_typed
 from vaegan_pl.data.datamodule import ImageFolders
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import RefusedError, printable
-from vaegan_pl.loggers import Continued
+from vaegan_pl.storage import tensor_files
+from vaegan_pl.storage.files import RefusedError, printable
+from vaegan_pl.training.loggers import Continued
 
 log = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 
 from vaegan_pl.console import as_option, as_typed, enduring_streams
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import printable
+from vaegan_pl.storage.files import printable
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 CONFIG_DIRECTORY = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 """Inside an installed package, or beside the package in a checkout."""
 

@@ -23,9 +23,9 @@ from vaegan_pl.model.algorithm import VAEGAN
 from vaegan_pl.model.batch import Batch, Noise
 from vaegan_pl.model.generative import GenerativeModel, Step
 from vaegan_pl.model.losses import kl_divergence
-from vaegan_pl.model.recorded import Recordings, options, recordable
 from vaegan_pl.model.schedule import PowerDecay
-from vaegan_pl.model.watch import FiniteWatch
+from vaegan_pl.training.recorded import Recordings, options, recordable
+from vaegan_pl.training.watch import FiniteWatch
 
 log = logging.getLogger(__name__)
 

@@ -20,19 +20,21 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from vaegan_pl import commands, jobs, resume, runs
+from vaegan_pl.cli import commands
 from vaegan_pl.console import keep_log
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import RefusedError, printable
-from vaegan_pl.jobs import PLAN, Job, Objective, Plan, Run
-from vaegan_pl.outputs import claim
-from vaegan_pl.resume import FIXED, MOVABLE
+from vaegan_pl.runs import layout, stored_config
+from vaegan_pl.runs.stored_config import FIXED, MOVABLE
+from vaegan_pl.storage.files import RefusedError, printable
+from vaegan_pl.storage.outputs import claim
+from vaegan_pl.sweeps import jobs
+from vaegan_pl.sweeps.jobs import PLAN, Job, Objective, Plan, Run
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 GROUPS = ("model=", "model/", "optimizer=", "data=", "experiment=", "trainer.max_", "callbacks.quality.")
-"""Options beside `resume.FIXED` that make another run, or another measure of it."""
+"""Options beside `stored_config.FIXED` that make another run, or another measure of it."""
 
 OF_A_SEARCH = ("sweep.objective", "sweep.direction", "sweep.worst", "sweep.seeds", "sweep.audit", "hydra.sweeper.")
 """Options that decide what a search proposes next."""
@@ -104,7 +106,7 @@ def _claimed(sweep: Path, overrides: list[str], objective: Objective, audit: int
                 f"{directory}: is a symbolic link, but must be a folder; nothing was started; remove the link"
             )
         directory.mkdir(exist_ok=True)
-        held = runs.lock(directory)
+        held = layout.lock(directory)
         if not (directory / jobs.RECORD).exists():
             record = Job(directory, overrides, objective, audit=audit)
             record.write()
@@ -121,7 +123,7 @@ def _claimed(sweep: Path, overrides: list[str], objective: Objective, audit: int
 def _locked(sweep: Path) -> Iterator[None]:
     """Lock a sweep's directory while directories of jobs are chosen."""
     until = monotonic() + SECONDS_TO_WAIT
-    held = runs.lock(sweep, until)
+    held = layout.lock(sweep, until)
     try:
         yield
     finally:
@@ -251,7 +253,7 @@ def _run(record: Job, seed: int, config: DictConfig, train: Callable[[DictConfig
     if directory.is_symlink():
         raise UserError(f"{directory}: is a symbolic link, but must be a folder; nothing was started; remove the link")
     directory.mkdir(exist_ok=True)
-    runs.check_entries(directory)
+    layout.check_entries(directory)
     changes: dict[str, Any] = {"seed": seed, "directory": str(directory)}
     if OmegaConf.select(config, "logger.csv") is None:
         raise UserError("logger: a sweep is ranked by metrics.csv; take logger=csv, default or tensorboard")
@@ -282,7 +284,7 @@ def _run(record: Job, seed: int, config: DictConfig, train: Callable[[DictConfig
 def _wandb(directory: Path) -> str | None:
     """Project and id of a run's W&B run."""
     with suppress(OSError, RefusedError, TypeError, KeyError):
-        stored = resume.read_yaml(directory / commands.CONFIG)
+        stored = stored_config.read_yaml(directory / commands.CONFIG)
         if stored["logger"].get("wandb") is not None:
             project = stored["logger"]["wandb"].get("project") or os.environ.get("WANDB_PROJECT") or "vaegan_pl"
             return f"{project}/{stored['run_id']}"
@@ -314,7 +316,7 @@ def _short(value: str) -> str:
 
 
 def _finished(directory: Path) -> bool:
-    from vaegan_pl.checkpoints import limits_reached, newest
+    from vaegan_pl.training.checkpoints import limits_reached, newest
 
     found = newest(directory / "checkpoints")
     return found is not None and limits_reached(found[1]) is not None
@@ -393,7 +395,7 @@ def _plan(config: DictConfig, directory: Path) -> Plan:
     Raises:
         UserError: if the directory holds jobs that are not among those asked for, or links.
     """
-    runs.check_entries(directory)
+    layout.check_entries(directory)
     for name in OF_HYDRA if jobs.read_plan(directory) is None else ():
         if (directory / name).exists():
             raise UserError(
@@ -414,7 +416,7 @@ def _plan(config: DictConfig, directory: Path) -> Plan:
     wanted = list(dict.fromkeys(identity(overrides, swept) for batch in batches for overrides in batch))
     begun = jobs.directories(directory)
     there = {identity(jobs.read(folder).overrides, swept): folder.name for folder in begun}
-    if before is not None and any(map(runs.is_held, begun)):  # another process will do what it planned
+    if before is not None and any(map(layout.is_held, begun)):  # another process will do what it planned
         there = {key: name for key, name in before.jobs.items() if name not in there.values()} | there
     for known, name in there.items():
         if known not in wanted:
@@ -464,7 +466,7 @@ def conclude(directory: Path, new: bool, ended_by: BaseException | None) -> None
         log.warning("the report could not be written: %s", error)
     if ended_by is not None and not isinstance(ended_by, Exception):
         return
-    lost = [job.number for job in found if job.state in ("running", "stopped") and not runs.is_held(job.directory)]
+    lost = [job.number for job in found if job.state in ("running", "stopped") and not layout.is_held(job.directory)]
     if ended_by is not None and lost:
         raise UserError(
             f"the process of job {', '.join(lost)} was lost ({commands.explain(ended_by)}); to go on, start the sweep "
@@ -491,7 +493,7 @@ def write_report(directory: Path, found: Sequence[Job], overwrite: bool) -> list
 
     claim(directory, sweep_report.NAMES, overwrite)
     plan = jobs.read_plan(directory)
-    held = {job.number for job in found if runs.is_held(job.directory)}
+    held = {job.number for job in found if layout.is_held(job.directory)}
     commands_ = {job.number: _command(job) for job in found}
     return sweep_report.write(found, directory, plan, held, commands_)
 
@@ -502,7 +504,7 @@ def _command(job: Job) -> str:
     A record may come from somebody else, and a command is there to be pasted.
     """
     own = [option for option in job.overrides if not option.lstrip("+~").startswith((*_NOT_OF_TRAINING, "seed="))]
-    kept = [option for option in own if resume.is_known(option)]
+    kept = [option for option in own if stored_config.is_known(option)]
     seed = [f"seed={job.runs[0].seed}"] if job.runs else []
     mode = ["hydra.mode=RUN"] if any("experiment=" in option for option in kept) else []
     left_out = f"  # without {len(own) - len(kept)} options that no configuration lists" if len(own) > len(kept) else ""

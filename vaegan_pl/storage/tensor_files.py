@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from vaegan_pl.files import MOST_DEPTH, RefusedError, atomic_write
+from vaegan_pl.storage.files import MOST_DEPTH, RefusedError, atomic_write
 
 MOST_PICKLE = 2**18
 """The most bytes of the part of a file that is not tensors; those of this project have some 60,000 at most."""

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any, Literal, get_args
 
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import RefusedError, atomic_write, printable, read_json, read_text
+from vaegan_pl.storage.files import RefusedError, atomic_write, printable, read_json, read_text
 
 RECORD, PLAN = "job.json", "options.json"
 """What a job keeps in its directory, and a sweep in its own."""

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
+from vaegan_pl.benchmark.lean import LeanStep, synchronise
+from vaegan_pl.benchmark.naive import NaiveStep
 from vaegan_pl.errors import UserError
 from vaegan_pl.hardware import prepare_cpu
-from vaegan_pl.measure.lean import LeanStep, synchronise
-from vaegan_pl.measure.naive import NaiveStep
 from vaegan_pl.model.algorithm import VAEGAN
 from vaegan_pl.model.generative import GenerativeModel
-from vaegan_pl.model.lightning_module import OptimizerFactory, VAEGANModule
+from vaegan_pl.training.lightning_module import OptimizerFactory, VAEGANModule
 
 Build = Callable[[], tuple[GenerativeModel, Mapping[str, OptimizerFactory]]]
 NAIVE = "naive loop"

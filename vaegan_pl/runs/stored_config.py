@@ -19,10 +19,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vaegan_pl.commands import CONFIG, CONFIG_DIRECTORY, FREE, NULLABLE, NUMBER_OR_WORD
+from vaegan_pl.cli.commands import CONFIG, CONFIG_DIRECTORY, FREE, NULLABLE, NUMBER_OR_WORD
 from vaegan_pl.console import as_typed
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import MOST_DEPTH, RefusedError, atomic_write, first_line, printable, read_text
+from vaegan_pl.storage.files import MOST_DEPTH, RefusedError, atomic_write, first_line, printable, read_text
 
 FIXED = (
     "model.",
@@ -96,10 +96,19 @@ _SHOWN = 3
 _MOST_LISTED, _MOST_NUMBER = 10_000, 2**63
 
 EARLIER: dict[str, dict[str, Any]] = {
-    "callbacks.objective": {"_target_": "vaegan_pl.pruning.Objective"},
+    "callbacks.objective": {"_target_": "vaegan_pl.sweeps.pruning.Objective"},
     "logger.wandb.settings": {"_target_": "wandb.Settings", "silent": True},
 }
 """What earlier versions kept in configurations, and how it began; it is left out."""
+
+
+MOVED = {
+    "vaegan_pl.callbacks.": "vaegan_pl.training.callbacks.",
+    "vaegan_pl.checkpoints.": "vaegan_pl.training.checkpoints.",
+    "vaegan_pl.loggers.": "vaegan_pl.training.loggers.",
+    "vaegan_pl.pruning.": "vaegan_pl.sweeps.pruning.",
+}
+"""Modules that earlier versions' configurations name, and where they are now."""
 
 
 @dataclass
@@ -298,6 +307,7 @@ def _load(path: Path) -> dict[Any, Any]:
         raise UserError(f"{path}: {error}; start a new run") from error
     if not isinstance(stored, dict):
         return {}
+    _rename(stored)
     for key, start in EARLIER.items():
         *parts, last = key.split(".")
         node: Any = stored
@@ -306,6 +316,17 @@ def _load(path: Path) -> dict[Any, Any]:
         if isinstance(node, dict) and isinstance(node.get(last), dict) and start.items() <= node[last].items():
             del node[last]
     return stored
+
+
+def _rename(stored: object) -> None:
+    """Give classes of this project the names that they have now."""
+    for name, value in stored.items() if isinstance(stored, dict) else enumerate(stored):  # type: ignore[arg-type]
+        if isinstance(value, dict | list):
+            _rename(value)
+        elif name == "_target_" and isinstance(value, str):
+            module = next((old for old in MOVED if value.startswith(old)), None)
+            if module is not None:
+                stored[name] = MOVED[module] + value.removeprefix(module)  # type: ignore[index]
 
 
 def _parsed(overrides: Sequence[str]) -> Iterator[Any]:

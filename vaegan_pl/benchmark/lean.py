@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vaegan_pl.model import adversary, algorithm, baselines
 from vaegan_pl.model.batch import Batch, Noise
 from vaegan_pl.model.generative import Step
-from vaegan_pl.model.lightning_module import VAEGANModule
+from vaegan_pl.training.lightning_module import VAEGANModule
 
 MATRIX = {"cpu": 2048}
 """Side of the matrices whose product is the machine's rate; 8192 on other devices."""

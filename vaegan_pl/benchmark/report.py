@@ -10,12 +10,12 @@ from statistics import median
 import torch
 from matplotlib.figure import Figure
 
-from vaegan_pl.files import atomic_write
+from vaegan_pl.benchmark.epoch import Epoch
+from vaegan_pl.benchmark.paired import NAIVE, Timing, speedup
 from vaegan_pl.hardware import native_bfloat16
-from vaegan_pl.measure.epoch import Epoch
-from vaegan_pl.measure.paired import NAIVE, Timing, speedup
-from vaegan_pl.outputs import MADE_BY
 from vaegan_pl.report.page import drawn
+from vaegan_pl.storage.files import atomic_write
+from vaegan_pl.storage.outputs import MADE_BY
 
 
 @dataclass(frozen=True)

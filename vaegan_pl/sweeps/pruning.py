@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import lightning as L
 
-from vaegan_pl import jobs
 from vaegan_pl.errors import UserError
+from vaegan_pl.sweeps import jobs
 
 if TYPE_CHECKING:
     import optuna

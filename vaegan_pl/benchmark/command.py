@@ -14,10 +14,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from vaegan_pl import commands
+from vaegan_pl.cli.train import refuse_unsupported
 from vaegan_pl.errors import UserError
-from vaegan_pl.outputs import claim
-from vaegan_pl.train import refuse_unsupported
+from vaegan_pl.storage.outputs import claim
 
 if TYPE_CHECKING:
     from vaegan_pl.data.datamodule import ImageFolders
@@ -38,9 +37,9 @@ def benchmark(config: DictConfig) -> None:
     refuse_unsupported(config)
     from hydra.utils import instantiate
 
+    from vaegan_pl.benchmark import epoch, paired
+    from vaegan_pl.benchmark import report as speed
     from vaegan_pl.hardware import choose_precision, pick_device, prepare_cpu
-    from vaegan_pl.measure import epoch, paired
-    from vaegan_pl.report import speed
 
     output = Path(str(config.output)).resolve()
     claim(output, r"benchmark\.(json|png)", config.overwrite)
@@ -82,7 +81,3 @@ def build(config: dict[str, Any]) -> tuple[Any, Any]:
 
     optimizers = {name: each for name, each in config["optimizer"].items() if name != "schedule"}
     return instantiate(config["model"], _convert_="all"), instantiate(optimizers, _convert_="all")
-
-
-if __name__ == "__main__":
-    commands.run(benchmark, "benchmark")

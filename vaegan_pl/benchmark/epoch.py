@@ -117,7 +117,7 @@ def measure(overrides: Sequence[str], directory: Path) -> Epoch:
         "trainer.devices=1",
         as_option("hydra.run.dir", directory.resolve() / "run"),
         as_option("output_root", directory.resolve()),
-        "+trainer.profiler._target_=vaegan_pl.measure.epoch.EpochProfiler",
+        "+trainer.profiler._target_=vaegan_pl.benchmark.epoch.EpochProfiler",
         as_option("+trainer.profiler.path", profile.resolve()),
     ]
     start = time()

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from vaegan_pl.errors import UserError
-from vaegan_pl.files import UNFINISHED, printable, strange_entries
+from vaegan_pl.storage.files import UNFINISHED, printable, strange_entries
 
 log = logging.getLogger(__name__)
 

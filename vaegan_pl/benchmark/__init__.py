@@ -1,0 +1,1 @@
+"""The speed of training on this machine; nothing that training needs."""

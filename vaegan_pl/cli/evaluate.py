@@ -1,0 +1,68 @@
+"""Measure a model: `python -m vaegan_pl.evaluate weights=PATH data=mri data.root=PATH`."""
+
+import logging
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, ListConfig
+
+from vaegan_pl.cli import commands
+from vaegan_pl.errors import UserError
+from vaegan_pl.storage.outputs import claim
+
+if TYPE_CHECKING:
+    from vaegan_pl.data.datamodule import ImageFolders
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(config: DictConfig) -> None:
+    """Write `metrics.json`, `report.html` and, beside each model, `model_card.md`."""
+    for name, least in (("n", 6), ("seeds", 0)):
+        if config[name] < least:
+            raise UserError(f"{name}={config[name]}: must be at least {least}")
+    commands.refuse_seed(config.seed)
+    if config.features not in ("classifier", "inception"):
+        raise UserError(f"features={config.features}: must be classifier or inception")
+    from hydra.utils import instantiate
+
+    from vaegan_pl.evaluation import evaluation
+    from vaegan_pl.evaluation.features import classifier_features, inception_features
+    from vaegan_pl.evaluation.reference import Reference, refuse_strangers
+    from vaegan_pl.hardware import pick_device, prepare_cpu
+    from vaegan_pl.model import weights
+    from vaegan_pl.report import evaluation_report as report
+    from vaegan_pl.report import model_card
+
+    started, output = monotonic(), Path(str(config.output))
+    claim(output, report.NAMES, config.overwrite)
+    device = pick_device(config.accelerator)
+    if device.type == "cpu":
+        prepare_cpu()
+    named = config.weights if isinstance(config.weights, ListConfig) else [config.weights]
+    if not named:
+        raise UserError("weights=[]: give at least one model file")
+    models = {Path(str(name)): weights.load(Path(str(name))) for name in named}
+    data: ImageFolders = instantiate(config.data, _convert_="all")
+    data.prepare_data()
+    for path, model in models.items():
+        refuse_strangers(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
+    if config.features == "inception":
+        file = None if config.inception_weights is None else Path(str(config.inception_weights))
+        space = inception_features(device, file)
+    else:
+        space = classifier_features(data.collection, data.cache, device)
+    log.info("%s; features: %s", data.source.caption, space)
+    reference = Reference(data.collection, space, device, config.n, config.seeds, config.seed)
+    found = [evaluation.evaluate(path, model, reference, log.info) for path, model in models.items()]
+    for path in report.write(found, reference, output):
+        log.info("%s", path)
+    for one in found:
+        for topic, words in report.sentences(one, reference).items():
+            log.info("%s: %s", topic, words)
+        try:
+            model_card.write(one.path, report.card(one, reference), config.overwrite)
+        except (OSError, UserError) as error:
+            log.warning("no model card was written: %s", error)
+    log.info("measured in %.1f minutes", (monotonic() - started) / 60)

@@ -1,0 +1,1 @@
+"""Sweeps: jobs, their order, pruning and records."""

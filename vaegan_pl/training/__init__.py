@@ -1,0 +1,1 @@
+"""Training with Lightning: stepping, callbacks, checkpoints, loggers."""

@@ -1,0 +1,78 @@
+"""What a run says on the console."""
+
+import logging
+import shlex
+from pathlib import Path
+from time import monotonic
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from vaegan_pl.console import as_typed
+from vaegan_pl.data.datamodule import ImageFolders
+from vaegan_pl.hardware import native_bfloat16
+from vaegan_pl.report import data_report
+from vaegan_pl.training.callbacks.common import data_of, epochs_of
+from vaegan_pl.training.checkpoints import trained
+from vaegan_pl.training.loggers import TensorBoard, WandB
+
+log = logging.getLogger(__name__)
+
+
+class Console(L.Callback):
+    """Tells in plain words what is trained on what and where, and at the end where to look.
+
+    Args:
+        directory: the run's directory.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self.started = 0.0
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Device and data."""
+        self.started = monotonic()
+        data = data_of(trainer)
+        device, native = pl_module.device, native_bfloat16(pl_module.device)
+        several = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
+        log.info("device       %s%s, %d CPU threads", several, device, torch.get_num_threads())
+        log.info("precision    %s (native bfloat16 here: %s)", trainer.precision, native or "none")
+        log.info("data         %s, %s", data.source.caption, data.root.resolve())
+        for line in data.collection.summary():
+            log.info("%s", line)
+        log.info("  see        %s", self.directory / data_report.PAGE)
+        if data.source.kind == "phantom":
+            log.warning("These are PHANTOMS, drawn by this project, not MRI. For MRI: data=mri data.root=PATH")
+
+    @rank_zero_only
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Loggers and directory."""
+        for logger in trainer.loggers:
+            if isinstance(logger, WandB):
+                run = logger.experiment
+                if not logger.lost and (logger.mode == "offline" or not run.offline):
+                    log.info("W&B          %s", f"offline; to upload it: {logger.upload}" if run.offline else run.url)
+            elif isinstance(logger, TensorBoard):
+                log.info("TensorBoard  tensorboard --logdir %s", shlex.quote(str(self.directory)))
+        log.info("directory    %s", self.directory)
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Where to look."""
+        minutes = (monotonic() - self.started) / 60
+        epochs = f"{epochs_of(trainer):g} of {trainer.max_epochs} epochs, {trained(trainer)} batches"
+        log.info("%s in %.1f minutes on %s", epochs, minutes, data_of(trainer).source.caption)
+        log.info("look at      %s", self.directory / "images" / "progress.png")
+        if (self.directory / "curves.png").exists():
+            log.info("curves       %s", self.directory / "curves.png")
+        log.info("the model    %s", self.directory / "vae_gan_model.pth")
+        log.info("measure it   (with this run's data options)")
+        weights_ = as_typed("weights", self.directory / "vae_gan_model.pth")
+        log.info("             python -m vaegan_pl.evaluate %s", weights_)
+        log.info("sample it    python -m vaegan_pl.sample %s", weights_)
+        images = data_of(trainer)
+        where = f" {as_typed('data.root', images.root)}" if type(images) is ImageFolders else ""
+        log.info("open it      python -m vaegan_pl.explore %s%s", weights_, where)

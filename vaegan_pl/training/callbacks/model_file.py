@@ -1,0 +1,122 @@
+"""The portable model files."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from vaegan_pl.console import as_typed
+from vaegan_pl.errors import UserError
+from vaegan_pl.inference import class_mixtures
+from vaegan_pl.model import weights
+from vaegan_pl.model.mixtures import ClassMixtures
+from vaegan_pl.report import model_card
+from vaegan_pl.training.callbacks.common import data_of, epochs_of, outlived
+from vaegan_pl.training.checkpoints import trained
+from vaegan_pl.training.lightning_module import VAEGANModule
+
+log = logging.getLogger(__name__)
+
+
+class ModelFile(L.Callback):
+    """Keeps the portable model files up to date: of the last epoch, and of the epoch with the lowest validation KID.
+
+    When training ends, the files are told where each class lies in the latent space, and model cards are written.
+
+    Args:
+        path: the last epoch's file, `vae_gan_model.pth`.
+        best: the best epoch's file.
+    """
+
+    def __init__(self, path: str | Path, best: str | Path) -> None:
+        self.path = Path(path)
+        self.best = Path(best)
+        self.lowest = float("inf")
+        self.stale = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lowest KID seen."""
+        return {"lowest": self.lowest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.lowest = float(state_dict["lowest"])
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the model of this epoch in place of the last, unless its numbers are lost.
+
+        Raises:
+            UserError: if a parameter or running statistic is not finite; the earlier files stay.
+        """
+        assert isinstance(pl_module, VAEGANModule)
+        pl_module.refuse_non_finite(pl_module.model.state_dict())
+        self._save(trainer, pl_module)
+
+    @rank_zero_only
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add the classes to the files, and write the card.
+
+        Raises:
+            OSError: if the last model cannot be written.
+        """
+        assert isinstance(pl_module, VAEGANModule)
+        found: dict[int, ClassMixtures] = {}
+        if self.stale:  # a full disk kept the last epoch's from being written
+            self._write(self.path, trainer, pl_module)
+        for path in filter(Path.exists, (self.best, self.path)):
+            try:
+                model = weights.load(path)
+            except (OSError, UserError) as error:
+                if path == self.path:
+                    raise
+                log.warning("%s", error)
+                continue
+            batches, networks = int(model.training.get("batches", -1)), model.networks.to(pl_module.device)
+            try:
+                if batches not in found and "encoder" in networks.names:
+                    found[batches] = class_mixtures(networks, data_of(trainer).collection, pl_module.device)
+            except (ValueError, TypeError, RuntimeError, UserError, MemoryError) as error:
+                log.warning("%s: classes cannot be sampled: %s", path.name, error)
+            else:
+                weights.save(path, networks, model.preprocessing, model.trained_on, model.training, found.get(batches))
+            evaluate = f"python -m vaegan_pl.evaluate {as_typed('weights', path)}"
+            with outlived(f"the card of {path.name}"):
+                figures = [f"Not measured yet: `{evaluate}`, with the data options of this run."]
+                model_card.write(path, model_card.text(path, model, figures))
+
+    @rank_zero_only
+    def _save(self, trainer: L.Trainer, pl_module: VAEGANModule) -> None:
+        kid = float(trainer.callback_metrics.get("validation/kid", torch.inf))
+        self.stale = True
+        with outlived(self.path.name):
+            self._write(self.path, trainer, pl_module)
+            self.stale = False
+        if kid < self.lowest:
+            with outlived(self.best.name):
+                self._write(self.best, trainer, pl_module)
+                self.lowest = kid
+
+    def _write(self, path: Path, trainer: L.Trainer, pl_module: VAEGANModule) -> None:
+        model, source = pl_module.model, data_of(trainer).source
+        weights.save(
+            path,
+            model.in_use,
+            preprocessing=data_of(trainer).preprocessing,
+            trained_on={**vars(source), "caption": source.caption},
+            training={
+                "epochs": epochs_of(trainer),
+                "batches": trained(trainer),
+                "precision": str(trainer.precision),
+                **model.description,
+                "seed": pl_module.seed,
+                "optimizers": {
+                    name: f"{type(optimizer).__name__}, lr {optimizer.param_groups[0]['initial_lr']:g}"
+                    for name, optimizer in zip(model.NETWORKS, trainer.optimizers, strict=True)
+                },
+                "batch_size": data_of(trainer).batch_size,
+                "devices": trainer.world_size,
+            },
+        )

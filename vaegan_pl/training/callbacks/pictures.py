@@ -1,0 +1,72 @@
+"""Samples and reconstructions after every epoch."""
+
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+
+from vaegan_pl.report.pictures import captioned, grid, pairs, read_picture, save_png, side_by_side
+from vaegan_pl.training.callbacks.common import data_of, epochs_of, outlived
+from vaegan_pl.training.lightning_module import VAEGANModule
+from vaegan_pl.training.loggers import Album
+
+
+class Pictures(L.Callback):
+    """Samples from a fixed z and reconstructions of fixed held-out images, after every epoch.
+
+    Writes `samples_epoch_NNNN.png`, `reconstructions_epoch_NNNN.png` (originals above their reconstructions) and
+    `progress.png` (the first epoch's samples beside the last's), and logs them to W&B or TensorBoard where they are on.
+
+    Args:
+        directory: where the pictures go.
+        samples: how many samples to draw.
+        reconstructions: how many held-out images to reconstruct.
+        seed: seed of the fixed z.
+    """
+
+    def __init__(self, directory: str | Path, samples: int, reconstructions: int, seed: int) -> None:
+        if min(samples, reconstructions) < 1:
+            raise ValueError("callbacks.pictures: samples and reconstructions must be at least 1")
+        self.directory = Path(directory)
+        self.samples = samples
+        self.reconstructions = reconstructions
+        self.seed = seed
+
+    @rank_zero_only
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, save and log the pictures of the epoch."""
+        assert isinstance(pl_module, VAEGANModule)
+        number, done = f"{trainer.current_epoch + 1:04d}", epochs_of(trainer)
+        epochs = "1 epoch" if done == 1 else f"{done:g} epochs"
+        source = f"Trained on {data_of(trainer).source.caption}."
+        networks = pl_module.model.in_use.eval()
+        z = torch.randn(self.samples, networks.latent_dim, generator=torch.Generator().manual_seed(self.seed))
+        x, y = data_of(trainer).validation_images(self.reconstructions)
+        on, device = next(networks.parameters()), pl_module.device
+        classes = torch.arange(self.samples, device=device) % max(1, networks.classes)
+        samples = networks.decoder(z.to(on), classes).float().cpu()
+        both = None
+        if "encoder" in networks.names:
+            y = y.to(device)
+            reconstructions = networks.decoder(networks.encoder(x.to(on), y)[0], y).float().cpu()
+            caption = f"Held out, above their reconstructions, after {epochs}. {source}"
+            both = pairs(x, reconstructions, caption)
+        networks.train()
+
+        last = grid(samples, 8, f"Samples after {epochs}. {source}")
+        with outlived("pictures of this epoch"):
+            self._keep(trainer, "samples", f"samples_epoch_{number}.png", last)
+            if both is not None:
+                self._keep(trainer, "reconstructions", f"reconstructions_epoch_{number}.png", both)
+            first = read_picture(self.directory / "samples_epoch_0001.png")
+            caption = f"The same z after the first epoch (left) and after {epochs} (right). {source}"
+            self._keep(trainer, "progress", "progress.png", captioned(side_by_side([first, last]), caption))
+
+    def _keep(self, trainer: L.Trainer, name: str, file: str, picture: Image.Image) -> None:
+        save_png(picture, self.directory / file, f"trained on {data_of(trainer).source.caption}")
+        for logger in trainer.loggers:
+            if isinstance(logger, Album):
+                logger.log_picture(name, picture, trainer.global_step)

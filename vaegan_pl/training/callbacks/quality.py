@@ -1,0 +1,121 @@
+"""Figures of samples after every epoch, and warnings."""
+
+import logging
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from vaegan_pl.evaluation.diversity import NEIGHBOURS, manifold, vendi_score
+from vaegan_pl.evaluation.features import FeatureSpace, classifier_features
+from vaegan_pl.evaluation.fidelity import kernel_distance
+from vaegan_pl.inference import from_prior, in_batches
+from vaegan_pl.training.callbacks.common import data_of
+from vaegan_pl.training.lightning_module import VAEGANModule
+
+log = logging.getLogger(__name__)
+
+
+class Quality(L.Callback):
+    """Measures samples after every epoch, cheaply, and warns in words of what goes wrong.
+
+    Logs, on `n` samples of a fixed z and as many validation images: KID and coverage in the features of
+    `evaluation.features`, the effective number of different samples (Vendi score) as a share of that of the validation
+    images, and the dimensions of z that carry anything: those whose posterior mean varies by more than `ACTIVE` over
+    images (arXiv 1509.00519, section 5).
+
+    Args:
+        n: how many samples; 0 measures nothing.
+        seed: seed of the fixed z.
+    """
+
+    ACTIVE = 0.01
+    COLLAPSED = 0.5
+    WON = 0.005
+
+    def __init__(self, n: int, seed: int) -> None:
+        if n != 0 and n <= NEIGHBOURS:
+            raise ValueError(f"callbacks.quality.n={n}: must be 0 or more than {NEIGHBOURS}")
+        self.n = n
+        self.seed = seed
+        self.space: FeatureSpace | None = None
+        self.most = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The most variety seen."""
+        return {"most": self.most}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.most = float(state_dict["most"])
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Get the features ready, and what is compared with, on the first device."""
+        data = data_of(trainer)
+        if self.n and (
+            len(data.collection.listing.classes) < 2 or len(data.validation_images(self.n)[0]) <= NEIGHBOURS
+        ):
+            log.warning("samples are not measured: that takes two classes and %d validation images", NEIGHBOURS + 1)
+            self.n = 0
+        elif self.n and trainer.is_global_zero:
+            self.x, self.y = data.validation_images(self.n)
+            self.space = classifier_features(data.collection, data.cache, pl_module.device)
+            self.real = self.space(self.x)
+            self.variety = vendi_score(self.real)
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure and log; the other callbacks find the figures in `trainer.callback_metrics`.
+
+        Raises:
+            UserError: if a parameter or running statistic is not finite.
+        """
+        assert isinstance(pl_module, VAEGANModule)
+        pl_module.refuse_non_finite(pl_module.model.state_dict())
+        if self.n:
+            # The first device measures and tells the others, since all must log alike.
+            figures = trainer.strategy.broadcast(self._figures(trainer, pl_module) if self.space is not None else {})
+            for name, value in figures.items():
+                pl_module.log(f"validation/{name}", value, sync_dist=True)
+            self.most = max(self.most, figures["variety"])
+            if figures["variety"] < self.COLLAPSED * self.most:
+                self._warn(
+                    trainer,
+                    f"samples have become alike: their variety fell from {self.most:.0%} of that of real images to "
+                    f"{figures['variety']:.0%}; if that stays so, {pl_module.model.AGAINST_COLLAPSE}",
+                )
+        model, metrics = pl_module.model, trainer.callback_metrics
+        decoded = "prior" if "discriminator/cost_prior" in metrics else "reconstruction"
+        for name in ("real", decoded):
+            cost = metrics.get(f"discriminator/cost_{name}")
+            if cost is not None and float(cost) < self.WON and model.costs_in_nats:
+                self._warn(
+                    trainer,
+                    f"the discriminator has won (its cost of {name} images is {float(cost):.4f} nats) and "
+                    f"teaches nothing; {model.AGAINST_DEFEAT}",
+                )
+
+    def _figures(self, trainer: L.Trainer, pl_module: VAEGANModule) -> dict[str, float]:
+        assert self.space is not None
+        networks, device = pl_module.model.in_use.eval(), pl_module.device
+        x = self.x.to(next(networks.parameters()).dtype)
+        with torch.autocast(device.type, torch.bfloat16, enabled="bf16" in str(trainer.precision)):
+            samples = from_prior(networks, len(x), self.y, torch.Generator().manual_seed(self.seed), device).float()
+            means = None
+            if "encoder" in networks.names:
+                means = in_batches(lambda x, y: networks.encoder(x, y)[0], x, self.y, device, "encoding").float()
+        networks.train()
+        features = self.space(samples)
+        figures = {
+            "kid": kernel_distance(self.real, features),
+            "coverage": manifold(self.real, features).coverage,
+            "variety": vendi_score(features) / self.variety,
+        }
+        if means is not None:
+            figures["active_dimensions"] = float((means.var(0) > self.ACTIVE).sum())
+        return figures
+
+    @rank_zero_only
+    def _warn(self, trainer: L.Trainer, message: str) -> None:
+        log.warning("epoch %d: %s", trainer.current_epoch + 1, message)
