@@ -14,7 +14,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from vaegan_pl.cli.train import refuse_unsupported
+from vaegan_pl.cli.checks import check_unsupported
 from vaegan_pl.errors import UserError
 from vaegan_pl.storage.outputs import claim
 
@@ -34,7 +34,7 @@ def benchmark(config: DictConfig) -> None:
     """Time the step against a naive loop and in each precision, then a whole epoch; write a table, JSON and a chart."""
     if config.rounds < 1:
         raise UserError(f"rounds={config.rounds}: must be at least 1")
-    refuse_unsupported(config)
+    check_unsupported(config)
     from hydra.utils import instantiate
 
     from vaegan_pl.benchmark import epoch, paired

@@ -190,7 +190,7 @@ def _keep_paths(config: DictConfig) -> None:
             OmegaConf.update(config, key, str(started_in / value))
 
 
-def refuse_seed(seed: int) -> None:
+def check_seed(seed: int) -> None:
     """Refuse what NumPy takes for no seed.
 
     Raises:

@@ -22,14 +22,14 @@ def evaluate(config: DictConfig) -> None:
     for name, least in (("n", 6), ("seeds", 0)):
         if config[name] < least:
             raise UserError(f"{name}={config[name]}: must be at least {least}")
-    commands.refuse_seed(config.seed)
+    commands.check_seed(config.seed)
     if config.features not in ("classifier", "inception"):
         raise UserError(f"features={config.features}: must be classifier or inception")
     from hydra.utils import instantiate
 
     from vaegan_pl.evaluation import evaluation
     from vaegan_pl.evaluation.features import classifier_features, inception_features
-    from vaegan_pl.evaluation.reference import Reference, refuse_strangers
+    from vaegan_pl.evaluation.reference import Reference, check_strangers
     from vaegan_pl.hardware import pick_device, prepare_cpu
     from vaegan_pl.model import weights
     from vaegan_pl.report import evaluation_report as report
@@ -47,7 +47,7 @@ def evaluate(config: DictConfig) -> None:
     data: ImageFolders = instantiate(config.data, _convert_="all")
     data.prepare_data()
     for path, model in models.items():
-        refuse_strangers(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
+        check_strangers(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
     if config.features == "inception":
         file = None if config.inception_weights is None else Path(str(config.inception_weights))
         space = inception_features(device, file)

@@ -31,7 +31,7 @@ def latent(config: DictConfig) -> None:
     for name, least in (("n", 1), ("frames", 2), ("columns", 2)):
         if config[name] < least:
             raise UserError(f"{name}={config[name]}: must be at least {least}")
-    commands.refuse_seed(config.seed)
+    commands.check_seed(config.seed)
     if not math.isfinite(config.strength):
         raise UserError(f"strength={config.strength}: must be a finite number, such as 1")
     from vaegan_pl.hardware import pick_device

@@ -33,7 +33,7 @@ def sample(config: DictConfig) -> None:
         raise UserError(f"{'n_per_class' if by_class else 'n'}={n}: must be a whole number of at least 1")
     if by_class and config.label is not None:
         raise UserError("label, n_per_class: take one of them; n_per_class draws every class")
-    commands.refuse_seed(config.seed)
+    commands.check_seed(config.seed)
     if not 0 <= config.temperature < math.inf:
         raise UserError(f"temperature={config.temperature}: must be a number of at least 0; 1 draws as trained")
     import torch
@@ -69,7 +69,7 @@ def sample(config: DictConfig) -> None:
     if config.audit:
         data: ImageFolders = instantiate(config.data, _convert_="all")
         data.prepare_data()
-        reference.refuse_strangers(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
+        reference.check_strangers(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
         detector, calibration = reference.copy_audit(data.collection, device)
         facts["audit"] = {**vars(calibration), "rejected": {}}
 

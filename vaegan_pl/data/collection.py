@@ -198,7 +198,7 @@ def collect(
         )
     paths = [file.path for file in listing.files]
     prepared = prepare(root, paths, decoding, cache)
-    _refuse_unreadable(paths, prepared.unreadable, max_unreadable)
+    _check_unreadable(paths, prepared.unreadable, max_unreadable)
     readable = np.array([bool(key) for key in prepared.keys])
     groups = np.where(readable, prepared.pairs.groups(len(paths)), -1).astype(np.int32)
     labels = np.array([file.label for file in listing.files])
@@ -210,7 +210,7 @@ def collect(
         patients = _patients(root, paths, splitting.patient)
         split = by_group(groups, labels, patients, prepared.keys, sizes, shares, splitting.copies, splitting.seed)
     collection = Collection(root, listing, decoding, prepared, groups, splitting, split)
-    _refuse_empty(collection)
+    _check_empty(collection)
     return collection
 
 
@@ -228,7 +228,7 @@ def _patients(root: Path, paths: Sequence[Path], pattern: str | None) -> list[st
     return found
 
 
-def _refuse_unreadable(paths: Sequence[Path], unreadable: Mapping[int, str], allowed: float) -> None:
+def _check_unreadable(paths: Sequence[Path], unreadable: Mapping[int, str], allowed: float) -> None:
     if len(unreadable) > allowed * len(paths):
         shown = list(unreadable.items())[:_NAMED]
         raise UserError(
@@ -239,7 +239,7 @@ def _refuse_unreadable(paths: Sequence[Path], unreadable: Mapping[int, str], all
         )
 
 
-def _refuse_empty(collection: Collection) -> None:
+def _check_empty(collection: Collection) -> None:
     how = collection.splitting
     for split in SPLITS:
         if split == "test" and not collection.split.groups[split]:

@@ -258,7 +258,7 @@ class Reference:
         return usefulness.judge(classifiers, images.to(self.device))
 
 
-def refuse_strangers(path: Path, model: SavedModel, source: Source, image_size: int, aspect_ratio: str) -> None:
+def check_strangers(path: Path, model: SavedModel, source: Source, image_size: int, aspect_ratio: str) -> None:
     """Stop where images, or their shares, are not those that a model was trained on: its figures would mean nothing.
 
     Args:

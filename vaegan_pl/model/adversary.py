@@ -258,7 +258,7 @@ class Adversary(nn.Module):
         """What the decoder descends for its images."""
         return torch.stack([self.game.decoder(logits) for logits in fakes]).sum()
 
-    def refuse_gate(self, gate: object) -> None:
+    def check_gate(self, gate: object) -> None:
         """Stop a gate that cannot weigh the costs of this game, or would drop the penalties that are due.
 
         Raises:
@@ -271,7 +271,7 @@ class Adversary(nn.Module):
                 "model.gate: may rest the discriminator where its penalty is due; take model.adversary.r1=0"
             )
 
-    def refuse_batch_norm(self, networks: Networks) -> None:
+    def check_batch_norm(self, networks: Networks) -> None:
         """Stop R1 on a discriminator whose logit of an image depends on the other images of the batch.
 
         Raises:

@@ -20,11 +20,11 @@ from vaegan_pl.model.generative import EquilibriumGate, GenerativeModel, Step, d
 from vaegan_pl.model.losses import (
     Prior,
     Sigma,
+    check_sigma,
     feature_likelihood,
     in_deviations,
     kl_divergence,
     pixel_likelihood,
-    refuse_sigma,
 )
 from vaegan_pl.model.networks import Labels, Networks
 
@@ -99,15 +99,15 @@ class VAEGAN(GenerativeModel):
             if value not in known:
                 raise ValueError(f"model.{name}={value}: must be one of {', '.join(known)}")
         if sigma is not None:
-            refuse_sigma(sigma)
+            check_sigma(sigma)
         if gate is not None and not isinstance(gate, EquilibriumGate):
             raise ValueError(f"model.gate={gate}: take model/gate=equilibrium (with a slash), or model.gate=null")
         if gate is not None and not adversarial:
             raise ValueError(
                 "model.gate: weighs decoder against discriminator; take model.adversarial=true, or no gate"
             )
-        adversary.refuse_gate(gate)
-        adversary.refuse_batch_norm(networks)
+        adversary.check_gate(gate)
+        adversary.check_batch_norm(networks)
         self.gamma = gamma
         self.similarity_layer = similarity_layer
         self.normalised_similarity = normalised_similarity

@@ -7,7 +7,7 @@ from vaegan_pl.errors import check_part
 from vaegan_pl.model.adversary import Adversary
 from vaegan_pl.model.batch import Batch, Noise
 from vaegan_pl.model.generative import GenerativeModel, Step, detached
-from vaegan_pl.model.losses import Prior, Sigma, kl_divergence, pixel_likelihood, refuse_sigma
+from vaegan_pl.model.losses import Prior, Sigma, check_sigma, kl_divergence, pixel_likelihood
 from vaegan_pl.model.networks import Networks
 
 
@@ -30,7 +30,7 @@ class VAE(GenerativeModel):
 
     def __init__(self, networks: Networks, sigma: Sigma, prior: Prior, ema: float | None) -> None:
         super().__init__(networks, ema)
-        refuse_sigma(sigma)
+        check_sigma(sigma)
         check_part("model.prior", prior, Prior)
         self.sigma = sigma
         self.prior = prior
@@ -75,7 +75,7 @@ class GAN(GenerativeModel):
     def __init__(self, networks: Networks, adversary: Adversary, ema: float | None) -> None:
         super().__init__(networks, ema)
         check_part("model.adversary", adversary, Adversary)
-        adversary.refuse_batch_norm(networks)
+        adversary.check_batch_norm(networks)
         self.adversary = adversary
         self.costs_in_nats = adversary.in_nats
         self.uniform = adversary.uniform

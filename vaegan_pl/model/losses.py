@@ -108,7 +108,7 @@ def in_deviations(
 Sigma = float | Literal["learned"]
 
 
-def refuse_sigma(sigma: object) -> None:
+def check_sigma(sigma: object) -> None:
     """Stop a deviation that `pixel_likelihood` cannot take.
 
     Raises:

@@ -4,7 +4,8 @@ import errno
 import logging
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -60,6 +61,21 @@ def lock(directory: Path, until: float = 0.0) -> int | None:
             os.close(held)
             return None
         return held
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a run's directory against other processes meanwhile; see `lock`.
+
+    Raises:
+        UserError: if another process holds it.
+    """
+    held = lock(directory)
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
 
 
 def is_held(directory: Path) -> bool:

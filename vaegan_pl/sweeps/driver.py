@@ -164,7 +164,7 @@ def _searches(hydra: HydraConf | DictConfig) -> bool:
     return "BasicSweeper" not in hydra.sweeper._target_
 
 
-def refuse_others(directory: Path, before: Sequence[str], now: Sequence[str], more: tuple[str, ...] = ()) -> None:
+def check_others(directory: Path, before: Sequence[str], now: Sequence[str], more: tuple[str, ...] = ()) -> None:
     """Stop where options that make another run differ.
 
     Args:
@@ -407,7 +407,7 @@ def _plan(config: DictConfig, directory: Path) -> Plan:
     if _searches(config.hydra):
         if before is not None:
             earlier, later = ([o for o in options if not _is_swept(o)] for options in (before.options, now))
-            refuse_others(directory, earlier, later, OF_A_SEARCH)
+            check_others(directory, earlier, later, OF_A_SEARCH)
         return Plan(now, objective, config.hydra.sweeper.get("n_trials"))
     params = [f"{name}={value}" for name, value in (config.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())

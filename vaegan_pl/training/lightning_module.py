@@ -160,7 +160,7 @@ class VAEGANModule(L.LightningModule):
                     self.log(f"gate/{name}", float(name not in rested))
             if self.on_nan == "skip":
                 self.log("skipped_batches", float(self.skipped))
-            self.refuse_lost()
+            self.check_losses()
 
     def _gradients(self, batch: Batch, noise: Noise) -> tuple[Step, Tensor, bool]:
         """The gradients of a batch, what of them is finite, and whether a CUDA graph was replayed for them."""
@@ -246,7 +246,7 @@ class VAEGANModule(L.LightningModule):
             self.skipped_in_a_row = 0
             return False
         if self.skipped_in_a_row >= MOST_SKIPPED:
-            self.refuse_lost()
+            self.check_losses()
         for buffer, before in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(before)
         self.watch.forget()
@@ -256,7 +256,7 @@ class VAEGANModule(L.LightningModule):
             log.warning("batch %d is skipped, %d so far: %s not finite", number + 1, self.skipped, ", ".join(lost[1]))
         return True
 
-    def refuse_lost(self) -> None:
+    def check_losses(self) -> None:
         """Stop a run in which a loss or gradient was not finite; its batch's files are named in the run's directory.
 
         Raises:
@@ -280,13 +280,13 @@ class VAEGANModule(L.LightningModule):
             "set on_nan=skip"
         )
 
-    def refuse_non_finite(self, tensors: Mapping[str, Tensor]) -> None:
+    def check_finite(self, tensors: Mapping[str, Tensor]) -> None:
         """Stop a run whose numbers are lost.
 
         Raises:
             UserError: if a loss or gradient was, or a tensor holds NaN or infinity; names it.
         """
-        self.refuse_lost()
+        self.check_losses()
         for name, value in tensors.items():
             if not value.isfinite().all():
                 raise UserError(
@@ -301,7 +301,7 @@ class VAEGANModule(L.LightningModule):
         Raises:
             UserError: if numbers were lost, so that an earlier checkpoint stays.
         """
-        self.refuse_non_finite(self.model.state_dict())
+        self.check_finite(self.model.state_dict())
         checkpoint["skipped"] = self.skipped
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -271,7 +271,7 @@ class WandB(WandbLogger):
         import wandb
 
         if mode != "offline":
-            _refuse_settings_of(Path(self.save_dir or "."))
+            _check_settings_of(Path(self.save_dir or "."))
             # W&B reports on itself to its server, and would tell of each report that was not taken.
             logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         # `anonymous` makes W&B warn; `resume` lets `wandb sync` number the steps of several parts of a run as one.
@@ -365,7 +365,7 @@ def _end_service() -> None:
     os.environ.pop("WANDB_SERVICE", None)
 
 
-def _refuse_settings_of(directory: Path) -> None:
+def _check_settings_of(directory: Path) -> None:
     """Stop where W&B would read settings that came with a run: they say where the user's key is sent.
 
     W&B reads those of the working directory. They may be the user's own, and name a project; whatever else they hold

@@ -52,7 +52,7 @@ class ModelFile(L.Callback):
             UserError: if a parameter or running statistic is not finite; the earlier files stay.
         """
         assert isinstance(pl_module, VAEGANModule)
-        pl_module.refuse_non_finite(pl_module.model.state_dict())
+        pl_module.check_finite(pl_module.model.state_dict())
         self._save(trainer, pl_module)
 
     @rank_zero_only

@@ -72,7 +72,7 @@ class Quality(L.Callback):
             UserError: if a parameter or running statistic is not finite.
         """
         assert isinstance(pl_module, VAEGANModule)
-        pl_module.refuse_non_finite(pl_module.model.state_dict())
+        pl_module.check_finite(pl_module.model.state_dict())
         if self.n:
             # The first device measures and tells the others, since all must log alike.
             figures = trainer.strategy.broadcast(self._figures(trainer, pl_module) if self.space is not None else {})

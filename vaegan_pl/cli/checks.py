@@ -1,0 +1,137 @@
+"""What is checked before a model is trained: options at odds, paths in the way, memory, classes and devices."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from vaegan_pl.cli import build, commands
+from vaegan_pl.data.folders import list_images
+from vaegan_pl.errors import UserError
+from vaegan_pl.runs import layout
+
+if TYPE_CHECKING:
+    import lightning as L
+
+OUTPUTS = ("directory", "path", "best", "picture")
+"""Options of loggers and callbacks that say where something is written."""
+
+BYTES_PER_PARAMETER = 12
+"""Of a float32 parameter, its gradient and one number of its optimizer."""
+
+
+def check_unsupported(config: DictConfig) -> None:
+    """Stop, before anything is read or written, what would fail or mislead later.
+
+    Raises:
+        UserError: for options out of range or at odds with each other.
+    """
+    for name, instead in commands.OF_AUTOMATIC_OPTIMIZATION.items():
+        if config.trainer.get(name) not in (None, 1 if name == "accumulate_grad_batches" else None):
+            raise UserError(f"trainer.{name}: has no effect, because this project uses manual optimization; {instead}")
+    if str(config.trainer.strategy) not in ("auto", "ddp"):
+        raise UserError(f"trainer.strategy={config.trainer.strategy}: is not supported; take trainer.strategy=ddp")
+    networks = config.model.networks
+    if config.trainer.max_epochs == 0 or config.trainer.max_steps == 0:
+        raise UserError("trainer.max_epochs and trainer.max_steps: 0 would train nothing; take at least 1")
+    commands.check_seed(config.seed)
+    if networks.image_size != config.data.image_size or networks.image_channels != 1:
+        raise UserError("model.networks: must take grey images of data.image_size; set data.image_size alone")
+    if "phantom_seed" not in config.data:  # phantoms are drawn when nothing else is wrong
+        classes = None if config.data.classes is None else [str(name) for name in config.data.classes]
+        aliases = {str(alias): str(name) for alias, name in (config.data.aliases or {}).items()}
+        list_images(Path(str(config.data.root)), classes, aliases)
+
+
+def check_outputs(config: DictConfig, directory: Path) -> None:
+    """Refuse a new run whose loggers or callbacks would write over files outside of its directory.
+
+    Raises:
+        UserError: if there is such a file.
+    """
+    parts = {**(config.get("callbacks") or {}), "csv": OmegaConf.select(config, "logger.csv")}
+    for options in filter(OmegaConf.is_dict, parts.values()):
+        for path in (Path(str(options[name])) for name in OUTPUTS if options.get(name)):
+            if path.resolve().is_relative_to(directory.resolve()):
+                continue
+            if path.is_dir():
+                layout.check_free(path, layout.PICTURES)
+            elif path.exists() or path.is_symlink():
+                raise UserError(f"{path}: is in the way of a file that a run writes; choose another path")
+
+
+def check_memory(config: DictConfig) -> None:
+    """Refuse networks that do not fit into this machine's memory, before any is allocated.
+
+    Raises:
+        UserError: if they do not fit.
+    """
+    import torch
+
+    from vaegan_pl.hardware import total_memory
+
+    with torch.device("meta"):
+        model = build.model_and_optimizers(config)[0]
+    n = sum(parameter.numel() for parameter in model.networks.parameters())
+    needed, there = n * BYTES_PER_PARAMETER, total_memory()
+    if needed > there:
+        raise UserError(
+            f"model.networks: {n:,} parameters take {needed / 2**30:,.0f} GiB to train, and this machine has "
+            f"{there / 2**30:,.0f}; take smaller networks"
+        )
+
+
+def check_unused(overrides: list[str], unused: set[str]) -> None:
+    """Refuse an option of the optimizer of a network that the model does not have.
+
+    Raises:
+        UserError: for such an option.
+    """
+    for override in overrides:
+        for name in unused:
+            if override.lstrip("+").startswith(f"optimizer.{name}."):
+                raise UserError(f"{override}: this model has no {name}; leave the option out")
+
+
+def check_classes(conditional: int, classes: list[str]) -> None:
+    """Refuse conditional networks with a different number of classes than the data has.
+
+    Raises:
+        UserError: if the numbers differ.
+    """
+    if conditional not in (0, len(classes)):
+        raise UserError(
+            f"model.networks.classes={conditional}: the images have {len(classes)} classes ({', '.join(classes)}); "
+            f"set model.networks.classes={len(classes)}"
+        )
+
+
+def check_devices(trainer: "L.Trainer") -> None:
+    """Stop, before anything is written, where several devices would train something else than was asked for.
+
+    Raises:
+        UserError: for several devices in a sweep, and for more or fewer processes of torchrun or Slurm than devices.
+    """
+    from lightning.pytorch.strategies import ParallelStrategy
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from vaegan_pl.hardware import started_together
+
+    others = started_together() > 1 or rank_zero_only.rank > 0  # type: ignore[attr-defined]
+    if trainer.world_size == 1 and others:
+        raise UserError("several processes were started, for one device; set trainer.devices and trainer.strategy=ddp")
+    if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError(
+            f"trainer.devices: {trainer.world_size} devices do not work in a sweep (--multirun), whose jobs share one "
+            "process; take trainer.devices=1, or start each run by itself"
+        )
+    launcher = trainer.strategy.cluster_environment if isinstance(trainer.strategy, ParallelStrategy) else None
+    if launcher is not None:
+        try:
+            launcher.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
+        except ValueError as error:
+            raise UserError(
+                f"trainer.devices={trainer.num_devices} on each of {trainer.num_nodes} nodes: {error}"
+            ) from error

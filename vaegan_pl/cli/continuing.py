@@ -1,0 +1,73 @@
+"""Runs that are continued: the checkpoint to start from, and what happens if it cannot be restored."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from vaegan_pl.cli import build
+from vaegan_pl.errors import UserError
+from vaegan_pl.storage.files import printable
+
+if TYPE_CHECKING:
+    from vaegan_pl.training.callbacks import RunDirectory
+
+log = logging.getLogger(__name__)
+
+Checkpoint = tuple[Path, dict[str, Any]]
+"""Its file and its contents."""
+
+
+def checkpoint_of(directory: Path, config: DictConfig) -> Checkpoint | None:
+    """The checkpoint to continue a run from; None if the run was stopped before its first.
+
+    Raises:
+        UserError: if the run is finished and its limits stand as they were, its checkpoint is gone, or does not fit.
+    """
+    import torch
+
+    from vaegan_pl.sweeps.jobs import METRICS, read_series
+    from vaegan_pl.training.checkpoints import check_fits, limits_reached, newest
+
+    if (directory / METRICS).exists():
+        read_series(directory / METRICS)
+    found = newest(directory / "checkpoints")
+    if found is None:
+        for made in sorted(directory.glob("vae_gan_model*.pth")):
+            raise UserError(
+                f"resume={directory}: holds no checkpoint to resume from, and training again would overwrite "
+                f"{made.name}; start a new run"
+            )
+        log.warning("%s was stopped before its first checkpoint; it starts again from the beginning", config.resume)
+        return None
+    path, content = found
+    limits = limits_reached(content)
+    if limits is not None and all(config.trainer[name] == value for name, value in limits.items()):
+        ended = ", ".join(f"trainer.{name}={value}" for name, value in limits.items() if value not in (None, -1))
+        raise UserError(
+            f"resume={config.resume}: is finished, after {content['global_step']} batches; raise {ended} to go on"
+        )
+    if config.optimizer.schedule is not None and limits and limits["max_epochs"] != config.trainer.max_epochs:
+        log.warning("optimizer.schedule now spans the longer run: the learning rates rise again before they decay")
+    with torch.device("meta"):
+        module = build.module(config)
+        check_fits(path, content, module, module.model.NETWORKS)
+    return found
+
+
+@contextmanager
+def restoring(found: Checkpoint | None, run: "RunDirectory") -> Iterator[None]:
+    """Report a checkpoint that Lightning cannot restore in one message, leaving the run's directory unchanged.
+
+    Raises:
+        UserError: if it cannot be restored.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        if found is None or run.started:
+            raise
+        raise UserError(f"{found[0]}: cannot be restored ({type(error).__name__}: {printable(error)[:200]})") from error
