@@ -439,7 +439,7 @@ def test_the_guard_looks_at_the_best_model_and_at_the_last(
     def draw(model: SavedModel, n: int, *_: object) -> torch.Tensor:
         return (train_images if drawn[model.training["batches"]] == "copies" else noise)[:n]
 
-    monkeypatch.setattr("vaegan_pl.evaluation.reference.from_model", draw)
+    monkeypatch.setattr(SavedModel, "sample", draw)
     assert driver._copies(tmp_path, config) == expected
 
 

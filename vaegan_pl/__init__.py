@@ -1,3 +1,16 @@
 """Train, sample and use the VAE/GAN of Larsen et al. (arXiv 1512.09300) on folders of MRI slices."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vaegan_pl.model.weights import SavedModel
+
 __version__ = "0.1.0"
+
+
+def load(path: "str | Path") -> "SavedModel":
+    """Open a model file, `vae_gan_model.pth`, without executing anything in it; see `vaegan_pl.model.weights.load`."""
+    from vaegan_pl.model import weights  # torch takes seconds to import
+
+    return weights.load(path)

@@ -1,7 +1,6 @@
 """Running the networks of a saved model, with a progress bar."""
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,36 +16,10 @@ from vaegan_pl.data.images import fit as fit_image
 from vaegan_pl.errors import UserError
 from vaegan_pl.model.mixtures import ClassMixtures, draw_posteriors, fit
 from vaegan_pl.model.networks import Networks
+from vaegan_pl.model.running import in_batches
 from vaegan_pl.model.weights import SavedModel
 
 log = logging.getLogger(__name__)
-
-AT_ONCE = 64
-
-
-@torch.inference_mode()
-def in_batches(
-    network: Callable[..., Tensor], inputs: Tensor, y: Tensor | None, device: torch.device, description: str
-) -> Tensor:
-    """Outputs for all inputs, computed in batches of `AT_ONCE` on `device` and gathered on the CPU.
-
-    Args:
-        network: takes a batch of the inputs and of `y`.
-        inputs: images or latents.
-        y: their classes, which conditional networks need and others disregard; None for none.
-        device: what computes.
-        description: of the progress bar.
-
-    Raises:
-        UserError: if an output is not finite.
-    """
-    xs = inputs.split(AT_ONCE)
-    pairs = list(zip(xs, [None] * len(xs) if y is None else y.split(AT_ONCE), strict=True))
-    batches = tqdm(pairs, description, unit="batch", leave=False)
-    outputs = torch.cat([network(x.to(device), y if y is None else y.to(device)).cpu() for x, y in batches])
-    if not outputs.isfinite().all():
-        raise UserError(f"{description}: the model outputs NaN or infinity; it is damaged, or its training diverged")
-    return outputs
 
 
 def from_prior(
@@ -55,23 +28,6 @@ def from_prior(
     """Decode `n` draws from the prior N(0, I), of classes `y` where the networks are conditional."""
     z = torch.randn(n, networks.latent_dim, generator=generator).to(next(networks.parameters()).dtype)
     return in_batches(networks.decoder, z, y, device, "sampling")
-
-
-def from_model(
-    model: SavedModel,
-    n: int,
-    label: str | None,
-    generator: torch.Generator,
-    device: torch.device,
-    temperature: float = 1.0,
-) -> Tensor:
-    """Decode `n` draws; see `SavedModel.draw`.
-
-    Raises:
-        UserError: as that does.
-    """
-    z, y = model.draw(n, label, generator, temperature)
-    return in_batches(model.networks.decoder, z, y, device, f"sampling {label or ''}".strip())
 
 
 def class_mixtures(networks: Networks, collection: Collection, device: torch.device) -> ClassMixtures:

@@ -12,7 +12,7 @@ from vaegan_pl.data.datamodule import ImageFolders, images_of
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation import classifier, features
 from vaegan_pl.evaluation.features import classifier_features, held_out_images, inception_features
-from vaegan_pl.inference import in_batches
+from vaegan_pl.model.running import in_batches
 
 CPU = torch.device("cpu")
 NO_CHANGE = Augmentation(horizontal_flip=0, shift=0, brightness=0, contrast=0)

@@ -249,7 +249,7 @@ def test_the_guard_of_sweeps_sees_a_model_that_draws_training_images(
     split = SimpleNamespace(images=lambda _: "train")
     monkeypatch.setattr(reference, "held_out_images", lambda _: range(held_out))
     monkeypatch.setattr(reference, "images_of", lambda _, which: images["train" if which == "train" else "held out"])
-    monkeypatch.setattr(reference, "from_model", lambda _, n, *__: images[drawn][:n])
-    model = SimpleNamespace(networks=SimpleNamespace(to=lambda _: None), knows_classes=False)
+    nowhere = SimpleNamespace(to=lambda _: None)
+    model = SimpleNamespace(networks=nowhere, knows_classes=False, sample=lambda n, *_: images[drawn][:n])
     found = audit_of(model, SimpleNamespace(split=split), 60, 0, CPU)  # type: ignore[arg-type]
     assert found == verdict

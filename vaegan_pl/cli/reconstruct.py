@@ -18,22 +18,19 @@ def reconstruct(config: DictConfig) -> None:
     output = Path(str(config.output))
     earlier = claim(output, r"reconstruction_\d{5,}_.*\.png", config.overwrite)
     claim(output, r"grid\.png", config.overwrite)
-    import torch
     from torchmetrics.functional.image import peak_signal_noise_ratio
     from tqdm import tqdm
 
     from vaegan_pl.hardware import pick_device
-    from vaegan_pl.inference import in_batches, read_images
+    from vaegan_pl.inference import read_images
     from vaegan_pl.model import weights
     from vaegan_pl.report.pictures import pairs, save_png, single
 
-    model = weights.load(Path(str(config.weights)))
-    device = pick_device(config.accelerator)
-    label = model.label_for_encoding(config.label)
-    networks = model.networks.to(device)
+    model = weights.load(Path(str(config.weights))).to(pick_device(config.accelerator))
+    label = None if config.label is None else str(config.label)
+    model.label_for_encoding(label)  # before images are read
     names, x = read_images(Path(str(config.images)), model)
-    y = None if label is None else torch.full((len(x),), label)
-    x_tilde = in_batches(lambda x, y: networks.decoder(networks.encoder(x, y)[0], y), x, y, device, "reconstructing")
+    x_tilde = model.reconstruct(x, label)
     provenance = f"reconstruction; trained on {model.trained_on['caption']}"
     written = [output / f"reconstruction_{i:05d}_{name}.png" for i, name in enumerate(names)]
     for path, image in zip(tqdm(written, "writing images", unit="image", leave=False), x_tilde, strict=True):

@@ -43,7 +43,6 @@ def sample(config: DictConfig) -> None:
     from vaegan_pl.data.phantoms import PHANTOM_MARKER, is_phantoms
     from vaegan_pl.evaluation import privacy, reference
     from vaegan_pl.hardware import pick_device
-    from vaegan_pl.inference import from_model
     from vaegan_pl.model import weights
     from vaegan_pl.report import provenance
     from vaegan_pl.report.pictures import grid, save_png, single
@@ -76,9 +75,7 @@ def sample(config: DictConfig) -> None:
     shown, written = [], []
     for label, folder in folders.items():
         name = label or "sample"
-        drawn = partial(
-            from_model, model, label=label, generator=generator, device=device, temperature=config.temperature
-        )
+        drawn = partial(model.sample, label=label, seed=generator, temperature=config.temperature)
         if config.audit:
             images, rejected = privacy.without_copies(drawn, n, detector, calibration.threshold)
             facts["audit"]["rejected"][name] = rejected

@@ -17,8 +17,8 @@ from vaegan_pl.evaluation.privacy import Audit
 from vaegan_pl.evaluation.reconstruction import quality
 from vaegan_pl.evaluation.reference import Levels, Reference, as_saved
 from vaegan_pl.evaluation.usefulness import Labelled, Trial
-from vaegan_pl.inference import from_model, in_batches
 from vaegan_pl.model.networks import Labels
+from vaegan_pl.model.running import in_batches
 from vaegan_pl.model.weights import SavedModel
 
 LINES, STEPS = 4, 8
@@ -104,7 +104,7 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, say: Callable[
     device, seed = reference.device, reference.seed
     encodes = "encoder" in model.networks.to(device).names
     say("sampling")
-    samples = {PRIOR: as_saved(from_model(model, reference.n, None, torch.Generator().manual_seed(seed), device))}
+    samples = {PRIOR: as_saved(model.sample(reference.n, None, seed))}
     synthetic = None
     if model.knows_classes:
         synthetic = _labelled_samples(model, reference, seed)
@@ -146,10 +146,7 @@ def _labelled_samples(model: SavedModel, reference: Reference, seed: int) -> Lab
     """As many samples of each class as there are training images of it."""
     counts = torch.bincount(reference.train.labels, minlength=len(reference.classes)).tolist()
     generator = torch.Generator().manual_seed(seed)
-    images = [
-        as_saved(from_model(model, n, name, generator, reference.device))
-        for name, n in zip(reference.classes, counts, strict=True)
-    ]
+    images = [as_saved(model.sample(n, name, generator)) for name, n in zip(reference.classes, counts, strict=True)]
     return Labelled(torch.cat(images), torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
 
 

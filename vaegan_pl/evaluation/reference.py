@@ -23,7 +23,6 @@ from vaegan_pl.evaluation.floor import PrincipalComponents, principal_components
 from vaegan_pl.evaluation.privacy import Calibration, CopyDetector
 from vaegan_pl.evaluation.reconstruction import quality
 from vaegan_pl.evaluation.usefulness import Labelled, Trial
-from vaegan_pl.inference import from_model
 from vaegan_pl.model.networks import Labels
 from vaegan_pl.model.weights import SavedModel
 
@@ -95,7 +94,7 @@ def audit_of(model: SavedModel, collection: Collection, n: int, seed: int, devic
     model.networks.to(device)
     generator = torch.Generator().manual_seed(seed)
     labels = list(model.labels) if model.knows_classes else [None]
-    drawn = [from_model(model, max(1, n // len(labels)), label, generator, device) for label in labels]
+    drawn = [model.sample(max(1, n // len(labels)), label, generator) for label in labels]
     return privacy.audit(detector.nearest(as_saved(torch.cat(drawn))), calibration).verdict
 
 

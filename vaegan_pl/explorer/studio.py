@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vaegan_pl.data.images import UNREADABLE
 from vaegan_pl.errors import UserError
-from vaegan_pl.inference import in_batches, read_image
+from vaegan_pl.inference import read_image
 from vaegan_pl.model.latents import attribute_vector, class_means, evenly, leading_directions, slerp
 from vaegan_pl.model.networks import Labels
 from vaegan_pl.model.weights import SavedModel
@@ -143,9 +143,7 @@ class Studio:
         except UNREADABLE as error:
             reason = str(error).replace(str(path), path.name)
             raise UserError(f"{path.name}: cannot be read ({reason}); give a whole PNG, JPEG, TIFF or DICOM") from error
-        encoder = self.model.networks.encoder
-        y = None if own is None else torch.tensor([own])
-        z = in_batches(lambda x, y: encoder(x, y)[0], x, y, self.device, "encoding")
+        z = self.model.encode(x, None if own is None else torch.tensor([own]))
         return Point(z, label if self.conditional else None, x)
 
     def decoded(self, point: Point) -> Images:
@@ -224,4 +222,4 @@ class Studio:
         return torch.tensor([list(self.model.trained_on["classes"]).index(point.label)])
 
     def _decode(self, z: Tensor, y: Tensor | None) -> Images:
-        return in_batches(self.model.networks.decoder, z, y, self.device, "decoding")
+        return self.model.decode(z, y)

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from vaegan_pl.data.images import ASPECT_RATIOS
 from vaegan_pl.errors import UserError
+from vaegan_pl.model.batch import Images, Latents
 from vaegan_pl.model.mixtures import ClassMixtures, from_plain, to_plain
 from vaegan_pl.model.networks import Networks
+from vaegan_pl.model.running import in_batches
 from vaegan_pl.storage import tensor_files
 from vaegan_pl.storage.files import LONGEST_NAME, RefusedError, printable
 
@@ -99,6 +101,80 @@ class SavedModel:
             given = "label" if label is None else f"label={label}"
             raise UserError(f"{given}: the model is conditional; give the images' class, {' or '.join(classes)}")
         return classes.index(str(label))
+
+    @property
+    def device(self) -> torch.device:
+        """What computes."""
+        return next(self.networks.parameters()).device
+
+    def to(self, device: torch.device | str) -> "SavedModel":
+        """The same model, which computes on a device from now on."""
+        self.networks.to(device)
+        return self
+
+    def sample(
+        self, n: int, label: str | None = None, seed: int | torch.Generator = 0, temperature: float = 1.0
+    ) -> Images:
+        """Decode `n` draws.
+
+        Args:
+            n: how many.
+            label: see `draw`.
+            seed: the seed, or what draws.
+            temperature: see `draw`.
+
+        Returns:
+            Images in [-1, 1], on the CPU, as all methods return them.
+
+        Raises:
+            UserError: as `draw` does, and if the networks give NaN.
+        """
+        generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+        z, y = self.draw(n, label, generator, temperature)
+        return in_batches(self.networks.decoder, z, y, self.device, f"sampling {label or ''}".strip())
+
+    def encode(self, x: Images, label: str | Tensor | None = None) -> Latents:
+        """The posterior means of images.
+
+        Args:
+            x: images in [-1, 1], of the networks' size.
+            label: their class, or class indices, which conditional models need.
+
+        Raises:
+            UserError: as `label_for_encoding` does, and if the networks give NaN.
+        """
+        y = self._indices(label, len(x))
+        return in_batches(lambda x, y: self.networks.encoder(x, y)[0], x, y, self.device, "encoding")
+
+    def decode(self, z: Latents, label: str | Tensor | None = None) -> Images:
+        """The images of latents.
+
+        Args:
+            z: the latents.
+            label: their class, or class indices, which conditional models need.
+
+        Raises:
+            UserError: if a conditional model is not told one of its classes, and if the networks give NaN.
+        """
+        y = self._indices(label, len(z)) if self.networks.classes else None
+        return in_batches(self.networks.decoder, z, y, self.device, "decoding")
+
+    def reconstruct(self, x: Images, label: str | Tensor | None = None) -> Images:
+        """The decoded posterior means of images; see `encode`.
+
+        Raises:
+            UserError: as `encode` does.
+        """
+        y, networks = self._indices(label, len(x)), self.networks
+        return in_batches(
+            lambda x, y: networks.decoder(networks.encoder(x, y)[0], y), x, y, self.device, "reconstructing"
+        )
+
+    def _indices(self, label: str | Tensor | None, n: int) -> Tensor | None:
+        if isinstance(label, Tensor):
+            return label
+        index = self.label_for_encoding(label)
+        return None if index is None else torch.full((n,), index)
 
     def draw_classes(self, n: int, generator: torch.Generator) -> Tensor:
         """Class indices of `n` images, drawn as often as the classes were trained on."""
@@ -196,13 +272,14 @@ def _shape(module: nn.Module) -> tuple[str, dict[str, tuple[int, ...]]]:
     return _kind(module), {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-def load(path: Path) -> SavedModel:
+def load(path: str | Path) -> SavedModel:
     """Read a model file without executing anything in it.
 
     Raises:
         OSError: if the file cannot be opened.
         UserError: if the file is missing, damaged, not written by this project, of a newer format, or holds code.
     """
+    path = Path(path)
     if path.is_dir():
         raise UserError(f"weights={path}: is a folder; give the vae_gan_model.pth in it")
     if not path.exists():

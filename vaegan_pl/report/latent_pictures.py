@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from vaegan_pl.errors import UserError
-from vaegan_pl.inference import in_batches, read_images
+from vaegan_pl.inference import read_images
 from vaegan_pl.model.latents import attribute_vector, class_means, evenly, loop, slerp
 from vaegan_pl.model.weights import SavedModel
 from vaegan_pl.report.pictures import grid, save_png
@@ -164,13 +164,12 @@ class Guide:
         return self._decode(slerp(start, end, torch.linspace(0, 1, self.frames)).transpose(0, 1), y)
 
     def _encode(self, x: Images, y: Tensor | None) -> Tensor:
-        networks = self.model.networks
-        return in_batches(lambda x, y: networks.encoder(x, y)[0], x, y, self.device, "encoding")
+        return self.model.encode(x, y)
 
     def _decode(self, z: Float[Tensor, "frame tile latent"], y: Tensor | None) -> Tensor:
         frames, tiles = z.shape[:2]
         every = None if y is None else y.repeat(frames)
-        images = in_batches(self.model.networks.decoder, z.flatten(0, 1), every, self.device, "decoding")
+        images = self.model.decode(z.flatten(0, 1), every)
         by_frame: Tensor = images.unflatten(0, (frames, tiles))
         return by_frame
 

@@ -10,7 +10,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from vaegan_pl.evaluation.diversity import NEIGHBOURS, manifold, vendi_score
 from vaegan_pl.evaluation.features import FeatureSpace, classifier_features
 from vaegan_pl.evaluation.fidelity import kernel_distance
-from vaegan_pl.inference import from_prior, in_batches
+from vaegan_pl.inference import from_prior
+from vaegan_pl.model.running import in_batches
 from vaegan_pl.training.callbacks.common import data_of
 from vaegan_pl.training.lightning_module import VAEGANModule
 

@@ -1,0 +1,36 @@
+"""Running networks on more than one batch, with a progress bar."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vaegan_pl.errors import UserError
+
+AT_ONCE = 64
+
+
+@torch.inference_mode()
+def in_batches(
+    network: Callable[..., Tensor], inputs: Tensor, y: Tensor | None, device: torch.device, description: str
+) -> Tensor:
+    """Outputs for all inputs, computed in batches of `AT_ONCE` on `device` and gathered on the CPU.
+
+    Args:
+        network: takes a batch of the inputs and of `y`.
+        inputs: images or latents.
+        y: their classes, which conditional networks need and others disregard; None for none.
+        device: what computes.
+        description: of the progress bar.
+
+    Raises:
+        UserError: if an output is not finite.
+    """
+    xs = inputs.split(AT_ONCE)
+    pairs = list(zip(xs, [None] * len(xs) if y is None else y.split(AT_ONCE), strict=True))
+    batches = tqdm(pairs, description, unit="batch", leave=False)
+    outputs = torch.cat([network(x.to(device), y if y is None else y.to(device)).cpu() for x, y in batches])
+    if not outputs.isfinite().all():
+        raise UserError(f"{description}: the model outputs NaN or infinity; it is damaged, or its training diverged")
+    return outputs
