@@ -10,20 +10,26 @@ import lightning as L
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
 
+from vaegan_pl.cli import build
 from vaegan_pl.cli.commands import CONFIG_DIRECTORY
+from vaegan_pl.cli.train import train
 from vaegan_pl.console import begin_log
 from vaegan_pl.data.augmentation import Augmentation
 from vaegan_pl.data.datamodule import ImageFolders, PhantomFolders
 from vaegan_pl.model.generative import EquilibriumGate, GenerativeModel
+from vaegan_pl.storage import tensor_files
 from vaegan_pl.training.lightning_module import VAEGANModule
 
+from .conftest import SMALL
+
 FILES = sorted(str(p.relative_to(CONFIG_DIRECTORY).with_suffix("")) for p in CONFIG_DIRECTORY.glob("*/**/*.yaml"))
-GROUPS = [file for file in FILES if not file.startswith(("experiment/", "hydra/"))]
+GROUPS = [file for file in FILES if not file.startswith(("experiment/", "debug/", "hydra/"))]
 LOGGING = [Path(file).name for file in FILES if file.startswith("hydra/job_logging/")]
 
 
@@ -38,11 +44,18 @@ def test_every_option_of_every_group_composes_and_builds(option: str, tmp_path: 
     config = composed(f"{group}={choice}", f"directory={tmp_path}", f"output_root={tmp_path}", "data.root=/data")
     node = config[group.split("/")[0]]
     if group == "logger":  # W&B starts its run when it is first used, not when it is built
-        assert isinstance(instantiate(node)["csv"], CSVLogger)
+        made = instantiate(node)
+        assert not made if choice == "none" else isinstance(made["csv"], CSVLogger)
     elif group == "trainer":
-        assert isinstance(instantiate(node, precision="32-true", logger=False, enable_checkpointing=False), L.Trainer)
+        config.trainer.precision = "32-true"
+        if node.accelerator == "gpu" and not torch.cuda.is_available():
+            with pytest.raises(InstantiationException, match="No supported gpu backend"):
+                build.trainer(config, [])
+        else:
+            assert isinstance(build.trainer(config, []), L.Trainer)
     elif group == "callbacks":
         assert all(isinstance(callback, L.Callback) for callback in instantiate(node).values())
+        assert bool(node) == (choice != "none")
     elif group == "data":
         assert isinstance(instantiate(node), ImageFolders)
     elif group == "optimizer":
@@ -88,6 +101,22 @@ def test_experiments_are_sweeps_over_options_that_exist(name: str) -> None:
         changed = compose("train", [f"{option}=0.5" for option in config.hydra.sweeper.params])
     assert changed.model.gamma == changed.optimizer.discriminator.lr == 0.5
     assert ("pruning" in config.callbacks) == (name == "sweep_optuna")
+
+
+@pytest.mark.parametrize(("debug", "batches"), [("fast", 4), ("overfit", 8)])
+def test_debug_presets_run(debug: str, batches: int, run_command: Any, tmp_path: Path) -> None:
+    options = [*SMALL, "data.per_class.Training=20", "data.per_class.Testing=4", f"output_root={tmp_path}"]
+    epochs = [] if debug == "fast" else ["trainer.max_epochs=2"]
+    assert run_command(train, "train", f"debug={debug}", *options, *epochs, f"hydra.run.dir={tmp_path}/run") is None
+    assert tensor_files.load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == batches
+
+
+def test_nothing_is_kept_with_neither_loggers_nor_callbacks(run_command: Any, tmp_path: Path) -> None:
+    options = [option for option in SMALL if not option.lstrip("~").startswith("callbacks")]
+    options += ["data.per_class.Training=16", "data.per_class.Testing=4", f"output_root={tmp_path}"]
+    nothing = ["logger=none", "callbacks=none", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run"]
+    assert run_command(train, "train", *options, *nothing) is None
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "train.log"}
 
 
 def test_the_reports_setup_is_the_default() -> None:

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +19,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vaegan_pl.cli.train import train
+from vaegan_pl.cli.evaluate import evaluate
+from vaegan_pl.cli.train import data_options, train
 
 from .conftest import CLASSES, SMALL
 
@@ -85,6 +88,44 @@ def test_a_run_leaves_what_the_readme_says(run_command: Run) -> None:
     assert model["trained_on"]["classes"] == CLASSES
     assert model["training"]["gamma"] == 0.5
     assert model["training"]["batches"] == 8
+
+
+def test_the_command_that_a_run_ends_with_works_when_it_is_pasted(
+    run_command: Run, caplog: pytest.LogCaptureFixture, write_classes: Callable[..., Path]
+) -> None:
+    root = write_classes(Path("my images (1)"), per_class=20)
+    options = [option for option in SMALL if not option.startswith("callbacks.quality")]
+    of_data = ["data=mri", "data.root='my images (1)'", "data.split_seed=3", "data.near_copy_correlation=null"]
+    said = run_command(
+        train, "train", *options, *of_data, "callbacks.quality.n=6", "trainer.max_epochs=2", "logger=csv"
+    )
+    assert said is None
+    assert root.is_dir()
+    lines = Path("outputs/latest/train.log").read_text().splitlines()
+    (result,) = (line for line in lines if line.startswith("held out"))
+    assert re.search(r"PSNR [\d.]+ dB, SSIM [\d.]+, KID -?[\d.]+", result)
+    (best,) = (line for line in lines if line.startswith("best epoch"))
+    assert re.match(r"best epoch   [12], by KID: .*vae_gan_model_best.pth", best)
+    (command,) = (line.partition("python -m ")[2] for line in lines if line.startswith("measure it"))
+    module, *typed = shlex.split(command)
+    assert module == "vaegan_pl.evaluate"
+    assert typed[1:] == ["data.image_size=32", *of_data]
+    assert run_command(evaluate, "evaluate", *typed, "n=8", "seeds=0", "accelerator=cpu") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["model.gamma=1", "data.batch_size=8"], ["data=phantom"]),
+        (
+            ["data.per_class.Training=8", "output_root=o"],
+            ["data=phantom", "data.per_class.Training=8", "output_root=o"],
+        ),
+        (["data=report", "data.root=/a b", "~data.aliases"], ["data=report", "'data.root=/a b'", "'~data.aliases'"]),
+    ],
+)
+def test_the_options_of_the_data_are_those_that_name_and_split_images(given: list[str], told: list[str]) -> None:
+    assert data_options(given) == told
 
 
 def test_it_learns_to_reconstruct_images_it_never_saw(run_command: Run) -> None:

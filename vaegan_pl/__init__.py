@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vaegan_pl.version import __version__
+
 if TYPE_CHECKING:
     from vaegan_pl.model.weights import SavedModel
 
-__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
 
 
 def load(path: "str | Path") -> "SavedModel":

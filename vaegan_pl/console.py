@@ -25,7 +25,11 @@ def as_typed(name: str, value: object) -> str:
         name: the option, with a + where it is to be added.
         value: the value as it is meant.
     """
-    argument = as_option(name, value)
+    return quoted(as_option(name, value))
+
+
+def quoted(argument: str) -> str:
+    """An argument as it must be typed, so that a shell takes it as one."""
     return subprocess.list2cmdline([argument]) if os.name == "nt" else shlex.quote(argument)
 
 

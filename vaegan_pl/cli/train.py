@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import secrets
 import sys
 import warnings
@@ -14,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vaegan_pl.cli import build, checks, commands, continuing
+from vaegan_pl.console import quoted
 from vaegan_pl.runs import layout, stored_config
 from vaegan_pl.sweeps import driver
 
@@ -25,9 +27,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+OF_DATA = re.compile(r"output_root=|[+~]*data(=|\.(?!batch_size|augmentation))")
+"""Options that say which images there are, how they are split, and where phantoms lie."""
+
 EXPECTED_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\). is deprecated",  # Lightning 2.6, inside itself
     r"You're resuming from a checkpoint that ended before the epoch ended",  # the data module goes on from there
+    r"You requested to overfit but enabled train dataloader shuffling",  # which is what debug=overfit asks for
     r"The '.*_dataloader' does not have many workers",  # the images are in memory
     r"The `srun` command is available on your system but is not used",  # no hint, where Slurm is not asked for
 )
@@ -118,7 +124,7 @@ def callbacks_of(config: DictConfig, directory: Path) -> "tuple[RunDirectory, li
     import lightning as L
 
     from vaegan_pl.sweeps.pruning import Objective
-    from vaegan_pl.training.callbacks import RunDirectory
+    from vaegan_pl.training.callbacks import Console, RunDirectory
 
     options = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     loggers = build.parts(config, "logger", L.pytorch.loggers.Logger)
@@ -128,12 +134,22 @@ def callbacks_of(config: DictConfig, directory: Path) -> "tuple[RunDirectory, li
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         callbacks.append(Objective(config.sweep.objective))
 
+    for console in (callback for callback in callbacks if isinstance(callback, Console)):
+        console.data_options = None if config.resume else data_options(HydraConfig.get().overrides.task)
+
     def describe() -> None:
         stored_config.write(config, directory)
         for logger in loggers:
             logger.log_hyperparams(options)
 
     return RunDirectory(directory, Path(config.output_root), loggers, describe), callbacks
+
+
+def data_options(overrides: list[str]) -> list[str]:
+    """What `evaluate`, whose images are `data=mri` unless it is told otherwise, must be told of a run's."""
+    given = [override for override in overrides if OF_DATA.match(override)]
+    others = any(override.startswith("data=") for override in given)
+    return [quoted(override) for override in (given if others else ["data=phantom", *given])]
 
 
 def read(data: "ImageFolders", trainer: "L.Trainer") -> None:

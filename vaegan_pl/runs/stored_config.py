@@ -39,7 +39,7 @@ FIXED = (
 MOVABLE = frozenset({"data.root", "data.cache"})
 """The same images may lie elsewhere; a checkpoint knows them by their pixels."""
 
-GROUPS = ("model", "optimizer", "data", "trainer", "logger", "callbacks", "experiment")
+GROUPS = ("model", "optimizer", "data", "trainer", "logger", "callbacks", "experiment", "debug")
 TAKEN_FROM_NOW = ("directory", "output_root", "resume", "sweep")
 TO_GIVE_AGAIN = frozenset({"data.patient", "logger.wandb.offline"})
 """Options that may do harm: a regular expression can run forever, and an online run uploads data."""

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from vaegan_pl import __version__
 from vaegan_pl.errors import UserError
 from vaegan_pl.storage.files import MOST_TEXT, RefusedError, read_bytes, read_json
+from vaegan_pl.version import __version__
 
 _OURS = "vaegan_pl "
 MADE_BY = f"{_OURS}{__version__}"

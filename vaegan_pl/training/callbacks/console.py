@@ -20,6 +20,10 @@ from vaegan_pl.training.loggers import TensorBoard, WandB
 log = logging.getLogger(__name__)
 
 
+RESULTS = {"psnr": "PSNR {:.1f} dB", "ssim": "SSIM {:.2f}", "kid": "KID {:.3f}", "coverage": "coverage {:.2f}"}
+"""The figures of the last epoch that are said, and how."""
+
+
 class Console(L.Callback):
     """Tells in plain words what is trained on what and where, and at the end where to look.
 
@@ -30,6 +34,8 @@ class Console(L.Callback):
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         self.started = 0.0
+        self.data_options: list[str] | None = None
+        """What the command that measures the model must be told of its data; None where that is not known."""
 
     @rank_zero_only
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -61,17 +67,23 @@ class Console(L.Callback):
 
     @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Where to look."""
+        """What came of it, and where to look."""
         minutes = (monotonic() - self.started) / 60
         epochs = f"{epochs_of(trainer):g} of {trainer.max_epochs} epochs, {trained(trainer)} batches"
         log.info("%s in %.1f minutes on %s", epochs, minutes, data_of(trainer).source.caption)
+        figures = {name: trainer.callback_metrics.get(f"validation/{name}") for name in RESULTS}
+        known = [RESULTS[name].format(float(value)) for name, value in figures.items() if value is not None]
+        if known:
+            log.info("held out     %s (this project's features; see docs/evaluation.md)", ", ".join(known))
         log.info("look at      %s", self.directory / "images" / "progress.png")
         if (self.directory / "curves.png").exists():
             log.info("curves       %s", self.directory / "curves.png")
         log.info("the model    %s", self.directory / "vae_gan_model.pth")
-        log.info("measure it   (with this run's data options)")
         weights_ = as_typed("weights", self.directory / "vae_gan_model.pth")
-        log.info("             python -m vaegan_pl.evaluate %s", weights_)
+        if self.data_options is None:
+            log.info("measure it   python -m vaegan_pl.evaluate %s (and this run's data options)", weights_)
+        else:
+            log.info("measure it   python -m vaegan_pl.evaluate %s", " ".join([weights_, *self.data_options]))
         log.info("sample it    python -m vaegan_pl.sample %s", weights_)
         images = data_of(trainer)
         where = f" {as_typed('data.root', images.root)}" if type(images) is ImageFolders else ""

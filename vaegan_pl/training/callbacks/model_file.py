@@ -74,6 +74,8 @@ class ModelFile(L.Callback):
                     raise
                 log.warning("%s", error)
                 continue
+            if path == self.best:
+                log.info("best epoch   %g, by KID: %s", model.training["epochs"], path)
             batches, networks = int(model.training.get("batches", -1)), model.networks.to(pl_module.device)
             try:
                 if batches not in found and "encoder" in networks.names:
