@@ -102,6 +102,11 @@ class Place:
         return time.monotonic() - start, done.stdout + done.stderr
 
 
+def recipe(model: str) -> str:
+    """The option that trains a model as it should be."""
+    return f"experiment={model}" if model == "larsen_plus" else f"model={model}"
+
+
 def write_images(root: Path, training: int) -> None:
     """Random grey images of heads' size, so that data of a stated size is there without a download."""
     random = np.random.default_rng(0)
@@ -118,7 +123,7 @@ def trained(place: Place, model: str, precision: str) -> dict[str, Any]:
     run = place.folder / f"train_{model}_{precision}"
     epochs = place.sizes["epochs"]
     seconds, said = place.command(
-        "train", *place.phantoms, f"model={model}", f"trainer.precision={precision}", f"trainer.max_epochs={epochs}",
+        "train", *place.phantoms, recipe(model), f"trainer.precision={precision}", f"trainer.max_epochs={epochs}",
         "logger=csv", f"hydra.run.dir={run}",
     )  # fmt: skip
     assert (run / "vae_gan_model.pth").exists(), said
@@ -136,7 +141,7 @@ def resumed(place: Place) -> dict[str, Any]:
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     same = [
         *place.phantoms,
-        "model=larsen_plus",
+        "experiment=larsen_plus",
         "+trainer.deterministic=true",
         "trainer.benchmark=false",
         "logger=csv",
@@ -237,7 +242,7 @@ def fitted(place: Place, model: str, precision: Any, steps: int, device: str, **
 
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
         config = compose(
-            "train", [f"model={model}", *place.images(model), *choices.get("options", []), "directory=unused"]
+            "train", [recipe(model), *place.images(model), *choices.get("options", []), "directory=unused"]
         )
     L.seed_everything(0, verbose=False)
     data = instantiate(config.data, _convert_="all")
@@ -367,7 +372,7 @@ def whole(place: Place, model: str) -> dict[str, Any]:
     run = place.folder / f"whole_{model}"
     epochs = place.sizes["whole"]
     seconds, _ = place.command(
-        "train", *place.images(model), f"model={model}", f"trainer.max_epochs={epochs}", "logger=csv",
+        "train", *place.images(model), recipe(model), f"trainer.max_epochs={epochs}", "logger=csv",
         f"+trainer.profiler={{_target_:{PROFILER},dirpath:{run},filename:spent}}", f"hydra.run.dir={run}",
     )  # fmt: skip
     assert (run / "vae_gan_model.pth").exists()

@@ -53,7 +53,9 @@ def test_it_measures_what_it_says(run_command: Run, capfd: pytest.CaptureFixture
 def test_another_model_is_timed_with_larsen_each_with_batches_of_its_own(run_command: Run) -> None:
     few = ["data.per_class.Training=24", "data.per_class.Testing=4", "trainer.precision=32-true", "logger=csv"]
     small = [option for option in SMALL if "batch_size" not in option]
-    assert run_command(benchmark, "benchmark", *small, *few, "model=larsen_plus", "rounds=1", "output=speed") is None
+    assert (
+        run_command(benchmark, "benchmark", *small, *few, "experiment=larsen_plus", "rounds=1", "output=speed") is None
+    )
     steps = json.loads(Path("speed/benchmark.json").read_text())["steps"]
     sizes = {variant: step["batch_size"] for variant, step in steps.items()}
     assert sizes == {"32-true": 32, "bf16-mixed": 32, "larsen, 32-true": 64, "naive loop": 64}

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vaegan_pl.cli import build
 from vaegan_pl.cli.commands import CONFIG_DIRECTORY
-from vaegan_pl.cli.train import train
+from vaegan_pl.cli.train import name_recipe, train
 from vaegan_pl.console import begin_log
 from vaegan_pl.data.augmentation import Augmentation
 from vaegan_pl.data.datamodule import ImageFolders, PhantomFolders
@@ -154,7 +154,7 @@ def test_a_model_keeps_what_it_is_made_of_with_other_networks() -> None:
 
 
 def test_larsen2015_is_what_the_authors_train() -> None:
-    config = composed("model=larsen2015")
+    config = composed("experiment=larsen2015")
     assert config.model.gamma == 1e-6
     assert config.model.networks.decoder_kernel == 5
     assert config.model.networks.discriminator_first_stride == 1
@@ -167,12 +167,31 @@ def test_larsen2015_is_what_the_authors_train() -> None:
 
 
 def test_larsen_plus_brings_its_networks_batches_and_learning_rate() -> None:
-    config, larsen = composed("model=larsen_plus", "data=mri", "data.root=/data"), composed("model/networks=narrow")
+    config, larsen = (
+        composed("experiment=larsen_plus", "data=mri", "data.root=/data"),
+        composed("model/networks=narrow"),
+    )
     assert config.data.batch_size == 32
     assert [config.optimizer[network].lr for network in ("encoder", "decoder", "discriminator")] == [3e-4, 3e-4, 1e-4]
     assert config.model.networks == larsen.model.networks
-    assert composed("model=larsen_plus", "data.batch_size=64").data.batch_size == 64
-    assert composed("model=larsen_plus", "model/networks=report").model.networks == composed().model.networks
+    assert composed("experiment=larsen_plus", "data.batch_size=64").data.batch_size == 64
+    assert composed("experiment=larsen_plus", "model/networks=report").model.networks == composed().model.networks
+
+
+@pytest.mark.parametrize("model", ["larsen_plus", "larsen2015"])
+def test_models_set_the_model_alone_and_the_experiment_of_their_name_is_pointed_out(
+    model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    alone, recipe, default = composed(f"model={model}"), composed(f"experiment={model}"), composed()
+    assert alone.model == recipe.model != default.model
+    assert alone.optimizer == default.optimizer != recipe.optimizer
+    assert alone.data == default.data
+    name_recipe({"model": model, "experiment": None})
+    assert f"experiment={model}" in caplog.text
+    caplog.clear()
+    name_recipe({"model": model, "experiment": model})
+    name_recipe({"model": "larsen", "experiment": None})
+    assert not caplog.records
 
 
 def test_the_gate_is_chosen_by_name() -> None:

@@ -105,7 +105,7 @@ def test_a_conditional_gan_draws_classes_from_the_prior(run_command: Run) -> Non
 
 def test_what_larsen_plus_adds_can_be_switched_off(run_command: Run) -> None:
     options = ["model.ema=null", "model.sigma=null", "model.networks.discriminator_channels=[8,16,32,32]"]
-    assert run_command(train, "train", *FEW, "model=larsen_plus", *options) is None
+    assert run_command(train, "train", *FEW, "experiment=larsen_plus", *options) is None
     saved = weights.load(Path("run/vae_gan_model.pth")).training
     assert saved["sigma"] is None
     assert "loss/pixel" not in Path("run/metrics.csv").read_text()

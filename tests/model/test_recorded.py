@@ -76,7 +76,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     "choices",
     [
         ["model=larsen"],
-        ["model=larsen_plus", "model.networks.discriminator_norm=spectral", "model.adversary.r1=1.0"],
+        ["experiment=larsen_plus", "model.networks.discriminator_norm=spectral", "model.adversary.r1=1.0"],
         ["model=larsen", "model/gate=equilibrium"],
         ["model=larsen", "optimizer=larsen2015", "on_nan=skip"],
         ["model=larsen", "model.prior.warm_up=7", "model.networks.classes=4"],

@@ -14,7 +14,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from vaegan_pl.cli.checks import check_unsupported
+from vaegan_pl.cli.checks import check_supported
 from vaegan_pl.errors import UserError
 from vaegan_pl.storage.outputs import claim
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 OWN = ("rounds", "output", "overwrite")
 """Options of the benchmark that training has not."""
 
-OF_A_MODEL = re.compile(r"[+~]*model(=|/gate=|\.(?!networks\.)|\.networks\.(classes=|\w+_channels=null))")
+OF_A_MODEL = re.compile(r"experiment=|[+~]*model(=|/gate=|\.(?!networks\.)|\.networks\.(classes=|\w+_channels=null))")
 """Options that make another model than larsen; those of the networks' sizes do not."""
 
 
@@ -34,7 +34,7 @@ def benchmark(config: DictConfig) -> None:
     """Time the step against a naive loop and in each precision, then a whole epoch; write a table, JSON and a chart."""
     if config.rounds < 1:
         raise UserError(f"rounds={config.rounds}: must be at least 1")
-    check_unsupported(config)
+    check_supported(config)
     from hydra.utils import instantiate
 
     from vaegan_pl.benchmark import epoch, paired

@@ -22,7 +22,7 @@ BYTES_PER_PARAMETER = 12
 """Of a float32 parameter, its gradient and one number of its optimizer."""
 
 
-def check_unsupported(config: DictConfig) -> None:
+def check_supported(config: DictConfig) -> None:
     """Stop, before anything is read or written, what would fail or mislead later.
 
     Raises:

@@ -6,6 +6,7 @@ import re
 import secrets
 import sys
 import warnings
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vaegan_pl.cli import build, checks, commands, continuing
+from vaegan_pl.cli.commands import CONFIG_DIRECTORY
 from vaegan_pl.console import quoted
 from vaegan_pl.runs import layout, stored_config
 from vaegan_pl.sweeps import driver
@@ -50,7 +52,8 @@ def train(config: DictConfig) -> float | None:
 def fit(config: DictConfig) -> None:
     """Build everything that the configuration names and train; leave the results in the run's directory."""
     directory, config = place(config)
-    checks.check_unsupported(config)
+    checks.check_supported(config)
+    name_recipe(HydraConfig.get().runtime.choices)
     import lightning as L
     from hydra.utils import instantiate
 
@@ -100,6 +103,13 @@ def place(config: DictConfig) -> tuple[Path, DictConfig]:
         layout.check_free(directory)
         checks.check_outputs(config, directory)
     return directory, config
+
+
+def name_recipe(choices: Mapping[str, str | None]) -> None:
+    """Say so where a model was chosen without the experiment of its name, which sets more than the model."""
+    model, experiment = choices.get("model"), choices.get("experiment")
+    if (CONFIG_DIRECTORY / "experiment" / f"{model}.yaml").exists() and str(model) not in str(experiment):
+        log.warning("model=%s sets networks and losses alone; experiment=%s also sets how it is trained", model, model)
 
 
 def expect_warnings() -> None:

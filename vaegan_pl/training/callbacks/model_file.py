@@ -74,8 +74,9 @@ class ModelFile(L.Callback):
                     raise
                 log.warning("%s", error)
                 continue
-            if path == self.best:
-                log.info("best epoch   %g, by KID: %s", model.training["epochs"], path)
+            epochs = model.training.get("epochs")
+            if path == self.best and isinstance(epochs, int | float):
+                log.info("best epoch   %g, by KID: %s", epochs, path)
             batches, networks = int(model.training.get("batches", -1)), model.networks.to(pl_module.device)
             try:
                 if batches not in found and "encoder" in networks.names:
