@@ -1,4 +1,4 @@
-"""Exports and the README's snippets, run by programs that know nothing of this project."""
+"""Exports and the snippets of docs/using.md, run by programs that know nothing of this project."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from vaegan_pl.model.networks import Networks
 
 Run = Callable[..., str | None]
 TRAINED_ON = {"kind": "phantom", "folder": "p", "classes": ["a", "b"], "counts": {}, "caption": "PHANTOMS"}
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "using.md"
 
 
 @pytest.fixture
@@ -99,9 +99,9 @@ def test_a_missing_package_and_a_wrong_format(
 
 
 def snippet(words: str) -> str:
-    """The README's Python block with these words in it."""
+    """The page's Python block with these words in it."""
     found: list[str] = [
-        block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if words in block
+        block for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if words in block
     ]
     assert len(found) == 1
     return found[0]

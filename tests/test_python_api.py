@@ -1,6 +1,8 @@
 """A model file from Python: `vaegan_pl.load`."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,3 +73,14 @@ def test_a_gan_can_be_sampled_only(tmp_path: Path) -> None:
     assert model.decode(torch.zeros(1, 5)).shape == (1, 1, 16, 16)
     with pytest.raises(UserError, match="no encoder"):
         model.reconstruct(X)
+
+
+def test_the_page_on_using_a_model_is_right(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "using.md").read_text()
+    (block,) = (b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "vaegan_pl.load" in b)
+    monkeypatch.chdir(path.parent)
+    path.rename("vae_gan_model.pth")
+    names: dict[str, Any] = {}
+    exec(block.replace("glioma", "a"), names)
+    assert names["images"].shape == (16, 1, 16, 16)
+    torch.testing.assert_close(names["again"], names["model"].reconstruct(names["images"]))

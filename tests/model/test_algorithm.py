@@ -230,7 +230,7 @@ def test_a_pixel_term_adds_to_l_llike_for_encoder_and_decoder(small_networks: Ne
     torch.testing.assert_close(changed.metrics["loss/pixel"], step.metrics["loss/pixel"])
 
 
-def test_normalised_features_are_in_deviations_of_the_real_ones_and_weigh_as_pixels(small_networks: Networks) -> None:
+def test_normalised_features_are_standardised_by_the_real_ones_and_weigh_as_pixels(small_networks: Networks) -> None:
     model = build(small_networks, normalised_similarity=True)
     x, epsilon, z_p = batch()
     found = model.gradients(*given(x, epsilon, z_p)).metrics["loss/llike"].item()

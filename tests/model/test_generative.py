@@ -20,7 +20,7 @@ def test_averages_follow_their_recursion_running_statistics_included() -> None:
         for name, value in decoder.state_dict().items():
             if value.is_floating_point():
                 expected[name] = decay * expected[name] + (1 - decay) * value
-    found = model.in_use.decoder.state_dict()
+    found = model.inference_networks.decoder.state_dict()
     for name, value in expected.items():
         if value.is_floating_point():
             torch.testing.assert_close(found[name], value)
@@ -32,7 +32,7 @@ def test_averages_follow_their_recursion_running_statistics_included() -> None:
 
 def test_encoder_and_decoder_are_averaged_the_discriminator_is_not() -> None:
     model = vaegan(networks_with(), ema=0.9)
-    used = model.in_use
+    used = model.inference_networks
     assert used.decoder is not model.networks.decoder
     assert used.encoder is not model.networks.encoder
     assert used.discriminator is model.networks.discriminator
@@ -43,7 +43,7 @@ def test_encoder_and_decoder_are_averaged_the_discriminator_is_not() -> None:
 
 def test_without_averages_the_networks_themselves_are_used() -> None:
     model = vaegan(networks_with())
-    assert model.in_use is model.networks
+    assert model.inference_networks is model.networks
     assert not any("averages" in name for name in model.state_dict())
 
 

@@ -11,10 +11,10 @@ from vaegan_pl.model.losses import (
     feature_likelihood,
     hinge_fake_cost,
     hinge_real_cost,
-    in_deviations,
     kl_divergence,
     pixel_likelihood,
     real_cost,
+    standardise_features,
 )
 
 
@@ -92,16 +92,16 @@ def test_a_prior_out_of_range_is_refused(name: str, value: float) -> None:
         Prior(**options)  # type: ignore[arg-type]
 
 
-def test_in_deviations_neither_scale_nor_number_of_channels_matters() -> None:
+def test_standardised_features_neither_scale_nor_number_of_channels_matters() -> None:
     x, x_tilde = torch.randn(2, 6, 3, 4, 4, dtype=torch.float64)
-    scaled, scaled_tilde = in_deviations(x, x_tilde, 100)
+    scaled, scaled_tilde = standardise_features(x, x_tilde, 100)
     deviations = x.numpy().std(axis=(0, 2, 3))[None, :, None, None]
     np.testing.assert_allclose(scaled.numpy(), x.numpy() / deviations * np.sqrt(100 / 48), rtol=1e-6)
     np.testing.assert_allclose(scaled_tilde.numpy(), x_tilde.numpy() / deviations * np.sqrt(100 / 48), rtol=1e-6)
     assert scaled.var((0, 2, 3), correction=0).sum() * 4 * 4 == pytest.approx(100)
     by = torch.tensor([0.1, 3.0, 5.0], dtype=torch.float64)[None, :, None, None]
-    torch.testing.assert_close(in_deviations(by * x, by * x_tilde, 100)[1], scaled_tilde, rtol=1e-5, atol=1e-5)
-    twice = in_deviations(x.repeat(1, 2, 1, 1), x_tilde.repeat(1, 2, 1, 1), 100)
+    torch.testing.assert_close(standardise_features(by * x, by * x_tilde, 100)[1], scaled_tilde, rtol=1e-5, atol=1e-5)
+    twice = standardise_features(x.repeat(1, 2, 1, 1), x_tilde.repeat(1, 2, 1, 1), 100)
     torch.testing.assert_close(feature_likelihood(*twice), feature_likelihood(scaled, scaled_tilde))
 
 
@@ -109,7 +109,7 @@ def test_a_dead_channel_does_not_outweigh_the_others() -> None:
     x, x_tilde = torch.randn(2, 6, 3, 4, 4, dtype=torch.float64)
     x[:, 0] = 0.0
     mean = float(np.mean([0.0, x[:, 1].numpy().std(), x[:, 2].numpy().std()]))
-    torch.testing.assert_close(in_deviations(x, x_tilde, 48)[1][:, 0], x_tilde[:, 0] / (0.01 * mean))
+    torch.testing.assert_close(standardise_features(x, x_tilde, 48)[1][:, 0], x_tilde[:, 0] / (0.01 * mean))
 
 
 def test_pixel_likelihood_is_the_gaussian_log_density_without_its_constant() -> None:

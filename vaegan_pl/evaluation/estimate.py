@@ -34,13 +34,13 @@ def spread(draws: Sequence[float]) -> Estimate:
     return Estimate(float(np.mean(draws)), min(draws), max(draws))
 
 
-def around(value: float, resampled: Sequence[float] | ndarray) -> Estimate:
+def bootstrap_ci(value: float, resampled: Sequence[float] | ndarray) -> Estimate:
     """A figure, and the middle 95 % of its bootstrap resamples."""
     low, high = np.quantile(resampled, (0.025, 0.975))
     return Estimate(value, float(low), float(high))
 
 
-def share(count: int, n: int) -> Estimate:
+def wilson_ci(count: int, n: int) -> Estimate:
     """A proportion with its 95 % Wilson interval."""
     interval = binomtest(count, n).proportion_ci(method="wilson")
     return Estimate(count / n, float(interval.low), float(interval.high))

@@ -11,7 +11,7 @@ from torch import Tensor
 from vaegan_pl.evaluation import privacy, reconstruction, usefulness
 from vaegan_pl.evaluation.classifier import Images
 from vaegan_pl.evaluation.diversity import Manifold
-from vaegan_pl.evaluation.estimate import Estimate, share
+from vaegan_pl.evaluation.estimate import Estimate, wilson_ci
 from vaegan_pl.evaluation.latent_space import LatentSpace, aggregate
 from vaegan_pl.evaluation.privacy import Audit
 from vaegan_pl.evaluation.reconstruction import quality
@@ -182,7 +182,7 @@ def _latent_space(model: SavedModel, reference: Reference) -> LatentSpace:
 def _memorised(model: SavedModel, reference: Reference) -> Estimate:
     some = reference.some_trained
     found = reference.detector.nearest(_reconstruct(model, some.x, some.labels, reference.device))
-    return share(int((found.correlation > reference.calibration.threshold).sum()), len(found.correlation))
+    return wilson_ci(int((found.correlation > reference.calibration.threshold).sum()), len(found.correlation))
 
 
 def _membership(model: SavedModel, reference: Reference, reconstructions: Images | None) -> dict[str, Estimate]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance, poly_kernel
 
-from vaegan_pl.evaluation.estimate import Estimate, around
+from vaegan_pl.evaluation.estimate import Estimate, bootstrap_ci
 from vaegan_pl.evaluation.features import Features
 
 RESAMPLES = 1000
@@ -49,7 +49,7 @@ def kernel_distance_interval(real: Features, other: Features, seed: int) -> Esti
     for _ in range(RESAMPLES):
         w, v = (torch.from_numpy(random.multinomial(k, [1 / k] * k)).double() for k in (n, m))
         draws.append(float(_within(kernels[0], w) + _within(kernels[1], v) - 2 * (w @ kernels[2] @ v) / (n * m)))
-    return around(kernel_distance(real, other), draws)
+    return bootstrap_ci(kernel_distance(real, other), draws)
 
 
 def _within(kernel: Float[Tensor, "n n"], weights: Float[Tensor, " n"]) -> Float[Tensor, ""]:

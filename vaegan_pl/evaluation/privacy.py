@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation.classifier import Images
-from vaegan_pl.evaluation.estimate import Estimate, around, share
+from vaegan_pl.evaluation.estimate import Estimate, bootstrap_ci, wilson_ci
 
 SHIFT = 4
 BLUR = 3
@@ -171,7 +171,7 @@ def audit(nearest: Nearest, calibration: Calibration) -> Audit:
     """
     n = len(nearest.correlation)
     copies = int((nearest.correlation > calibration.threshold).sum())
-    rate, chance = share(copies, n), calibration.chance(copies, n)
+    rate, chance = wilson_ci(copies, n), calibration.chance(copies, n)
     fails = rate.low > TOO_MANY and chance < HARDLY
     return Audit(copies, rate, chance, FAIL if fails else WARN if chance < UNLIKELY else PASS, nearest)
 
@@ -217,7 +217,7 @@ def membership(members: Float[Tensor, " member"], others: Float[Tensor, " other"
         return float(roc_auc_score(truth, np.r_[first, second]))
 
     draws = [area(random.choice(a, len(a)), random.choice(b, len(b))) for _ in range(RESAMPLES)]
-    return around(area(a, b), draws)
+    return bootstrap_ci(area(a, b), draws)
 
 
 def _noisy(x: Images, generator: torch.Generator) -> Images:
@@ -256,6 +256,6 @@ def detection(detector: CopyDetector, planted: Images, limit: float, seed: int) 
     changed = {name: change(planted, generator) for name, change in PLANTED.items()}
     found = detector.nearest(torch.cat(list(changed.values())), "planting copies").correlation > limit
     return {
-        name: share(int(some.sum()), len(planted))
+        name: wilson_ci(int(some.sum()), len(planted))
         for name, some in zip(changed, found.split(len(planted)), strict=True)
     }

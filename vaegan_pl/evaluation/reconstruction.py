@@ -10,7 +10,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from vaegan_pl.evaluation.classifier import AT_ONCE, Images
 from vaegan_pl.evaluation.diversity import ms_ssim
-from vaegan_pl.evaluation.estimate import Estimate, around
+from vaegan_pl.evaluation.estimate import Estimate, bootstrap_ci
 
 RESAMPLES = 1000
 
@@ -38,4 +38,4 @@ def _bootstrapped(values: Float[Tensor, " image"], figure: Callable[[float], flo
     """A figure of the mean over images."""
     random, array = np.random.default_rng(seed), values.double().numpy()
     draws = [figure(float(random.choice(array, len(array)).mean())) for _ in range(RESAMPLES)]
-    return around(float(figure(float(array.mean()))), draws)
+    return bootstrap_ci(float(figure(float(array.mean()))), draws)

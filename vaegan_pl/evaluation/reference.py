@@ -19,7 +19,7 @@ from vaegan_pl.evaluation.diversity import NEIGHBOURS, Manifold, manifold, pairw
 from vaegan_pl.evaluation.estimate import Estimate, spread
 from vaegan_pl.evaluation.features import Features, FeatureSpace, held_out_images
 from vaegan_pl.evaluation.fidelity import frechet_distance, kernel_distance_interval
-from vaegan_pl.evaluation.floor import PrincipalComponents, principal_components
+from vaegan_pl.evaluation.pca_baseline import PrincipalComponents, principal_components
 from vaegan_pl.evaluation.privacy import Calibration, CopyDetector
 from vaegan_pl.evaluation.reconstruction import quality
 from vaegan_pl.evaluation.usefulness import Labelled, Trial

@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from vaegan_pl.evaluation.classifier import STEPS, Classifier, Images, balanced_accuracy, fit, predict
-from vaegan_pl.evaluation.estimate import Estimate, around
+from vaegan_pl.evaluation.estimate import Estimate, bootstrap_ci
 
 RESAMPLES = 2000
 
@@ -60,7 +60,7 @@ class Trial:
     @property
     def accuracy(self) -> Estimate:
         """Balanced accuracy with its bootstrap interval over seeds and over images of each class."""
-        return around(self.value, _resampled([self])[:, 0])
+        return bootstrap_ci(self.value, _resampled([self])[:, 0])
 
     @property
     def per_class(self) -> list[float]:
@@ -82,13 +82,13 @@ def judge(models: Sequence[Classifier], images: Labelled) -> Trial:
 def ratio(numerator: Trial, denominator: Trial) -> Estimate:
     """Ratio of two balanced accuracies on the same images, with its interval."""
     draws = _resampled([numerator, denominator])
-    return around(numerator.value / denominator.value, draws[:, 0] / draws[:, 1])
+    return bootstrap_ci(numerator.value / denominator.value, draws[:, 0] / draws[:, 1])
 
 
 def gain(new: Trial, old: Trial) -> Estimate:
     """Difference of two balanced accuracies on the same images, with its interval."""
     draws = _resampled([new, old])
-    return around(new.value - old.value, draws[:, 0] - draws[:, 1])
+    return bootstrap_ci(new.value - old.value, draws[:, 0] - draws[:, 1])
 
 
 def _resampled(trials: Sequence[Trial]) -> ndarray:

@@ -22,9 +22,9 @@ from vaegan_pl.model.losses import (
     Sigma,
     check_sigma,
     feature_likelihood,
-    in_deviations,
     kl_divergence,
     pixel_likelihood,
+    standardise_features,
 )
 from vaegan_pl.model.networks import Labels, Networks
 
@@ -45,7 +45,7 @@ class VAEGAN(GenerativeModel):
         networks: encoder, decoder and discriminator.
         gamma: weight of L_llike against L_GAN in the decoder's update (paper, section 2.3).
         similarity_layer: the discriminator's feature map that is Dis_l: conv, norm or relu, and the stage's number.
-        normalised_similarity: whether L_llike compares features by `losses.in_deviations`.
+        normalised_similarity: whether L_llike compares features by `losses.standardise_features`.
         sigma: deviation of a Gaussian in the pixels that adds to L_llike, `learned` for the best one of each batch; see
             `losses.pixel_likelihood`. None adds nothing, as in the paper.
         fakes: which decoded images enter L_GAN: both x_tilde and x_p (Algorithm 1), or one of them; L_GAN has no
@@ -181,7 +181,7 @@ class VAEGAN(GenerativeModel):
         """L_llike of feature maps, in nats."""
         if self.normalised_similarity:
             pixels = self.networks.image_channels * self.networks.image_size**2
-            dis_l_x, dis_l_x_tilde = in_deviations(dis_l_x, dis_l_x_tilde, pixels)
+            dis_l_x, dis_l_x_tilde = standardise_features(dis_l_x, dis_l_x_tilde, pixels)
         return feature_likelihood(dis_l_x, dis_l_x_tilde)
 
     def _likelihoods(self, x: Images, x_tilde: Images, dis_l: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -155,7 +155,7 @@ class GenerativeModel(nn.Module, ABC):
                 before[key].copy_(now[key])
 
     @property
-    def in_use(self) -> Networks:
+    def inference_networks(self) -> Networks:
         """The networks that draw, encode and are saved: averages where there are any."""
         if not self.averages:
             return self.networks

@@ -83,7 +83,7 @@ def feature_likelihood(
     return 0.5 * difference.square().flatten(1).sum(1).mean()
 
 
-def in_deviations(
+def standardise_features(
     features_x: Float[Tensor, "batch channel height width"],
     features_x_tilde: Float[Tensor, "batch channel height width"],
     size: int,

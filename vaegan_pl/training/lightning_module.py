@@ -314,7 +314,7 @@ class VAEGANModule(L.LightningModule):
         A model without an encoder has none of them, one without a discriminator no L_llike.
         """
         x, y = batch
-        networks = self.model.in_use.eval()
+        networks = self.model.inference_networks.eval()
         if "encoder" not in networks.names:
             return
         mean, log_variance = networks.encoder(x, y)

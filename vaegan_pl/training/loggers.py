@@ -167,13 +167,13 @@ def _attempt(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(method)
     def attempt(self: "WandB | TensorBoard", *arguments: Any, **options: Any) -> Any:
-        if not self.lost:
+        if not self.unavailable:
             try:
                 return method(self, *arguments, **options)
             except Exception as error:  # whatever W&B, its service process, the network or a disk do
-                if self.lost:  # it could not be started, and said so
+                if self.unavailable:  # it could not be started, and said so
                     return None
-                self.lost = True
+                self.unavailable = True
                 upload = self.upload if isinstance(self, WandB) else ""
                 then = f"; to upload what was logged: {upload}" if upload else ""
                 log.warning("%s failed (%s); training goes on without it%s", self.CALLED, _reason(error), then)
@@ -220,14 +220,14 @@ class WandB(WandbLogger):
             )
         super().__init__(offline=self.mode == "offline", project=project, **options)
         self._settings = {**self.SETTINGS, **_checked(settings or {})}
-        self.lost = self.mode == "disabled"
+        self.unavailable = self.mode == "disabled"
         self.upload = ""
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
         """W&B's run; what does nothing, where W&B is switched off or cannot be started."""
-        if self._experiment is None and not self.lost:
+        if self._experiment is None and not self.unavailable:
             self._start()
         return _DummyExperiment() if self._experiment is None else self._experiment
 
@@ -258,7 +258,7 @@ class WandB(WandbLogger):
                 failures.append(_reason(error))
                 _end_service()
         else:
-            self.lost = True
+            self.unavailable = True
             log.warning("W&B cannot be started (%s); training goes on without it", failures[-1])
             return
         online = [] if self._experiment.offline else ["--include-online"]
@@ -307,12 +307,12 @@ class WandB(WandbLogger):
             )
         except Exception as error:
             _end_service()
-            if not self.lost:
+            if not self.unavailable:
                 log.warning("W&B could not finish (%s); to upload what was logged: %s", _reason(error), self.upload)
         else:
             if not run.offline:
                 log.info("W&B          %s; if anything is missing there: %s", run.url, self.upload)
-        self.lost = True
+        self.unavailable = True
 
 
 def _wandb_mode(offline: bool | None) -> str:
@@ -407,7 +407,7 @@ class TensorBoard(TensorBoardLogger):
             super().__init__(directory, name="", version="", default_hp_metric=False)
         except ModuleNotFoundError as error:
             raise UserError("logger=tensorboard: is not installed; pip install -e '.[tensorboard]'") from error
-        self.lost = False
+        self.unavailable = False
 
     log_hyperparams = rank_zero_only(_attempt(TensorBoardLogger.log_hyperparams))
     log_metrics = rank_zero_only(_attempt(TensorBoardLogger.log_metrics))

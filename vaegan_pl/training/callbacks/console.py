@@ -59,7 +59,7 @@ class Console(L.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandB):
                 run = logger.experiment
-                if not logger.lost and (logger.mode == "offline" or not run.offline):
+                if not logger.unavailable and (logger.mode == "offline" or not run.offline):
                     log.info("W&B          %s", f"offline; to upload it: {logger.upload}" if run.offline else run.url)
             elif isinstance(logger, TensorBoard):
                 log.info("TensorBoard  tensorboard --logdir %s", shlex.quote(str(self.directory)))

@@ -106,7 +106,7 @@ class ModelFile(L.Callback):
         model, source = pl_module.model, data_of(trainer).source
         weights.save(
             path,
-            model.in_use,
+            model.inference_networks,
             preprocessing=data_of(trainer).preprocessing,
             trained_on={**vars(source), "caption": source.caption},
             training={

@@ -42,7 +42,7 @@ class Pictures(L.Callback):
         number, done = f"{trainer.current_epoch + 1:04d}", epochs_of(trainer)
         epochs = "1 epoch" if done == 1 else f"{done:g} epochs"
         source = f"Trained on {data_of(trainer).source.caption}."
-        networks = pl_module.model.in_use.eval()
+        networks = pl_module.model.inference_networks.eval()
         z = torch.randn(self.samples, networks.latent_dim, generator=torch.Generator().manual_seed(self.seed))
         x, y = data_of(trainer).validation_images(self.reconstructions)
         on, device = next(networks.parameters()), pl_module.device

@@ -99,7 +99,7 @@ class Quality(L.Callback):
 
     def _figures(self, trainer: L.Trainer, pl_module: VAEGANModule) -> dict[str, float]:
         assert self.space is not None
-        networks, device = pl_module.model.in_use.eval(), pl_module.device
+        networks, device = pl_module.model.inference_networks.eval(), pl_module.device
         x = self.x.to(next(networks.parameters()).dtype)
         with torch.autocast(device.type, torch.bfloat16, enabled="bf16" in str(trainer.precision)):
             samples = from_prior(networks, len(x), self.y, torch.Generator().manual_seed(self.seed), device).float()

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from vaegan_pl.evaluation.floor import principal_components
+from vaegan_pl.evaluation.pca_baseline import principal_components
 
 
 def images(n: int) -> torch.Tensor:
