@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vaegan_pl.cli import build
 from vaegan_pl.cli.commands import CONFIG_DIRECTORY
-from vaegan_pl.cli.train import name_recipe, train
+from vaegan_pl.cli.train import train, warn_if_experiment_missing
 from vaegan_pl.console import begin_log
 from vaegan_pl.data.augmentation import Augmentation
 from vaegan_pl.data.datamodule import ImageFolders, PhantomFolders
@@ -108,6 +108,7 @@ def test_debug_presets_run(debug: str, batches: int, run_command: Any, tmp_path:
     options = [*SMALL, "data.per_class.Training=20", "data.per_class.Testing=4", f"output_root={tmp_path}"]
     epochs = [] if debug == "fast" else ["trainer.max_epochs=2"]
     assert run_command(train, "train", f"debug={debug}", *options, *epochs, f"hydra.run.dir={tmp_path}/run") is None
+    assert composed(f"debug={debug}", "callbacks=none").callbacks == {}
     assert tensor_files.load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == batches
 
 
@@ -186,11 +187,11 @@ def test_models_set_the_model_alone_and_the_experiment_of_their_name_is_pointed_
     assert alone.model == recipe.model != default.model
     assert alone.optimizer == default.optimizer != recipe.optimizer
     assert alone.data == default.data
-    name_recipe({"model": model, "experiment": None})
+    warn_if_experiment_missing({"model": model, "experiment": None})
     assert f"experiment={model}" in caplog.text
     caplog.clear()
-    name_recipe({"model": model, "experiment": model})
-    name_recipe({"model": "larsen", "experiment": None})
+    warn_if_experiment_missing({"model": model, "experiment": model})
+    warn_if_experiment_missing({"model": "larsen", "experiment": None})
     assert not caplog.records
 
 

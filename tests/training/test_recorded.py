@@ -191,9 +191,9 @@ def test_batches_share_a_phase_when_their_numbers_change_nothing(
     changes: dict[str, Any], phases: dict[int, int | None]
 ) -> None:
     model = vaegan(networks_with(), **changes)
-    assert {number: model.phase(number) for number in phases} == phases
+    assert {number: model.graph_key(number) for number in phases} == phases
 
 
 def test_r1_is_a_phase_of_its_own() -> None:
     model = vaegan(networks_with(discriminator_norm="group"), adversary=adversary_with(r1=1.0))
-    assert [number for number in range(40) if model.phase(number) == 1] == [0, 16, 32]
+    assert [number for number in range(40) if model.graph_key(number) == 1] == [0, 16, 32]

@@ -51,16 +51,16 @@ def train(config: DictConfig) -> float | None:
 
 def fit(config: DictConfig) -> None:
     """Build everything that the configuration names and train; leave the results in the run's directory."""
-    directory, config = place(config)
+    directory, config = directory_and_config(config)
     checks.check_supported(config)
-    name_recipe(HydraConfig.get().runtime.choices)
+    warn_if_experiment_missing(HydraConfig.get().runtime.choices)
     import lightning as L
     from hydra.utils import instantiate
 
     from vaegan_pl.hardware import choose_precision, pick_device, prepare_cpu
     from vaegan_pl.model.weights import check_storable
 
-    expect_warnings()
+    silence_expected_warnings()
     device = pick_device(config.trainer.accelerator, "trainer.accelerator")
     config.trainer.precision = choose_precision(config.trainer.precision, device)
     checkpoint = continuing.checkpoint_of(directory, config) if config.resume else None
@@ -69,25 +69,25 @@ def fit(config: DictConfig) -> None:
     data: ImageFolders = instantiate(config.data, _convert_="all")
     module = build.module(config)
     check_storable(module.model.networks)
-    checks.check_unused(HydraConfig.get().overrides.task, set(module.factories) - set(module.model.NETWORKS))
+    checks.check_unused(HydraConfig.get().overrides.task, set(module.optimizer_factories) - set(module.model.NETWORKS))
     config.run_id = config.run_id or run_id()
-    with ExitStack() as at_the_end:
-        run, callbacks = callbacks_of(config, directory)
-        trainer = build.trainer(config, [run, *callbacks])
+    with ExitStack() as at_the_end:  # W&B is closed first, then the directory is unlocked
+        run_directory, callbacks = callbacks_of(config, directory)
+        trainer = build.trainer(config, [run_directory, *callbacks])
         checks.check_devices(trainer)
         if device.type == "cpu":
             prepare_cpu(trainer.num_devices)
         if trainer.is_global_zero:
             at_the_end.enter_context(layout.locked(directory))
         if trainer.local_rank == 0:  # the others start later, or wait for this one before they read
-            read(data, trainer)
+            load_images(data, trainer)
             checks.check_classes(module.model.networks.classes, data.collection.listing.classes)
         at_the_end.push(finish_wandb)
-        with continuing.restoring(checkpoint, run):
+        with continuing.restoring(checkpoint, run_directory):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint and checkpoint[0])
 
 
-def place(config: DictConfig) -> tuple[Path, DictConfig]:
+def directory_and_config(config: DictConfig) -> tuple[Path, DictConfig]:
     """The run's directory, and its configuration: as composed, or that of the run to resume.
 
     Raises:
@@ -105,15 +105,15 @@ def place(config: DictConfig) -> tuple[Path, DictConfig]:
     return directory, config
 
 
-def name_recipe(choices: Mapping[str, str | None]) -> None:
-    """Say so where a model was chosen without the experiment of its name, which sets more than the model."""
+def warn_if_experiment_missing(choices: Mapping[str, str | None]) -> None:
+    """Warn if `model=X` was chosen although there is `experiment=X`, which sets more than the model."""
     model, experiment = choices.get("model"), choices.get("experiment")
     if (CONFIG_DIRECTORY / "experiment" / f"{model}.yaml").exists() and str(model) not in str(experiment):
         log.warning("model=%s sets networks and losses alone; experiment=%s also sets how it is trained", model, model)
 
 
-def expect_warnings() -> None:
-    """Keep libraries from telling users what they need not know."""
+def silence_expected_warnings() -> None:
+    """Silence warnings of libraries that say nothing to a user."""
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -162,7 +162,7 @@ def data_options(overrides: list[str]) -> list[str]:
     return [quoted(override) for override in (given if others else ["data=phantom", *given])]
 
 
-def read(data: "ImageFolders", trainer: "L.Trainer") -> None:
+def load_images(data: "ImageFolders", trainer: "L.Trainer") -> None:
     """Read the images, before anything is written.
 
     Raises:

@@ -103,35 +103,36 @@ class DiffAugment:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the discriminator says of a batch.
+class DiscriminatorOutput:
+    """What the discriminator says of real and decoded images.
 
     Attributes:
         x: real images, as it saw them.
         real: their logits.
         fakes: logits of decoded images, by what they are.
-        playing: those of `fakes` that enter L_GAN.
+        in_l_gan: names of those of `fakes` that enter L_GAN.
     """
 
     x: Images
     real: Logits
     fakes: Mapping[str, Logits]
-    playing: Sequence[str]
+    in_l_gan: Sequence[str]
 
 
 @dataclass(frozen=True)
-class Played:
-    """One round of the game.
+class GanGradients:
+    """The gradients of L_GAN, and of what stabilises it.
 
     Attributes:
-        decoded: what the decoder descends, as gradients of the decoded images; 0 for those that do not play.
+        decoder_pull: gradients, with respect to the decoded images, of what the decoder minimises (-L_GAN in the
+            saturating game); 0 for images that do not enter L_GAN.
         discriminator: gradients of the discriminator, in `parameters()` order.
         cost_real: the discriminator's mean cost of real images.
         cost_fake: its mean cost of the decoded images in L_GAN.
         metrics: the costs, to log.
     """
 
-    decoded: list[Images]
+    decoder_pull: list[Images]
     discriminator: tuple[Tensor, ...]
     cost_real: Scalar
     cost_fake: Scalar
@@ -185,8 +186,8 @@ class Adversary(nn.Module):
             raise ValueError("DiffAugment needs uniform numbers")
         return [self.diffaugment(images, uniform) for images in batches]
 
-    def phase(self, number: int) -> int | None:
-        """See `GenerativeModel.phase`: 1 where R1 is due, 0 elsewhere, None while LeCam's averages begin."""
+    def graph_key(self, number: int) -> int | None:
+        """See `GenerativeModel.graph_key`: 1 where R1 is due, 0 elsewhere, None while LeCam's averages begin."""
         if self.lecam and _begun(number) < ANCHOR_DECAY:
             return None
         return int(self._is_due(number))
@@ -194,39 +195,44 @@ class Adversary(nn.Module):
     def _is_due(self, number: int) -> bool:
         return bool(self.r1) and number % R1_INTERVAL == 0
 
-    def play(
-        self, seen: Seen, decoded: Sequence[Images], discriminator: Discriminator, y: Labels | None, number: int
-    ) -> Played:
+    def gan_gradients(
+        self,
+        seen: DiscriminatorOutput,
+        decoded: Sequence[Images],
+        discriminator: Discriminator,
+        y: Labels | None,
+        number: int,
+    ) -> GanGradients:
         """The gradients of the game, and of what stabilises it.
 
         Args:
             seen: the discriminator's logits.
-            decoded: the decoded images, in the order of `seen.fakes`; none where the decoder does not play.
+            decoded: the decoded images, in the order of `seen.fakes`; none where the decoder does not learn from L_GAN.
             discriminator: the discriminator.
             y: the classes of real images, if it is conditional.
             number: the batch's number, from 0.
         """
-        theta, playing = tuple(discriminator.parameters()), [seen.fakes[name] for name in seen.playing]
+        theta, fakes = tuple(discriminator.parameters()), [seen.fakes[name] for name in seen.in_l_gan]
         costs = {name: self.game.fake(logits) for name, logits in seen.fakes.items()}
-        cost_real, cost = self.game.real(seen.real), self.discriminator_cost(seen.real, playing)
-        once_more = bool(self.lecam)
+        cost_real, cost = self.game.real(seen.real), self.discriminator_cost(seen.real, fakes)
+        keep_graph = bool(self.lecam)
         if self.zero_sum:  # what the discriminator descends, the decoder ascends: one pass backwards for both
-            both = grad(cost, [*decoded, *theta], retain_graph=once_more, materialize_grads=True)
+            both = grad(cost, [*decoded, *theta], retain_graph=keep_graph, materialize_grads=True)
             g_decoded, g_theta = [-g for g in both[: len(decoded)]], both[len(decoded) :]
         else:
-            l_dec = self.decoder_cost(playing)
+            l_dec = self.decoder_cost(fakes)
             g_decoded = list(grad(l_dec, decoded, retain_graph=True, materialize_grads=True)) if decoded else []
-            g_theta = grad(cost, theta, retain_graph=once_more, materialize_grads=True)
+            g_theta = grad(cost, theta, retain_graph=keep_graph, materialize_grads=True)
         if self.lecam:
-            g_theta = _added(g_theta, grad(self.lecam_cost(seen.real, playing, number), theta, materialize_grads=True))
+            g_theta = _added(g_theta, grad(self.lecam_cost(seen.real, fakes, number), theta, materialize_grads=True))
         g_theta = self.penalised(g_theta, discriminator, seen.x, y, number)
         g_decoded = [
-            g if name in seen.playing else torch.zeros_like(g) for name, g in zip(seen.fakes, g_decoded, strict=False)
+            g if name in seen.in_l_gan else torch.zeros_like(g) for name, g in zip(seen.fakes, g_decoded, strict=False)
         ]
         metrics = {"loss/gan": cost, "discriminator/cost_real": cost_real}
         metrics |= {f"discriminator/cost_{name}": value for name, value in costs.items()}
-        cost_fake = torch.stack([costs[name] for name in seen.playing]).mean()
-        return Played(g_decoded, g_theta, cost_real.detach(), cost_fake.detach(), metrics)
+        cost_fake = torch.stack([costs[name] for name in seen.in_l_gan]).mean()
+        return GanGradients(g_decoded, g_theta, cost_real.detach(), cost_fake.detach(), metrics)
 
     def discriminator_cost(self, real: Logits, fakes: Sequence[Logits]) -> Scalar:
         """What the discriminator descends in the game: its costs of real and decoded images, summed."""

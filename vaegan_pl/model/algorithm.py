@@ -14,7 +14,7 @@ from torch.autograd import grad
 from torch.nn.utils import parametrize
 
 from vaegan_pl.errors import check_part
-from vaegan_pl.model.adversary import Adversary, Seen
+from vaegan_pl.model.adversary import Adversary, DiscriminatorOutput
 from vaegan_pl.model.batch import Batch, Images, Latents, Noise
 from vaegan_pl.model.generative import EquilibriumGate, GenerativeModel, Step, detached, norm
 from vaegan_pl.model.losses import (
@@ -124,7 +124,7 @@ class VAEGAN(GenerativeModel):
     def gradients(self, batch: Batch, noise: Noise) -> Step:
         """All gradients of one iteration of Algorithm 1; see `GenerativeModel.gradients`.
 
-        The backward pass is linear: each loss is pulled back to the decoded images once, and on from there once.
+        Each loss is differentiated once, down to the decoded images; both results go on from there by the chain rule.
         """
         enc, dec, dis = self.networks.encoder, self.networks.decoder, self.networks.discriminator
         theta_enc, theta_dec = tuple(enc.parameters()), tuple(dec.parameters())
@@ -143,18 +143,18 @@ class VAEGAN(GenerativeModel):
         seen, dis_l = self._discriminate([x, *decoded], y, noise.uniform)
         likelihoods = self._likelihoods(x, decoded[0], dis_l)
         l_llike = torch.stack([*likelihoods.values()]).sum()
-        llike_decoded = grad(l_llike, decoded, retain_graph=True, materialize_grads=True)
-        # L_GAN <- log(Dis(X)) + log(1 - Dis(X_tilde)) + log(1 - Dis(X_p))
-        gan = self.adversary.play(seen, decoded if self.adversarial else [], dis, y, batch.number)
+        g_llike_decoded = grad(l_llike, decoded, retain_graph=True, materialize_grads=True)
+        # L_GAN <- log(Dis(X)) + log(1 - Dis(X_tilde)) + log(1 - Dis(X_p)), from here on its negative, a cost
+        gan = self.adversary.gan_gradients(seen, decoded if self.adversarial else [], dis, y, batch.number)
 
         # theta_Enc <- theta_Enc - grad (L_prior + L_llike)
-        (llike_z,) = grad(decoded, z, llike_decoded, retain_graph=True)
-        g_enc = grad([l_prior, z], theta_enc, [torch.ones_like(l_prior), llike_z])
+        (g_llike_z,) = grad(decoded, z, grad_outputs=g_llike_decoded, retain_graph=True)
+        g_enc = grad([l_prior, z], theta_enc, grad_outputs=[torch.ones_like(l_prior), g_llike_z])
         # theta_Dec <- theta_Dec - grad (gamma L_llike - L_GAN)
-        pull = [self.gamma * llike for llike in llike_decoded]
-        if self.adversarial:
-            pull = [llike + g_gan for llike, g_gan in zip(pull, gan.decoded, strict=True)]
-        g_dec = grad(decoded, theta_dec, pull)
+        g_decoded = [self.gamma * g_llike for g_llike in g_llike_decoded]
+        if self.adversarial:  # the pull is that of -L_GAN, sign included
+            g_decoded = [g_llike + pull for g_llike, pull in zip(g_decoded, gan.decoder_pull, strict=True)]
+        g_dec = grad(decoded, theta_dec, grad_outputs=g_decoded)
         # theta_Dis <- theta_Dis - grad L_GAN
         g_dis = gan.discriminator
 
@@ -165,15 +165,15 @@ class VAEGAN(GenerativeModel):
             "discriminator/feature_norm": dis_l[0].float().flatten(1).square().sum(1).sqrt().mean(),
         }
         if self.adversarial:
-            metrics["decoder/gradient_ratio"] = self.gamma * norm(llike_decoded) / norm(gan.decoded)
+            metrics["decoder/gradient_ratio"] = self.gamma * norm(g_llike_decoded) / norm(gan.decoder_pull)
         return Step(detached(metrics), g_enc, g_dec, g_dis, gan.cost_real, gan.cost_fake)
 
-    def phase(self, number: int) -> int | None:
-        """See `GenerativeModel.phase`."""
-        return None if self.prior.grows(number) else self.adversary.phase(number)
+    def graph_key(self, number: int) -> int | None:
+        """See `GenerativeModel.graph_key`."""
+        return None if self.prior.grows(number) else self.adversary.graph_key(number)
 
     @property
-    def _playing(self) -> list[int]:
+    def _in_l_gan(self) -> list[int]:
         """Which of X_tilde (0) and X_p (1) enter L_GAN."""
         return {"both": [0, 1], "reconstruction": [0], "prior": [1]}[self.fakes]
 
@@ -186,6 +186,7 @@ class VAEGAN(GenerativeModel):
 
     def _likelihoods(self, x: Images, x_tilde: Images, dis_l: Sequence[Tensor]) -> dict[str, Tensor]:
         """The terms of L_llike: of Dis_l, and of the pixels where there is a `sigma`."""
+        # The target is a constant, though with shared batch norm Dis_l(X) also depends on X_tilde.
         terms = {"loss/llike": self.feature_likelihood(dis_l[0].detach(), dis_l[1])}
         if self.sigma is not None:
             terms["loss/pixel"] = pixel_likelihood(x, x_tilde, self.sigma)
@@ -203,10 +204,10 @@ class VAEGAN(GenerativeModel):
 
     def _discriminate(
         self, batches: Sequence[Images], y: Labels | None, uniform: Tensor | None
-    ) -> tuple[Seen, list[Tensor]]:
+    ) -> tuple[DiscriminatorOutput, list[Tensor]]:
         """What the discriminator says of X, X_tilde and X_p, and Dis_l of the first two."""
         if self.batch_norm == "authors":
-            passes = [[0, 1], [0, *(1 + i for i in self._playing)]]
+            passes = [[0, 1], [0, *(1 + i for i in self._in_l_gan)]]
         else:
             passes = [[i for i in group if i < len(batches)] for group in TOGETHER[self.batch_norm]]
         views = self.adversary.views(batches, uniform)
@@ -217,9 +218,11 @@ class VAEGAN(GenerativeModel):
                 images = [views[i] for i in group]
                 of_all, maps = self.networks.discriminator(torch.cat(images), _repeated(y, group))
                 logits |= dict(zip(group, of_all.chunk(len(group)), strict=True))
+                # With "authors" X passes twice: its logits are those of the last pass, its Dis_l that of the first.
                 dis_l = dict(zip(group, maps[self.similarity_layer].chunk(len(group)), strict=True)) | dis_l
         fakes = {name: logits[i] for i, name in enumerate(DECODED[: len(batches) - 1], 1)}
-        return Seen(views[0], logits[0], fakes, [DECODED[i] for i in self._playing]), [dis_l[0], dis_l[1]]
+        seen = DiscriminatorOutput(views[0], logits[0], fakes, [DECODED[i] for i in self._in_l_gan])
+        return seen, [dis_l[0], dis_l[1]]
 
     @property
     def description(self) -> dict[str, object]:

@@ -45,8 +45,8 @@ class VAE(GenerativeModel):
         metrics = {"loss/prior": kl_divergence(mu, log_variance), "loss/pixel": pixel}
         return Step(detached(metrics), encoder=every[: len(theta[0])], decoder=every[len(theta[0]) :])
 
-    def phase(self, number: int) -> int | None:
-        """See `GenerativeModel.phase`."""
+    def graph_key(self, number: int) -> int | None:
+        """See `GenerativeModel.graph_key`."""
         return None if self.prior.grows(number) else 0
 
     @property
@@ -99,9 +99,9 @@ class GAN(GenerativeModel):
         }
         return Step(detached(metrics), decoder=g_dec, discriminator=g_dis)
 
-    def phase(self, number: int) -> int | None:
-        """See `GenerativeModel.phase`."""
-        return self.adversary.phase(number)
+    def graph_key(self, number: int) -> int | None:
+        """See `GenerativeModel.graph_key`."""
+        return self.adversary.graph_key(number)
 
     @property
     def description(self) -> dict[str, object]:

@@ -125,10 +125,13 @@ class GenerativeModel(nn.Module, ABC):
     def gradients(self, batch: Batch, noise: Noise) -> Step:
         """All gradients of one iteration, at one parameter point; no parameter and no `.grad` is changed."""
 
-    def phase(self, number: int) -> int | None:
-        """Which of several ways to step the batch of a number, from 0, goes; None where no other batch steps so.
+    def graph_key(self, number: int) -> int | None:
+        """Key of the CUDA graph that a batch may be replayed by; None where none may be recorded of it.
 
-        Batches of one phase differ in their inputs alone.
+        Batches of one key differ in their inputs alone.
+
+        Args:
+            number: of the batch, from 0.
         """
         return 0
 

@@ -67,7 +67,7 @@ class VAEGANModule(L.LightningModule):
             raise UserError(f"optimizer: has {', '.join(optimizers)}; must have {', '.join(model.NETWORKS)}")
         self.automatic_optimization = False
         self.model = model.to(memory_format=torch.channels_last)
-        self.factories = optimizers
+        self.optimizer_factories = optimizers
         self.schedule = schedule
         self.seed = seed
         self.on_nan = on_nan
@@ -88,7 +88,7 @@ class VAEGANModule(L.LightningModule):
         optimizers = []
         for name in self.model.NETWORKS:
             try:
-                optimizers.append(self.factories[name](getattr(self.model.networks, name).parameters()))
+                optimizers.append(self.optimizer_factories[name](getattr(self.model.networks, name).parameters()))
             except (TypeError, ValueError) as error:
                 raise UserError(f"optimizer.{name}: {error}") from error
             for group in optimizers[-1].param_groups:
@@ -141,7 +141,7 @@ class VAEGANModule(L.LightningModule):
             # even where a gate rests it, so that `global_step` and `max_steps` count batches.
             gradients, network = getattr(step, name), getattr(self.model.networks, name)
             if replayed and name not in rested:
-                self._descend_recorded(name, optimizer.optimizer, network, gradients, self.model.phase(number))
+                self._descend_recorded(name, optimizer.optimizer, network, gradients, self.model.graph_key(number))
                 gradients = ()
             elif name in rested:
                 gradients = ()
@@ -164,7 +164,7 @@ class VAEGANModule(L.LightningModule):
 
     def _gradients(self, batch: Batch, noise: Noise) -> tuple[Step, Tensor, bool]:
         """The gradients of a batch, what of them is finite, and whether a CUDA graph was replayed for them."""
-        number, phase = batch.number, self.model.phase(batch.number)
+        number, key = batch.number, self.model.graph_key(batch.number)
 
         def compute(x: Tensor, y: Tensor | None, *random: Tensor) -> tuple[Step, Tensor]:
             step = self.model.gradients(Batch(x, y, number), Noise(*random))
@@ -175,13 +175,13 @@ class VAEGANModule(L.LightningModule):
 
         assert noise.uniform is not None
         inputs = (batch.x, batch.y, noise.epsilon, noise.z_p, noise.uniform)
-        if self.recordings is None or phase is None:
+        if self.recordings is None or key is None:
             return *compute(*inputs), False
-        (step, finite), replayed = self.recordings(("gradients", phase), batch.x.shape, compute, *inputs)
+        (step, finite), replayed = self.recordings(("gradients", key), batch.x.shape, compute, *inputs)
         return step, finite, replayed
 
     def _descend_recorded(
-        self, name: str, optimizer: Optimizer, network: nn.Module, gradients: tuple[Tensor, ...], phase: int | None
+        self, name: str, optimizer: Optimizer, network: nn.Module, gradients: tuple[Tensor, ...], key: int | None
     ) -> None:
         """Step a network by gradients that always lie in the same place."""
 
@@ -190,7 +190,7 @@ class VAEGANModule(L.LightningModule):
                 self.descend(optimizer, network, gradients)
 
         assert self.recordings is not None
-        self.recordings((name, phase), options(optimizer), step)
+        self.recordings((name, key), options(optimizer), step)
 
     def _rested(self, step: Step) -> set[str]:
         """The networks that the gate does not let move."""
