@@ -143,7 +143,7 @@ def test_the_same_seed_gives_the_same_figures_whatever_the_batches(
 ) -> None:
     found = []
     for at_once, output in ((64, "a"), (7, "b")):
-        for module in ("inference", "evaluation.features", "evaluation.diversity", "evaluation.reconstruction"):
+        for module in ("model.running", "evaluation.features", "evaluation.diversity", "evaluation.reconstruction"):
             monkeypatch.setattr(f"vaegan_pl.{module}.AT_ONCE", at_once)
         options = [*DATA, "n=40", "seeds=0", "accelerator=cpu", "weights=run/vae_gan_model.pth", f"output={output}"]
         assert run_command(evaluate, "evaluate", *options) is None

@@ -479,7 +479,7 @@ def test_a_process_that_the_launcher_lost_ends_in_one_message(
     output = run_command(train, "train", "--multirun", *FEW, "model.gamma=1,2")
     assert output == (
         "error: the process of job 0 was lost (TerminatedWorkerError: a worker was killed); to go on, start the sweep "
-        "again with driver.name=s"
+        "again with sweep.name=s"
     )
     assert "2 jobs planned: 1 lost, 1 not begun." in (SWEEP / "sweep.html").read_text()
 

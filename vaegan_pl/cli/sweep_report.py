@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def sweep_report(config: DictConfig) -> None:
-    """Write `driver.csv`, `driver.json` and `driver.html` into a sweep's directory."""
+    """Write `sweep.csv`, `sweep.json` and `sweep.html` into a sweep's directory."""
     directory = Path(str(config.sweep))
     for path in driver.write_report(directory, jobs.in_directory(directory), config.overwrite):
         log.info("%s", path)
