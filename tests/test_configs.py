@@ -24,6 +24,7 @@ from vaegan_pl.data.augmentation import Augmentation
 from vaegan_pl.data.datamodule import ImageFolders, PhantomFolders
 from vaegan_pl.model.generative import EquilibriumGate, GenerativeModel
 from vaegan_pl.storage import tensor_files
+from vaegan_pl.sweeps import driver
 from vaegan_pl.training.lightning_module import VAEGANModule
 
 from .conftest import SMALL
@@ -109,6 +110,7 @@ def test_debug_presets_run(debug: str, batches: int, run_command: Any, tmp_path:
     epochs = [] if debug == "fast" else ["trainer.max_epochs=2"]
     assert run_command(train, "train", f"debug={debug}", *options, *epochs, f"hydra.run.dir={tmp_path}/run") is None
     assert composed(f"debug={debug}", "callbacks=none").callbacks == {}
+    assert driver.identity([f"debug={debug}", "model.gamma=1"]) != driver.identity(["model.gamma=1"])
     assert tensor_files.load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == batches
 
 
@@ -187,11 +189,11 @@ def test_models_set_the_model_alone_and_the_experiment_of_their_name_is_pointed_
     assert alone.model == recipe.model != default.model
     assert alone.optimizer == default.optimizer != recipe.optimizer
     assert alone.data == default.data
-    warn_if_experiment_missing({"model": model, "experiment": None})
+    warn_if_experiment_missing(model, [f"model={model}"])
     assert f"experiment={model}" in caplog.text
     caplog.clear()
-    warn_if_experiment_missing({"model": model, "experiment": model})
-    warn_if_experiment_missing({"model": "larsen", "experiment": None})
+    warn_if_experiment_missing(model, [f"experiment=[{model},sweep_gamma_lr]"])
+    warn_if_experiment_missing("larsen", ["model=larsen"])
     assert not caplog.records
 
 

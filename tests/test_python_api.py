@@ -71,8 +71,19 @@ def test_a_gan_can_be_sampled_only(tmp_path: Path) -> None:
     model = vaegan_pl.load(tmp_path / "m.pth")
     assert model.sample(2).shape == (2, 1, 16, 16)
     assert model.decode(torch.zeros(1, 5)).shape == (1, 1, 16, 16)
-    with pytest.raises(UserError, match="no encoder"):
-        model.reconstruct(X)
+    for label in (None, torch.zeros(3, dtype=torch.long)):
+        with pytest.raises(UserError, match="no encoder"):
+            model.reconstruct(X, label)
+    save_model(tmp_path / "c.pth", networks_with(encoder_channels=None, classes=3), mixtures=None)
+    assert vaegan_pl.load(tmp_path / "c.pth").decode(torch.zeros(1, 5), "b").shape == (1, 1, 16, 16)
+
+
+def test_what_it_returns_can_be_trained_on(path: Path) -> None:
+    model = vaegan_pl.load(path)
+    weight = torch.ones(5, requires_grad=True)
+    (model.encode(X) * weight).sum().backward()
+    assert weight.grad is not None
+    assert model.sample(2).clamp_(0, 1).min() >= 0
 
 
 def test_the_page_on_using_a_model_is_right(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

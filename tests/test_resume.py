@@ -421,6 +421,25 @@ def test_a_run_of_an_earlier_version_whose_classes_have_moved_goes_on(
     assert "vaegan_pl.callbacks" not in path.read_text()
 
 
+@pytest.mark.parametrize("group", ["trainer=cpu", "experiment=larsen_plus", "debug=fast"])
+def test_groups_that_set_many_options_are_not_chosen_again(group: str, run_command: Run) -> None:
+    message = run_command(train, "train", "resume=reference", group)
+    assert f"reference: {group.partition('=')[0]}= sets many options" in str(message)
+
+
+@pytest.mark.parametrize("share", ["0.5", "2"])
+def test_limits_may_be_shares_or_numbers(share: str, monkeypatch: pytest.MonkeyPatch, run_command: Run) -> None:
+    limit = f"+trainer.limit_train_batches={share}"
+    stop(monkeypatch, "on_train_batch_end", 2, limit)
+    assert run_command(train, "train", "resume=run", *kill_at("on_train_batch_end", 2)) is None
+
+
+def test_a_run_that_overfits_on_purpose_is_not_resumed(monkeypatch: pytest.MonkeyPatch, run_command: Run) -> None:
+    stop(monkeypatch, "on_train_batch_end", 2, "+trainer.overfit_batches=2")
+    message = run_command(train, "train", "resume=run", *kill_at("on_train_batch_end", 2))
+    assert "trainer.overfit_batches cannot be resumed" in str(message)
+
+
 @pytest.mark.parametrize(("before", "now"), stored_config.MOVED.items())
 def test_modules_have_moved_to_where_the_table_says(before: str, now: str) -> None:
     with pytest.raises(ModuleNotFoundError):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from vaegan_pl.cli.train import train
+from vaegan_pl.model.algorithm import VAEGAN
 from vaegan_pl.model.losses import Prior
 from vaegan_pl.storage import tensor_files
 from vaegan_pl.training import lightning_module, recorded
@@ -156,12 +157,51 @@ def test_what_cannot_be_recorded_is_computed_piece_by_piece_and_said_once(
     assert "operation not permitted" in caplog.text
 
 
-def test_an_error_of_the_function_itself_is_not_taken_for_one_of_recording() -> None:
-    def wrong(x: Tensor) -> Tensor:
-        raise RuntimeError("sizes do not match")
+@pytest.mark.parametrize("call", range(WARM_UP))
+def test_an_error_of_the_function_itself_is_not_taken_for_one_of_recording(call: int) -> None:
+    calls = []
 
+    def wrong(x: Tensor) -> Tensor:
+        calls.append(x)
+        if len(calls) > call:
+            raise RuntimeError("sizes do not match")
+        return x
+
+    recordings = Recordings()
+    for _ in range(call):
+        recordings("a", None, wrong, torch.ones(2))
     with pytest.raises(RuntimeError, match="sizes do not match"):
-        Recordings()("a", None, wrong, torch.ones(2))
+        recordings("a", None, wrong, torch.ones(2))
+    assert len(calls) == call + 1
+    assert recordings.works
+
+
+def test_weights_that_were_cast_in_a_graph_are_not_used_outside_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.nn.Parameter(torch.full((4, 4), 2.0))
+
+    def record(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
+        function(*inputs)  # casts the weight to bfloat16 and keeps that; in a graph, it would never have been computed
+        with torch.no_grad():
+            weight.fill_(3.0)  # so that what was kept is wrong
+        raise AssertionError("not to be recorded")
+
+    monkeypatch.setattr(recorded, "record", record)
+    recordings = Recordings()
+    for _ in range(WARM_UP + 1):
+        with torch.autocast("cpu", torch.bfloat16):
+            result, _ = recordings("product", None, lambda x: x @ weight, torch.ones(1, 4))
+    assert torch.equal(result, torch.full((1, 4), 12.0, dtype=torch.bfloat16))
+
+
+def test_optimizers_of_other_kinds_step_by_themselves(
+    run_command: Run, stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    adam = [f"optimizer.{name}._target_=torch.optim.Adam" for name in ("encoder", "decoder", "discriminator")]
+    assert run_command(train, "train", *FIVE_BATCHES, *adam, "trainer.max_epochs=2", "hydra.run.dir=run") is None
+    (module,) = stand_in.modules
+    assert stand_in.replays == 10 - WARM_UP  # of the gradients
+    assert module.recordings is None  # forgotten when training ends
 
 
 def test_an_optimizer_is_capturable_only_while_it_is_recorded() -> None:
@@ -197,3 +237,16 @@ def test_batches_share_a_phase_when_their_numbers_change_nothing(
 def test_r1_is_a_phase_of_its_own() -> None:
     model = vaegan(networks_with(discriminator_norm="group"), adversary=adversary_with(r1=1.0))
     assert [number for number in range(40) if model.graph_key(number) == 1] == [0, 16, 32]
+
+
+def test_models_and_priors_of_ones_own_are_never_recorded() -> None:
+    class Cyclic(Prior):
+        pass
+
+    class Own(VAEGAN):
+        pass
+
+    assert vaegan(networks_with(), prior=Cyclic(1.0, 0, 0.0)).graph_key(5) is None
+    own = vaegan(networks_with())
+    own.__class__ = Own
+    assert own.graph_key(5) is None

@@ -15,6 +15,9 @@ from vaegan_pl.runs import layout
 if TYPE_CHECKING:
     import lightning as L
 
+SET_AT_THE_START = ("trainer", "experiment", "debug")
+"""Groups that cannot be chosen again when a run is resumed."""
+
 OUTPUTS = ("directory", "path", "best", "picture")
 """Options of loggers and callbacks that say where something is written."""
 
@@ -43,6 +46,20 @@ def check_supported(config: DictConfig) -> None:
         classes = None if config.data.classes is None else [str(name) for name in config.data.classes]
         aliases = {str(alias): str(name) for alias, name in (config.data.aliases or {}).items()}
         list_images(Path(str(config.data.root)), classes, aliases)
+
+
+def check_resumed(directory: Path, overrides: list[str]) -> None:
+    """Stop groups of options that are chosen again for a run that is resumed.
+
+    Raises:
+        UserError: for such a group.
+    """
+    for name in (override.partition("=")[0].lstrip("+") for override in overrides):
+        if name in SET_AT_THE_START:
+            raise UserError(
+                f"resume={directory}: {name}= sets many options, and a resumed run keeps those it was started with; "
+                "leave it out, or give single options, such as trainer.accelerator=cpu"
+            )
 
 
 def check_outputs(config: DictConfig, directory: Path) -> None:

@@ -36,6 +36,9 @@ CONFIG = "config.yaml"
 NULLABLE = frozenset({"data.classes", "data.near_copy_correlation", "model.ema", "model.sigma"})
 """Options that have a default of some type and a meaning for null."""
 
+SHARES = frozenset({"trainer.limit_train_batches", "trainer.limit_val_batches", "trainer.overfit_batches"})
+"""Options that take a number of batches or a share of them, whichever a preset shows."""
+
 NUMBER_OR_WORD = frozenset({"model.sigma"})
 """Options whose default is a number and that also take a word."""
 
@@ -284,6 +287,8 @@ def _check_types(defaults: dict[Any, Any], values: dict[Any, Any], prefix: str) 
         if isinstance(default, dict) and isinstance(value, dict):
             _check_types(default, value, f"{key}.")
         elif type(value) is not type(default) and not (type(default) is float and type(value) is int):
+            if key in SHARES and type(value) is float:
+                continue
             words = {int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "a group"}
             such = "; leave it out, or set options of it" if isinstance(default, dict) else f", such as {default}"
             raise UserError(f"{key}={value}: must be {words[type(default)]}{such}")

@@ -32,6 +32,8 @@ def checkpoint_of(directory: Path, config: DictConfig) -> Checkpoint | None:
     from vaegan_pl.sweeps.jobs import METRICS, read_series
     from vaegan_pl.training.checkpoints import check_fits, limits_reached, newest
 
+    if config.trainer.get("overfit_batches"):
+        raise UserError(f"resume={directory}: runs with trainer.overfit_batches cannot be resumed; start a new one")
     if (directory / METRICS).exists():
         read_series(directory / METRICS)
     found = newest(directory / "checkpoints")

@@ -6,7 +6,6 @@ import re
 import secrets
 import sys
 import warnings
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OF_DATA = re.compile(r"output_root=|[+~]*data(=|\.(?!batch_size|augmentation))")
+OF_DATA = re.compile(r"output_root=|[+~]*data\.(?!batch_size|augmentation)")
 """Options that say which images there are, how they are split, and where phantoms lie."""
 
 EXPECTED_WARNINGS = (
@@ -53,7 +52,7 @@ def fit(config: DictConfig) -> None:
     """Build everything that the configuration names and train; leave the results in the run's directory."""
     directory, config = directory_and_config(config)
     checks.check_supported(config)
-    warn_if_experiment_missing(HydraConfig.get().runtime.choices)
+    warn_if_experiment_missing(HydraConfig.get().runtime.choices.get("model"), HydraConfig.get().overrides.task)
     import lightning as L
     from hydra.utils import instantiate
 
@@ -96,6 +95,8 @@ def directory_and_config(config: DictConfig) -> tuple[Path, DictConfig]:
     if config.resume is not None:
         directory = Path(config.resume)
         layout.check_entries(directory)
+        if HydraConfig.get().mode != RunMode.MULTIRUN:  # a job of a sweep is composed as it was before
+            checks.check_resumed(directory, HydraConfig.get().overrides.task)
         config = stored_config.read(directory, config, HydraConfig.get().overrides.task)
         return directory, config
     directory = Path(config.directory)
@@ -105,10 +106,10 @@ def directory_and_config(config: DictConfig) -> tuple[Path, DictConfig]:
     return directory, config
 
 
-def warn_if_experiment_missing(choices: Mapping[str, str | None]) -> None:
+def warn_if_experiment_missing(model: str | None, overrides: list[str]) -> None:
     """Warn if `model=X` was chosen although there is `experiment=X`, which sets more than the model."""
-    model, experiment = choices.get("model"), choices.get("experiment")
-    if (CONFIG_DIRECTORY / "experiment" / f"{model}.yaml").exists() and str(model) not in str(experiment):
+    experiments = [override for override in overrides if override.startswith("experiment=")]
+    if (CONFIG_DIRECTORY / "experiment" / f"{model}.yaml").exists() and str(model) not in str(experiments):
         log.warning("model=%s sets networks and losses alone; experiment=%s also sets how it is trained", model, model)
 
 
@@ -144,8 +145,10 @@ def callbacks_of(config: DictConfig, directory: Path) -> "tuple[RunDirectory, li
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         callbacks.append(Objective(config.sweep.objective))
 
+    hydra = HydraConfig.get()
+    of_data = data_options(str(hydra.runtime.choices["data"]), hydra.overrides.task)
     for console in (callback for callback in callbacks if isinstance(callback, Console)):
-        console.data_options = None if config.resume else data_options(HydraConfig.get().overrides.task)
+        console.data_options = None if config.resume else of_data
 
     def describe() -> None:
         stored_config.write(config, directory)
@@ -155,11 +158,15 @@ def callbacks_of(config: DictConfig, directory: Path) -> "tuple[RunDirectory, li
     return RunDirectory(directory, Path(config.output_root), loggers, describe), callbacks
 
 
-def data_options(overrides: list[str]) -> list[str]:
-    """What `evaluate`, whose images are `data=mri` unless it is told otherwise, must be told of a run's."""
+def data_options(chosen: str, overrides: list[str]) -> list[str]:
+    """What `evaluate` must be told of a run's images.
+
+    Args:
+        chosen: the configuration of the data: phantom, mri, report.
+        overrides: the run's options.
+    """
     given = [override for override in overrides if OF_DATA.match(override)]
-    others = any(override.startswith("data=") for override in given)
-    return [quoted(override) for override in (given if others else ["data=phantom", *given])]
+    return [f"data={chosen}", *map(quoted, given)]
 
 
 def load_images(data: "ImageFolders", trainer: "L.Trainer") -> None:

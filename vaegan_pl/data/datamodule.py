@@ -321,7 +321,8 @@ class ImageFolders(L.LightningDataModule):
         epoch, batch = divmod(batch, int(self.trainer.num_training_batches))
         sampler.set_epoch(epoch)
         size = self.batch_size * devices
-        numbers = list(sampler)[batch * size : (batch + 1) * size]
+        in_turn = bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
+        numbers = list(range(len(dataset)) if in_turn else sampler)[batch * size : (batch + 1) * size]
         return [self.collection.listing.files[image].path for image in dataset.choose(numbers)[0]]
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -133,7 +133,7 @@ class GenerativeModel(nn.Module, ABC):
         Args:
             number: of the batch, from 0.
         """
-        return 0
+        return None
 
     @property
     def description(self) -> dict[str, object]:

@@ -11,7 +11,7 @@ from vaegan_pl.errors import UserError
 AT_ONCE = 64
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def in_batches(
     network: Callable[..., Tensor], inputs: Tensor, y: Tensor | None, device: torch.device, description: str
 ) -> Tensor:

@@ -90,11 +90,17 @@ class SavedModel:
         Raises:
             UserError: if the model has no encoder, or is conditional and the label is not one of its classes.
         """
+        self._check_encoder()
+        if label is not None and not self.networks.classes:
+            raise UserError(f"label={label}: the model is not conditional; leave label out")
+        return self._index(label)
+
+    def _check_encoder(self) -> None:
         if "encoder" not in self.networks.names:
             raise UserError("weights: the model has no encoder (a GAN); it can be sampled only")
+
+    def _index(self, label: object) -> int | None:
         if not self.networks.classes:
-            if label is not None:
-                raise UserError(f"label={label}: the model is not conditional; leave label out")
             return None
         classes = list(self.trained_on["classes"])
         if str(label) not in classes:
@@ -143,7 +149,7 @@ class SavedModel:
         Raises:
             UserError: as `label_for_encoding` does, and if the networks give NaN.
         """
-        y = self._indices(label, len(x))
+        y = self._to_encode(label, len(x))
         return in_batches(lambda x, y: self.networks.encoder(x, y)[0], x, y, self.device, "encoding")
 
     def decode(self, z: Latents, label: str | Tensor | None = None) -> Images:
@@ -156,7 +162,7 @@ class SavedModel:
         Raises:
             UserError: if a conditional model is not told one of its classes, and if the networks give NaN.
         """
-        y = self._indices(label, len(z)) if self.networks.classes else None
+        y = self._indices(label, len(z))
         return in_batches(self.networks.decoder, z, y, self.device, "decoding")
 
     def reconstruct(self, x: Images, label: str | Tensor | None = None) -> Images:
@@ -165,15 +171,22 @@ class SavedModel:
         Raises:
             UserError: as `encode` does.
         """
-        y, networks = self._indices(label, len(x)), self.networks
+        y, networks = self._to_encode(label, len(x)), self.networks
         return in_batches(
             lambda x, y: networks.decoder(networks.encoder(x, y)[0], y), x, y, self.device, "reconstructing"
         )
 
+    def _to_encode(self, label: str | Tensor | None, n: int) -> Tensor | None:
+        if isinstance(label, Tensor):
+            self._check_encoder()
+        else:
+            self.label_for_encoding(label)
+        return self._indices(label, n)
+
     def _indices(self, label: str | Tensor | None, n: int) -> Tensor | None:
         if isinstance(label, Tensor):
             return label
-        index = self.label_for_encoding(label)
+        index = self._index(label)
         return None if index is None else torch.full((n,), index)
 
     def draw_classes(self, n: int, generator: torch.Generator) -> Tensor:

@@ -283,7 +283,8 @@ def is_known(override: str) -> bool:
         if key in MOVABLE or key in TO_GIVE_AGAIN:
             return True
         if group in _groups():
-            return isinstance(value, str) and value in {path.stem for path in (CONFIG_DIRECTORY / group).glob("*.yaml")}
+            names = {path.stem for path in (CONFIG_DIRECTORY / group).glob("*.yaml")}
+            return all(isinstance(name, str) and name in names for name in (value if type(value) is list else [value]))
         if key.count(".") > MOST_DEPTH or "${" in str(value):
             return False
         node: Any = value
@@ -374,6 +375,8 @@ def _strange(stored: Any, place: _Place | None, key: str, given: Sequence[str]) 
             yield key, stored
         for name, value in stored.items():
             below = None if place is None else place.below.get(name)
+            if key == "trainer" and name in OF_LIGHTNING:  # a preset may show a whole number where shares go, too
+                below = _NUMBERS
             yield from _strange(value, below or _besides(key, name, value), f"{key}.{name}".lstrip("."), given)
     elif place is None or not _is_of(stored, place, key):
         yield key, stored
@@ -391,8 +394,10 @@ def _besides(key: str, name: object, value: object) -> _Place | None:
 
 def _is_of(value: Any, place: _Place, key: str) -> bool:
     """Whether a value may stand in a place of the configuration."""
+    if value is None and key in MAY_BE_EMPTY:
+        return True
     if place.below and not place.values:
-        return value is None and key in MAY_BE_EMPTY
+        return False
     if key in TO_GIVE_AGAIN:
         return value is None or value is True
     if not _is_of_its_kind(value, place, key):

@@ -33,7 +33,7 @@ from vaegan_pl.sweeps.jobs import PLAN, Job, Objective, Plan, Run
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
-GROUPS = ("model=", "model/", "optimizer=", "data=", "experiment=", "trainer.max_", "callbacks.quality.")
+GROUPS = ("model=", "model/", "optimizer=", "data=", "experiment=", "debug=", "trainer.max_", "callbacks.quality.")
 """Options beside `stored_config.FIXED` that make another run, or another measure of it."""
 
 OF_A_SEARCH = ("sweep.objective", "sweep.direction", "sweep.worst", "sweep.seeds", "sweep.audit", "hydra.sweeper.")

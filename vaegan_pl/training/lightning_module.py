@@ -24,7 +24,7 @@ from vaegan_pl.model.batch import Batch, Noise
 from vaegan_pl.model.generative import GenerativeModel, Step
 from vaegan_pl.model.losses import kl_divergence
 from vaegan_pl.model.schedule import PowerDecay
-from vaegan_pl.training.recorded import Recordings, options, recordable
+from vaegan_pl.training.recorded import RECORDED_OPTIMIZERS, Recordings, options, recordable
 from vaegan_pl.training.watch import FiniteWatch
 
 log = logging.getLogger(__name__)
@@ -96,8 +96,9 @@ class VAEGANModule(L.LightningModule):
         return optimizers
 
     def on_train_start(self) -> None:
-        """Get ready to record the step, if a single GPU trains."""
-        one_gpu = self.device.type == "cuda" and self.trainer.world_size == 1
+        """Get ready to record the step, if a single GPU trains alone."""
+        together = distributed.is_available() and distributed.is_initialized()
+        one_gpu = self.device.type == "cuda" and self.trainer.world_size == 1 and not together
         self.recordings = Recordings() if self.graph and one_gpu else None
 
     def on_train_end(self) -> None:
@@ -140,7 +141,7 @@ class VAEGANModule(L.LightningModule):
             # Lightning counts every step of its wrappers in `global_step`. Only the first network steps through one,
             # even where a gate rests it, so that `global_step` and `max_steps` count batches.
             gradients, network = getattr(step, name), getattr(self.model.networks, name)
-            if replayed and name not in rested:
+            if replayed and name not in rested and type(optimizer.optimizer) in RECORDED_OPTIMIZERS:
                 self._descend_recorded(name, optimizer.optimizer, network, gradients, self.model.graph_key(number))
                 gradients = ()
             elif name in rested:
@@ -190,7 +191,8 @@ class VAEGANModule(L.LightningModule):
                 self.descend(optimizer, network, gradients)
 
         assert self.recordings is not None
-        self.recordings((name, key), options(optimizer), step)
+        where = gradients[0].data_ptr()
+        self.recordings((name, key), (options(optimizer), where), step)
 
     def _rested(self, step: Step) -> set[str]:
         """The networks that the gate does not let move."""

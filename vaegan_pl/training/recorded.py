@@ -20,6 +20,10 @@ WARM_UP = 3
 Inputs = Sequence[Tensor | None]
 
 
+RECORDED_OPTIMIZERS = (torch.optim.RMSprop, torch.optim.SGD)
+"""Optimizers whose step is the same arithmetic in a graph, and depends on nothing that is counted outside of it."""
+
+
 class Recorded:
     """A function of tensors, computed as it is for `WARM_UP` calls, then recorded and from there on replayed.
 
@@ -33,18 +37,21 @@ class Recorded:
         self.output: Any = None
         self.replay: Callable[[], None] | None = None
 
-    def __call__(self, function: Callable[..., Any], inputs: Inputs) -> Any:
-        """What the function returns for inputs, whose shapes are the same in every call.
+    def record(self, function: Callable[..., Any], inputs: Inputs) -> None:
+        """Record the function; it is not computed.
 
         Raises:
-            RuntimeError: if it cannot be recorded; it has not been computed then.
+            Exception: whatever the function or CUDA raises, if it cannot be recorded.
         """
-        if self.calls < WARM_UP:
-            self.calls += 1
-            return function(*inputs)
+        self.inputs = [None if given is None else given.clone() for given in inputs]
+        self.output, self.replay = record(function, self.inputs)
+
+    def __call__(self, function: Callable[..., Any], inputs: Inputs) -> Any:
+        """What the function returns for inputs, whose shapes are the same in every call."""
         if self.replay is None:
-            self.inputs = [None if given is None else given.clone() for given in inputs]
-            self.output, self.replay = record(function, self.inputs)
+            result = function(*inputs)
+            self.calls += 1
+            return result
         for held, given in zip(self.inputs, inputs, strict=True):
             if held is not None and given is not None:
                 held.copy_(given)
@@ -56,7 +63,7 @@ def record(function: Callable[..., Any], inputs: Inputs) -> tuple[Any, Callable[
     """Where a function's results will be, and what computes them from what the inputs hold then; nothing is run yet.
 
     Raises:
-        RuntimeError: if the function does what a CUDA graph cannot hold.
+        Exception: if the function does what a CUDA graph cannot hold.
     """
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
@@ -69,7 +76,7 @@ def record(function: Callable[..., Any], inputs: Inputs) -> tuple[Any, Callable[
 
 @contextmanager
 def recordable(optimizer: Optimizer) -> Iterator[None]:
-    """Let one of torch's optimizers step inside a graph; afterwards its options are what a checkpoint should hold."""
+    """Let an optimizer step inside a graph; afterwards its options are what a checkpoint should hold."""
     for parameter, state in optimizer.state.items():
         if torch.is_tensor(state.get("step")):
             state["step"] = state["step"].to(parameter.device)
@@ -107,17 +114,20 @@ class Recordings:
             function: see `Recorded`.
             inputs: its inputs.
         """
-        if self.works:
-            before, recorded = self.known.get(name, (None, Recorded()))
-            if before != depends:
-                recorded = Recorded()
-            self.known[name] = depends, recorded
+        if not self.works:
+            return function(*inputs), False
+        before, recorded = self.known.get(name, (None, Recorded()))
+        if before != depends:
+            recorded = Recorded()
+        self.known[name] = depends, recorded
+        if recorded.replay is None and recorded.calls >= WARM_UP:
             try:
-                return recorded(function, inputs), recorded.replay is not None
-            except RuntimeError as error:
-                if recorded.replay is not None or recorded.calls < WARM_UP:
-                    raise
+                recorded.record(function, inputs)
+            except Exception as error:
                 self.works = False
                 self.known.clear()
                 log.warning("the step cannot be recorded as a CUDA graph; its parts are launched singly: %s", error)
-        return function(*inputs), False
+            torch.clear_autocast_cache()  # the weights in it were cast in the graph, which has not run
+            if not self.works:
+                return function(*inputs), False
+        return recorded(function, inputs), recorded.replay is not None
