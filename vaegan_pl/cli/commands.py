@@ -19,12 +19,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from vaegan_pl.console import as_option, as_typed, enduring_streams
 from vaegan_pl.errors import UserError
-from vaegan_pl.storage.files import printable
+from vaegan_pl.storage.files import check_model_path, printable
 
 _PACKAGE = Path(__file__).parents[1]
 CONFIG_DIRECTORY = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
@@ -134,6 +134,33 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
         while MADE:
             with suppress(OSError):
                 MADE.pop(0).rmdir()
+
+
+def model_paths(weights: object) -> list[Path]:
+    """The model files that a command is to open.
+
+    Raises:
+        UserError: if one is not there, or none is named.
+    """
+    names = list(weights) if isinstance(weights, ListConfig) else [weights]
+    if not names:
+        raise UserError("weights=[]: give at least one model file")
+    paths = [Path(str(name)) for name in names]
+    for path in paths:
+        check_model_path(path)
+    return paths
+
+
+def model_path(weights: object) -> Path:
+    """The model file that a command is to open.
+
+    Raises:
+        UserError: if it is not there, or several are named.
+    """
+    paths = model_paths(weights)
+    if len(paths) > 1:
+        raise UserError(f"weights={weights}: give a single model file")
+    return paths[0]
 
 
 def is_first_process() -> bool:
@@ -357,7 +384,8 @@ def _unknown(key: str, known: object) -> str:
 
 
 def _suggestion(key: str, known: object) -> str:
-    close = difflib.get_close_matches(key, _keys(known), n=1)
+    groups = [path.name for path in CONFIG_DIRECTORY.iterdir() if path.is_dir() and path.name != "hydra"]
+    close = difflib.get_close_matches(key, [*_keys(known), *groups], n=1)
     return f"; did you mean {close[0]}?" if close else "; --help shows them all"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from vaegan_pl.cli import commands
 from vaegan_pl.errors import UserError
@@ -25,6 +25,7 @@ def evaluate(config: DictConfig) -> None:
     commands.check_seed(config.seed)
     if config.features not in ("classifier", "inception"):
         raise UserError(f"features={config.features}: must be classifier or inception")
+    paths = commands.model_paths(config.weights)
     from hydra.utils import instantiate
 
     from vaegan_pl.evaluation import evaluation
@@ -40,10 +41,7 @@ def evaluate(config: DictConfig) -> None:
     device = pick_device(config.accelerator)
     if device.type == "cpu":
         prepare_cpu()
-    named = config.weights if isinstance(config.weights, ListConfig) else [config.weights]
-    if not named:
-        raise UserError("weights=[]: give at least one model file")
-    models = {Path(str(name)): weights.load(Path(str(name))) for name in named}
+    models = {path: weights.load(path) for path in paths}
     data: ImageFolders = instantiate(config.data, _convert_="all")
     data.prepare_data()
     for path, model in models.items():

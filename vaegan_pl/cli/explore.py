@@ -11,7 +11,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from vaegan_pl.cli import commands
@@ -28,9 +28,7 @@ log = logging.getLogger(__name__)
 
 def explore(config: DictConfig) -> None:
     """Serve the page until it is interrupted."""
-    named = config.weights if isinstance(config.weights, ListConfig) else [config.weights]
-    if not named:
-        raise UserError("weights=[]: give at least one model file")
+    paths = commands.model_paths(config.weights)
     if config.port is not None and not (isinstance(config.port, int) and 0 < config.port < 65536):
         raise UserError(f"port={config.port}: must be a number from 1 to 65535, or null for the first free one")
     from vaegan_pl.explorer.studio import Studio
@@ -42,12 +40,10 @@ def explore(config: DictConfig) -> None:
     if device.type == "cpu":
         prepare_cpu()
     studios = []
-    for name in map(str, named):
-        path = Path(name)
-        model = weights.load(path)
-        model.networks.to(device)
-        path = path.resolve()  # outputs/latest may point elsewhere tomorrow
-        studios.append(Studio(name, path, sha256(path), model, device))
+    for path in paths:
+        model = weights.load(path).to(device)
+        resolved = path.resolve()  # outputs/latest may point elsewhere tomorrow
+        studios.append(Studio(str(path), resolved, sha256(resolved), model, device))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with TemporaryDirectory(prefix="vaegan_pl-", dir=os.environ.get("GRADIO_TEMP_DIR")) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # which Gradio looks at when it is imported

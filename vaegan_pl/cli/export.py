@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from vaegan_pl.cli import commands
 from vaegan_pl.errors import UserError
 from vaegan_pl.storage.outputs import MADE_BY, claim
 
@@ -18,9 +19,10 @@ def export(config: DictConfig) -> None:
     """Write both networks, and print how far their outputs are from PyTorch's."""
     if config.format not in FORMATS:
         raise UserError(f"format={config.format}: must be one of {', '.join(FORMATS)}")
+    path = commands.model_path(config.weights)
     from vaegan_pl.model import exports, weights
 
-    path, output = Path(str(config.weights)), Path(str(config.output))
+    output = Path(str(config.output))
     claim(output, rf"(encoder|decoder)\.{config.format}", config.overwrite)
     model = weights.load(path)
     metadata = {

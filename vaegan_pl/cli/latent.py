@@ -34,13 +34,14 @@ def latent(config: DictConfig) -> None:
     commands.check_seed(config.seed)
     if not math.isfinite(config.strength):
         raise UserError(f"strength={config.strength}: must be a finite number, such as 1")
+    path = commands.model_path(config.weights)
     from vaegan_pl.hardware import pick_device
     from vaegan_pl.model import weights
     from vaegan_pl.report import latent_pictures
 
     output = Path(str(config.output))
     claim(output, rf"{config.tool}\.(png|gif)", config.overwrite)
-    model = weights.load(Path(str(config.weights)))
+    model = weights.load(path)
     device = pick_device(config.accelerator)
     model.networks.to(device)
     tour = _tour(config, latent_pictures.Guide(model, device, config.seed, config.frames, config.columns))

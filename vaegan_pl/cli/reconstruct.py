@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from vaegan_pl.cli import commands
 from vaegan_pl.errors import UserError
 from vaegan_pl.storage.outputs import claim, remove
 
@@ -18,6 +19,7 @@ def reconstruct(config: DictConfig) -> None:
     output = Path(str(config.output))
     earlier = claim(output, r"reconstruction_\d{5,}_.*\.png", config.overwrite)
     claim(output, r"grid\.png", config.overwrite)
+    path = commands.model_path(config.weights)
     from torchmetrics.functional.image import peak_signal_noise_ratio
     from tqdm import tqdm
 
@@ -26,7 +28,7 @@ def reconstruct(config: DictConfig) -> None:
     from vaegan_pl.model import weights
     from vaegan_pl.report.pictures import pairs, save_png, single
 
-    model = weights.load(Path(str(config.weights))).to(pick_device(config.accelerator))
+    model = weights.load(path).to(pick_device(config.accelerator))
     label = None if config.label is None else str(config.label)
     model.label_for_encoding(label)  # before images are read
     names, x = read_images(Path(str(config.images)), model)

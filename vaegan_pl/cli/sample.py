@@ -36,6 +36,7 @@ def sample(config: DictConfig) -> None:
     commands.check_seed(config.seed)
     if not 0 <= config.temperature < math.inf:
         raise UserError(f"temperature={config.temperature}: must be a number of at least 0; 1 draws as trained")
+    path = commands.model_path(config.weights)
     import torch
     from hydra.utils import instantiate
     from tqdm import tqdm
@@ -47,7 +48,7 @@ def sample(config: DictConfig) -> None:
     from vaegan_pl.report import provenance
     from vaegan_pl.report.pictures import grid, save_png, single
 
-    path, output = Path(str(config.weights)), Path(str(config.output))
+    output = Path(str(config.output))
     model = weights.load(path)
     device, generator = pick_device(config.accelerator), torch.Generator().manual_seed(config.seed)
     model.networks.to(device)

@@ -16,7 +16,7 @@ from vaegan_pl.model.mixtures import ClassMixtures, from_plain, to_plain
 from vaegan_pl.model.networks import Networks
 from vaegan_pl.model.running import in_batches
 from vaegan_pl.storage import tensor_files
-from vaegan_pl.storage.files import LONGEST_NAME, RefusedError, printable
+from vaegan_pl.storage.files import LONGEST_NAME, RefusedError, check_model_path, printable
 
 FORMAT = "vaegan_pl"
 FORMAT_VERSION = 4
@@ -293,10 +293,7 @@ def load(path: str | Path) -> SavedModel:
         UserError: if the file is missing, damaged, not written by this project, of a newer format, or holds code.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"weights={path}: is a folder; give the vae_gan_model.pth in it")
-    if not path.exists():
-        raise UserError(f"weights={path}: no such file; a training run writes vae_gan_model.pth in its directory")
+    check_model_path(path)
     try:
         content = tensor_files.load(path)
     except RefusedError as error:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vaegan_pl.errors import UserError
+
 MOST_TEXT = 2**20
 """The most bytes of a configuration, record or card; true ones have a few thousand."""
 
@@ -134,3 +136,15 @@ def atomic_write(path: Path, data: bytes | memoryview | str, durable: bool = Tru
                 os.close(folder)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def check_model_path(path: Path) -> None:
+    """Check that there is a file where a model is said to be, before anything heavy is imported.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if path.is_dir():
+        raise UserError(f"weights={path}: is a folder; give the vae_gan_model.pth in it")
+    if not path.exists():
+        raise UserError(f"weights={path}: no such file; a training run writes vae_gan_model.pth in its directory")
