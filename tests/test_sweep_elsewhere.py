@@ -133,7 +133,7 @@ def test_slurm_requeues_a_job_that_is_out_of_time(tmp_path: Path) -> None:
         sweep("--multirun", *options, *times, *wait, "trainer.max_epochs=2", environment=environment)
     (job,) = jobs.in_directory(SWEEP)
     assert (job.state, job.attempts) == ("finished", 1)
-    assert "stopped by SIGUSR2 after 3 batches" in (job.directory / "train.log").read_text()
+    assert "stopped by SIGUSR2 after 3 batches" in (job.directory / "seed_0" / "train.log").read_text()
 
 
 def test_a_search_prunes_and_repeats_nothing_when_it_is_started_again() -> None:

@@ -74,7 +74,8 @@ class Console(L.Callback):
         figures = {name: trainer.callback_metrics.get(f"validation/{name}") for name in RESULTS}
         known = [RESULTS[name].format(float(value)) for name, value in figures.items() if value is not None]
         if known:
-            log.info("held out     %s (this project's features; see docs/evaluation.md)", ", ".join(known))
+            features = " (KID in this project's own features)" if figures["kid"] is not None else ""
+            log.info("held out     %s%s", ", ".join(known), features)
         log.info("look at      %s", self.directory / "images" / "progress.png")
         if (self.directory / "curves.png").exists():
             log.info("curves       %s", self.directory / "curves.png")
