@@ -27,8 +27,8 @@ def download(config: DictConfig) -> None:
         raise UserError(f"downloading needs kagglehub: pip install 'kagglehub>=1', {by_hand}") from error
     try:
         folder = Path(kagglehub.dataset_download(str(config.dataset), output_dir=str(output)))
-    except Exception as error:  # whatever of its transports, credentials or archives fails, the mend is the same
+    except Exception as error:  # whatever of its transports, credentials or archives fails, the advice is the same
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        mend = f"go online and try again with an output folder that is empty, {by_hand}"
-        raise UserError(f"{config.dataset} cannot be downloaded ({reason}); {mend}") from error
+        advice = f"go online and try again with an output folder that is empty, {by_hand}"
+        raise UserError(f"{config.dataset} cannot be downloaded ({reason}); {advice}") from error
     log.info("train on it  python -m vaegan_pl.train data=mri data.root=%s", folder.resolve())

@@ -17,7 +17,6 @@ from vaegan_pl.evaluation.privacy import Audit
 from vaegan_pl.evaluation.reconstruction import quality
 from vaegan_pl.evaluation.reference import Levels, Reference, as_saved
 from vaegan_pl.evaluation.usefulness import Labelled, Trial
-from vaegan_pl.model.networks import Labels
 from vaegan_pl.model.running import in_batches
 from vaegan_pl.model.weights import SavedModel
 
@@ -101,8 +100,8 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, say: Callable[
         reference: what it is held against.
         say: is told what is done next.
     """
-    device, seed = reference.device, reference.seed
-    encodes = "encoder" in model.networks.to(device).names
+    seed = reference.seed
+    encodes = "encoder" in model.to(reference.device).networks.names
     say("sampling")
     samples = {PRIOR: as_saved(model.sample(reference.n, None, seed))}
     synthetic = None
@@ -114,7 +113,7 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, say: Callable[
     found = {name: reference.levels(images) for name, images in samples.items()}
     say("reconstruction")
     held_out = reference.held_out
-    reconstructions = _reconstruct(model, held_out, reference.held_out_labels, device) if encodes else None
+    reconstructions = as_saved(model.reconstruct(held_out, reference.held_out_labels)) if encodes else None
     say("privacy")
     audits = {
         name: privacy.audit(reference.detector.nearest(images), reference.calibration)
@@ -150,22 +149,14 @@ def _labelled_samples(model: SavedModel, reference: Reference, seed: int) -> Lab
     return Labelled(torch.cat(images), torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
 
 
-def _reconstruct(model: SavedModel, x: Images, y: Labels, device: torch.device) -> Images:
-    networks = model.networks
-    return as_saved(
-        in_batches(lambda x, y: networks.decoder(networks.encoder(x, y)[0], y), x, y, device, "reconstructing")
-    )
-
-
 def _interpolate(model: SavedModel, reference: Reference) -> Images:
-    networks, device = model.networks, reference.device
     ends = torch.linspace(0, len(reference.held_out) - 1, 2 * LINES).long()
     y = reference.held_out_labels[ends]
-    means = in_batches(lambda x, y: networks.encoder(x, y)[0], reference.held_out[ends], y, device, "interpolating")
+    means = model.encode(reference.held_out[ends], y)
     along = torch.linspace(0, 1, STEPS)[:, None]
     lines = [start + along * (end - start) for start, end in zip(means[:LINES], means[LINES:], strict=True)]
     y = y[:LINES].repeat_interleave(STEPS)  # conditional networks stay in the class that the line starts in
-    return as_saved(in_batches(networks.decoder, torch.cat(lines), y, device, "interpolating"))
+    return as_saved(model.decode(torch.cat(lines), y))
 
 
 def _latent_space(model: SavedModel, reference: Reference) -> LatentSpace:
@@ -175,13 +166,13 @@ def _latent_space(model: SavedModel, reference: Reference) -> LatentSpace:
     generator = torch.Generator().manual_seed(reference.seed)
     z = posterior.sample(reference.n, generator)
     y = train.labels[torch.randint(len(train.labels), (reference.n,), generator=generator)]
-    images = as_saved(in_batches(networks.decoder, z, y, device, "sampling one Gaussian"))
+    images = as_saved(model.decode(z, y))
     return LatentSpace(posterior, reference.kid(images))
 
 
 def _memorised(model: SavedModel, reference: Reference) -> Estimate:
     some = reference.some_trained
-    found = reference.detector.nearest(_reconstruct(model, some.x, some.labels, reference.device))
+    found = reference.detector.nearest(as_saved(model.reconstruct(some.x, some.labels)))
     return wilson_ci(int((found.correlation > reference.calibration.threshold).sum()), len(found.correlation))
 
 
@@ -190,7 +181,8 @@ def _membership(model: SavedModel, reference: Reference, reconstructions: Images
     members = reference.train.some(len(held_out.x), reference.seed)
     scores: dict[str, tuple[Tensor, Tensor]] = {}
     if reconstructions is not None:
-        both = (members.x, _reconstruct(model, members.x, members.labels, device)), (held_out.x, reconstructions)
+        decoded = as_saved(model.reconstruct(members.x, members.labels))
+        both = (members.x, decoded), (held_out.x, reconstructions)
         of_members, of_others = (-reconstruction.squared_error(x, x_tilde) for x, x_tilde in both)
         scores["reconstruction error"] = of_members, of_others
     if "discriminator" in model.networks.names:

@@ -321,13 +321,16 @@ def _load(path: Path) -> dict[Any, Any]:
 
 def _rename(stored: object) -> None:
     """Give classes of this project the names that they have now."""
-    for name, value in stored.items() if isinstance(stored, dict) else enumerate(stored):  # type: ignore[arg-type]
-        if isinstance(value, dict | list):
+    if isinstance(stored, list):
+        for value in stored:
             _rename(value)
-        elif name == "_target_" and isinstance(value, str):
-            module = next((old for old in MOVED if value.startswith(old)), None)
-            if module is not None:
-                stored[name] = MOVED[module] + value.removeprefix(module)  # type: ignore[index]
+    elif isinstance(stored, dict):
+        for value in stored.values():
+            _rename(value)
+        target = stored.get("_target_")
+        for before, now in MOVED.items():
+            if isinstance(target, str) and target.startswith(before):
+                stored["_target_"] = now + target.removeprefix(before)
 
 
 def _parsed(overrides: Sequence[str]) -> Iterator[Any]:

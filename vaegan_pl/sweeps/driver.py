@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 GROUPS = ("model=", "model/", "optimizer=", "data=", "experiment=", "debug=", "trainer.max_", "callbacks.quality.")
-"""Options beside `stored_config.FIXED` that make another run, or another measure of it."""
+"""Options in addition to `stored_config.FIXED` that make another run, or another measure of it."""
 
 OF_A_SEARCH = ("sweep.objective", "sweep.direction", "sweep.worst", "sweep.seeds", "sweep.audit", "hydra.sweeper.")
 """Options that decide what a search proposes next."""

@@ -124,9 +124,9 @@ class VAEGANModule(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """One iteration of Algorithm 1 on a batch of (images in [-1, 1], class indices).
 
-        On several devices the gradients are averaged, which makes the iteration that of their joint batch, but for what
-        is no mean over images: batch norm, whose statistics stay each device's own unless `trainer.sync_batchnorm`,
-        a learned sigma, features in deviations and free bits.
+        On several devices the gradients are averaged, which makes the iteration that of their joint batch, except where
+        something is not a mean over images: batch norm, whose statistics stay each device's own unless
+        `trainer.sync_batchnorm`, a learned sigma, standardised features and free bits.
         """
         x, y = batch
         number = self.trainer.fit_loop.total_batch_idx  # batches before this one
@@ -140,11 +140,9 @@ class VAEGANModule(L.LightningModule):
         for i, (name, optimizer) in enumerate(zip(self.model.NETWORKS, optimizers, strict=True)):
             # Lightning counts every step of its wrappers in `global_step`. Only the first network steps through one,
             # even where a gate rests it, so that `global_step` and `max_steps` count batches.
-            gradients, network = getattr(step, name), getattr(self.model.networks, name)
-            if replayed and name not in rested and type(optimizer.optimizer) in RECORDED_OPTIMIZERS:
+            gradients, network = () if name in rested else getattr(step, name), getattr(self.model.networks, name)
+            if replayed and gradients and type(optimizer.optimizer) in RECORDED_OPTIMIZERS:
                 self._descend_recorded(name, optimizer.optimizer, network, gradients, self.model.graph_key(number))
-                gradients = ()
-            elif name in rested:
                 gradients = ()
             if gradients or i == 0:
                 self.descend(optimizer if i == 0 else optimizer.optimizer, network, gradients)
