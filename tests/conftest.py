@@ -24,6 +24,7 @@ from vaegan_pl.model.batch import Batch, Noise
 from vaegan_pl.model.losses import Prior
 from vaegan_pl.model.mixtures import Mixture
 from vaegan_pl.model.networks import Networks
+from vaegan_pl.model.trained_on import TrainedOn
 
 CLASSES = ["glioma", "meningioma", "notumor", "pituitary"]
 
@@ -87,8 +88,7 @@ MIXTURES = {
 def save_model(path: Path, networks: Networks, mixtures: object = MIXTURES, **training: int) -> None:
     """A model of phantoms, as a run would leave it."""
     counts = {"train": {"a": 2, "b": 1, "c": 1}}
-    caption = "PHANTOMS (drawings, not MRI)"
-    trained_on = {"kind": "phantom", "folder": "p", "classes": ["a", "b", "c"], "counts": counts, "caption": caption}
+    trained_on = TrainedOn("phantom", "p", ["a", "b", "c"], counts, "PHANTOMS (drawings, not MRI)")
     preprocessing = {"aspect_ratio": "pad", "white": 65535}
     weights.save(path, networks.eval(), preprocessing, trained_on, training, mixtures)  # type: ignore[arg-type]
 

@@ -223,7 +223,7 @@ def test_a_set_to_share_is_audited_tells_its_origin_and_is_read_again(run_comman
     small = [option for option in SMALL if not option.startswith("data.batch_size")]
     again = ["data=mri", "data.root=shared", "data.near_copy_correlation=null", "data.batch_size=8", *LOGGED]
     assert run_command(train, "train", *small, *again, "trainer.max_epochs=1", "hydra.run.dir=again") is None
-    source = weights.load(Path("again/vae_gan_model.pth")).trained_on
+    source = weights.load(Path("again/vae_gan_model.pth")).trained_on.plain
     assert source["kind"] == "phantom"  # what phantoms taught stays phantoms
     assert sum(map(sum, (counts.values() for counts in source["counts"].values()))) == 48
 

@@ -42,7 +42,7 @@ def config(*options: str) -> DictConfig:
 
 
 def studio(path: str) -> Studio:
-    return Studio(path, Path(path), sha256(Path(path)), weights.load(Path(path)), torch.device("cpu"))
+    return Studio(path, Path(path), sha256(Path(path)), weights.load(Path(path)))
 
 
 def test_it_listens_to_this_machine_alone_unless_told_otherwise() -> None:
@@ -121,7 +121,7 @@ def test_training_images_are_those_that_the_run_names(run_command: Run) -> None:
     model = studio("run/vae_gan_model.pth")
     find = training_images(config("accelerator=cpu"))
     found = find(model)
-    assert len(found.images) == sum(model.model.trained_on["counts"]["train"].values())
+    assert len(found.images) == sum(model.model.trained_on.counts["train"].values())
     assert all(path.is_file() for path, _ in found.held_out)
     assert find(model) is found
     Path("outputs/phantoms").rename("elsewhere")

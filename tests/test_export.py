@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from vaegan_pl.cli.export import export
 from vaegan_pl.model import exports, weights
 from vaegan_pl.model.networks import Networks
+from vaegan_pl.model.saved_model import SavedModel
+from vaegan_pl.model.trained_on import TrainedOn
 
 Run = Callable[..., str | None]
-TRAINED_ON = {"kind": "phantom", "folder": "p", "classes": ["a", "b"], "counts": {}, "caption": "PHANTOMS"}
+TRAINED_ON = TrainedOn("phantom", "p", ["a", "b"], {}, "PHANTOMS")
 PAGE = Path(__file__).parents[1] / "docs" / "using.md"
 
 
 @pytest.fixture
-def model(tmp_path: Path, small_networks: Networks, monkeypatch: pytest.MonkeyPatch) -> weights.SavedModel:
+def model(tmp_path: Path, small_networks: Networks, monkeypatch: pytest.MonkeyPatch) -> SavedModel:
     """In `vae_gan_model.pth`, with running statistics that matter."""
     monkeypatch.chdir(tmp_path)
     for _ in range(3):
@@ -35,7 +37,7 @@ def model(tmp_path: Path, small_networks: Networks, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("file_format", ["safetensors", "onnx", "pt2"])
 def test_each_format_gives_the_outputs_of_the_model(
-    model: weights.SavedModel, run_command: Run, capfd: pytest.CaptureFixture[str], file_format: str
+    model: SavedModel, run_command: Run, capfd: pytest.CaptureFixture[str], file_format: str
 ) -> None:
     assert run_command(export, "export", "weights=vae_gan_model.pth", f"format={file_format}", "output=export") is None
     lines = [line for line in capfd.readouterr().out.splitlines() if "outputs differ from PyTorch's by" in line]
@@ -46,7 +48,7 @@ def test_each_format_gives_the_outputs_of_the_model(
     ]
 
 
-def test_files_say_what_they_are(model: weights.SavedModel, run_command: Run) -> None:
+def test_files_say_what_they_are(model: SavedModel, run_command: Run) -> None:
     for file_format in ("safetensors", "onnx"):
         options = ["weights=vae_gan_model.pth", f"format={file_format}", "output=export"]
         assert run_command(export, "export", *options) is None
@@ -64,7 +66,7 @@ def test_files_say_what_they_are(model: weights.SavedModel, run_command: Run) ->
 
 
 def test_an_export_that_differs_is_not_written(
-    model: weights.SavedModel, run_command: Run, monkeypatch: pytest.MonkeyPatch
+    model: SavedModel, run_command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And an earlier one stays."""
     assert run_command(export, "export", "weights=vae_gan_model.pth", "output=export") is None
@@ -89,7 +91,7 @@ def test_differences_are_found_in_shapes_and_in_nan(small_networks: Networks) ->
 
 
 def test_a_missing_package_and_a_wrong_format(
-    model: weights.SavedModel, run_command: Run, monkeypatch: pytest.MonkeyPatch
+    model: SavedModel, run_command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     output = run_command(export, "export", "weights=vae_gan_model.pth", "output=export")
@@ -121,13 +123,13 @@ def made() -> tuple[Tensor, Tensor]:
         return torch.from_numpy(file["z"]), torch.from_numpy(file["images"])
 
 
-def test_the_readme_opens_a_model_with_torch_alone(model: weights.SavedModel) -> None:
+def test_the_readme_opens_a_model_with_torch_alone(model: SavedModel) -> None:
     run_alone(snippet("torch.load"))
     z, images = made()
     torch.testing.assert_close(images, model.networks.decoder(z).detach(), atol=1e-5, rtol=0)
 
 
-def test_the_readme_runs_the_decoder_with_onnxruntime_alone(model: weights.SavedModel, run_command: Run) -> None:
+def test_the_readme_runs_the_decoder_with_onnxruntime_alone(model: SavedModel, run_command: Run) -> None:
     assert run_command(export, "export", "weights=vae_gan_model.pth", "output=export") is None
     code = snippet("onnxruntime")
     assert "torch" not in code

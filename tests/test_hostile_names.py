@@ -15,7 +15,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -200,7 +200,7 @@ def draw_images(root: Path, names: list[str]) -> list[str]:
 def save_models(folder: Path, images: DictConfig, trap: Trap, caption: str) -> list[Path]:
     """Of the images one, and a conditional one; and one of other images, with a card and words of somebody else."""
     data = instantiate(images, _convert_="all")
-    trained = {**vars(data.source), "caption": data.source.caption}
+    trained = data.source
     classes = data.source.classes
     mixtures = {
         name: Mixture(torch.ones(1), torch.full((1, 5), i % 3 - 1.0), 0.1 * torch.eye(5)[None])
@@ -212,9 +212,15 @@ def save_models(folder: Path, images: DictConfig, trap: Trap, caption: str) -> l
     weights.save(paths[0], networks_with(norm="group").eval(), size, trained, hyper, mixtures)
     conditional = networks_with(norm="group", classes=len(classes)).eval()
     weights.save(paths[1], conditional, size, trained, hyper)
-    few = {"classes": classes[:3], "counts": {"train": dict.fromkeys(classes[:3], 2)}, "fingerprint": "other"}
+    few = replace(
+        trained,
+        classes=classes[:3],
+        counts={"train": dict.fromkeys(classes[:3], 2)},
+        fingerprint="other",
+        caption=caption,
+    )
     own = networks_with(norm="group", classes=3).eval()
-    weights.save(paths[2], own, size, {**trained, **few, "caption": caption}, hyper)
+    weights.save(paths[2], own, size, few, hyper)
     return paths
 
 

@@ -25,7 +25,7 @@ from vaegan_pl.cli.sweep_report import sweep_report
 from vaegan_pl.cli.train import train
 from vaegan_pl.data.datamodule import images_of
 from vaegan_pl.errors import UserError
-from vaegan_pl.model.weights import SavedModel
+from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.runs import layout
 from vaegan_pl.sweeps import driver, jobs
 from vaegan_pl.training import checkpoints

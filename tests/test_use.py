@@ -13,6 +13,7 @@ from vaegan_pl.cli.sample import sample
 from vaegan_pl.data.images import fit, read_grey, to_unit_range
 from vaegan_pl.model import weights
 from vaegan_pl.model.networks import Networks
+from vaegan_pl.model.trained_on import TrainedOn
 
 Run = Callable[..., str | None]
 
@@ -20,8 +21,7 @@ Run = Callable[..., str | None]
 @pytest.fixture(autouse=True)
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_networks: Networks) -> Path:
     monkeypatch.chdir(tmp_path)
-    caption = "PHANTOMS (drawings, not MRI)"
-    trained_on = {"kind": "phantom", "folder": "p", "classes": ["a"], "counts": {}, "caption": caption}
+    trained_on = TrainedOn("phantom", "p", ["a"], {}, "PHANTOMS (drawings, not MRI)")
     preprocessing = {"aspect_ratio": "pad", "white": 65535}
     weights.save(tmp_path / "m.pth", small_networks, preprocessing, trained_on, training={})
     return tmp_path / "m.pth"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from vaegan_pl.version import __version__
 
 if TYPE_CHECKING:
-    from vaegan_pl.model.weights import SavedModel
+    from vaegan_pl.model.saved_model import SavedModel
 
 __all__ = ["__version__", "load"]
 

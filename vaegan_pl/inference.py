@@ -17,7 +17,7 @@ from vaegan_pl.errors import UserError
 from vaegan_pl.model.mixtures import ClassMixtures, draw_posteriors, fit
 from vaegan_pl.model.networks import Networks
 from vaegan_pl.model.running import in_batches
-from vaegan_pl.model.weights import SavedModel
+from vaegan_pl.model.saved_model import SavedModel
 
 log = logging.getLogger(__name__)
 

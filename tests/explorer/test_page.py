@@ -99,7 +99,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         time.sleep(0.1)
         found = re.search(r"open (http://127\.0\.0\.1:\d+/) in a browser", (folder / "log").read_text())
     path = folder / "run" / "vae_gan_model.pth"
-    studio = Studio("run", path, sha256(path), weights.load(path), torch.device("cpu"))
+    studio = Studio("run", path, sha256(path), weights.load(path))
     yield Served(found[1], folder, studio, process.pid)
     left_open = Visitor(found[1], folder)
     assert list((folder / "made").iterdir())
@@ -397,7 +397,7 @@ def test_models_are_compared_and_exchanged(visit: Open, served: Served) -> None:
     visitor.tab("Generate")
     visitor.choose("Model", names[1])
     path = served.folder / names[1]
-    other = Studio("b", path, sha256(path), weights.load(path), torch.device("cpu"))
+    other = Studio("b", path, sha256(path), weights.load(path))
     samples = other.draw(None, 16, 0, 1.0)
     visitor.wait(lambda: shows(visitor.picture("#samples"), samples.images[0], 8))
     assert names[1] in visitor.one(".banner").text

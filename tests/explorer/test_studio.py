@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def studio_of(networks: Networks, mixtures: object = MIXTURES) -> Studio:
     path = Path("m.pth")
     save_model(path, networks, mixtures)
-    return Studio("m.pth", path, sha256(path), weights.load(path), CPU)
+    return Studio("m.pth", path, sha256(path), weights.load(path))
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_broken_images_are_named_with_the_reason(studio: Studio) -> None:
 def test_a_gan_draws_and_is_not_asked_for_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     studio = studio_of(networks_with(encoder_channels=None), None)
-    assert (studio.labels, studio.directed, studio.encodes) == ([], [], False)
+    assert (studio.labels, studio.directed, studio.model.has_encoder) == ([], [], False)
     assert studio.draw(None, 2, 0, 1.0).images.shape == (2, 1, 16, 16)
     samples = studio.draw(None, 2, 0, 1.0)
     torch.testing.assert_close(studio.decoded(studio.point(samples, 1)), samples.images[1:])

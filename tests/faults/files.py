@@ -128,7 +128,7 @@ def file_faults(wanted: int, chance: random.Random) -> Counter[str]:
 
 def read_model(path: Path) -> object:
     model = weights.load(path)
-    return [model.networks.state_dict(), dict(model.trained_on), dict(model.training), dict(model.preprocessing)]
+    return [model.networks.state_dict(), model.trained_on.plain, dict(model.training), dict(model.preprocessing)]
 
 
 def judged(name: str, kind: str, load: Callable[[Path], object], whole: Path, target: Path) -> str:

@@ -10,17 +10,24 @@ import torch
 from vaegan_pl.errors import UserError
 from vaegan_pl.model import weights
 from vaegan_pl.model.networks import Networks
+from vaegan_pl.model.trained_on import TrainedOn
 from vaegan_pl.storage.files import printable
 
 from .. import hostile
 from ..conftest import networks_with
 
 COUNTS = {"train": {"a": 2, "b": 1}}
-TRAINED_ON = {"kind": "phantom", "folder": "p", "classes": ["a", "b"], "counts": COUNTS, "caption": "PHANTOMS"}
+TRAINED_ON: dict[str, Any] = {
+    "kind": "phantom",
+    "folder": "p",
+    "classes": ["a", "b"],
+    "counts": COUNTS,
+    "caption": "PHANTOMS",
+}
 
 
 def saved(path: Path, networks: Networks) -> Path:
-    weights.save(path, networks, {"colour": "grey"}, TRAINED_ON, training={"epochs": 1})
+    weights.save(path, networks, {"colour": "grey"}, TrainedOn(**TRAINED_ON), training={"epochs": 1})
     return path
 
 
@@ -33,12 +40,7 @@ def altered(path: Path, **changes: Any) -> Path:
 def test_a_saved_model_comes_back_the_same(tmp_path: Path, small_networks: Networks) -> None:
     small_networks.decoder(torch.randn(8, 5))  # moves the running statistics, which must be saved too
     model = weights.load(saved(tmp_path / "m.pth", small_networks))
-    assert model.trained_on == {
-        **TRAINED_ON,
-        "fingerprint": None,
-        "training_images": None,
-        "split": None,
-    }  # as in files of earlier versions
+    assert model.trained_on.plain == {**TRAINED_ON, "fingerprint": None, "training_images": None, "split": None}
     assert model.preprocessing == {
         "image_size": 16,
         "colour": "grey",
@@ -178,7 +180,7 @@ def test_classes_whose_samples_would_leave_their_folder_are_refused(
 def test_files_of_earlier_versions_with_a_checksum_of_their_own(tmp_path: Path, small_networks: Networks) -> None:
     for version in (1, 2, 3):
         path = altered(saved(tmp_path / "m.pth", small_networks), format_version=version, sha256="0" * 64)
-        assert weights.load(path).trained_on["folder"] == "p"
+        assert weights.load(path).trained_on.folder == "p"
 
 
 LAUGHS: Any = "x"

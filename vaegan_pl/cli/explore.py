@@ -43,7 +43,7 @@ def explore(config: DictConfig) -> None:
     for path in paths:
         model = weights.load(path).to(device)
         resolved = path.resolve()  # outputs/latest may point elsewhere tomorrow
-        studios.append(Studio(str(path), resolved, sha256(resolved), model, device))
+        studios.append(Studio(str(path), resolved, sha256(resolved), model))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with TemporaryDirectory(prefix="vaegan_pl-", dir=os.environ.get("GRADIO_TEMP_DIR")) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # which Gradio looks at when it is imported
@@ -93,7 +93,7 @@ def _read(studio: "Studio", config: DictConfig) -> "TrainingImages":
         data: ImageFolders = instantiate(options, _convert_="all")
         data.prepare_data()
         check_strangers(studio.path, studio.model, data.source, options.image_size, options.aspect_ratio)
-        return TrainingImages.of(data.collection, studio.device)
+        return TrainingImages.of(data.collection, studio.model.device)
     except FileNotFoundError as error:
         raise UserError(
             f"{error.filename}: is missing, so the images that trained the model are not known; {fix}"

@@ -31,7 +31,7 @@ def export(config: DictConfig) -> None:
         "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "networks": model.networks.arguments,
         "preprocessing": dict(model.preprocessing),
-        "trained_on": dict(model.trained_on),
+        "trained_on": model.trained_on.plain,
     }
     written = exports.export(model.networks.float(), config.format, output, metadata)
     for file, difference in written.items():

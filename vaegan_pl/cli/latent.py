@@ -41,10 +41,8 @@ def latent(config: DictConfig) -> None:
 
     output = Path(str(config.output))
     claim(output, rf"{config.tool}\.(png|gif)", config.overwrite)
-    model = weights.load(path)
-    device = pick_device(config.accelerator)
-    model.networks.to(device)
-    tour = _tour(config, latent_pictures.Guide(model, device, config.seed, config.frames, config.columns))
+    model = weights.load(path).to(pick_device(config.accelerator))
+    tour = _tour(config, latent_pictures.Guide(model, config.seed, config.frames, config.columns))
     for path in latent_pictures.write(tour, output / config.tool, model):
         log.info("%s", path)
 

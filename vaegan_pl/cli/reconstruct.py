@@ -30,16 +30,16 @@ def reconstruct(config: DictConfig) -> None:
 
     model = weights.load(path).to(pick_device(config.accelerator))
     label = None if config.label is None else str(config.label)
-    model.label_for_encoding(label)  # before images are read
+    model.encoding_label(label)  # before images are read
     names, x = read_images(Path(str(config.images)), model)
     x_tilde = model.reconstruct(x, label)
-    provenance = f"reconstruction; trained on {model.trained_on['caption']}"
+    provenance = f"reconstruction; trained on {model.trained_on.caption}"
     written = [output / f"reconstruction_{i:05d}_{name}.png" for i, name in enumerate(names)]
     for path, image in zip(tqdm(written, "writing images", unit="image", leave=False), x_tilde, strict=True):
         save_png(single(image), path, provenance)
     remove(earlier, written)
     psnr = peak_signal_noise_ratio(x_tilde, x, data_range=2.0).item()
-    caption = f"Originals above their reconstructions, PSNR {psnr:.1f} dB. Trained on {model.trained_on['caption']}."
+    caption = f"Originals above their reconstructions, PSNR {psnr:.1f} dB. Trained on {model.trained_on.caption}."
     save_png(pairs(x[: config.shown], x_tilde[: config.shown], caption), output / "grid.png", provenance)
-    log.info("%d images, PSNR %.1f dB, trained on %s", len(x), psnr, model.trained_on["caption"])
+    log.info("%d images, PSNR %.1f dB, trained on %s", len(x), psnr, model.trained_on.caption)
     log.info("look at %s", output / "grid.png")

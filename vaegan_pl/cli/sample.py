@@ -21,6 +21,7 @@ from vaegan_pl.storage.outputs import MADE_BY, claim, remove
 
 if TYPE_CHECKING:
     from vaegan_pl.data.datamodule import ImageFolders
+    from vaegan_pl.model.batch import Images
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +47,11 @@ def sample(config: DictConfig) -> None:
     from vaegan_pl.hardware import pick_device
     from vaegan_pl.model import weights
     from vaegan_pl.report import provenance
-    from vaegan_pl.report.pictures import grid, save_png, single
+    from vaegan_pl.report.pictures import grid, save_png, single, titled_rows
 
     output = Path(str(config.output))
-    model = weights.load(path)
-    device, generator = pick_device(config.accelerator), torch.Generator().manual_seed(config.seed)
-    model.networks.to(device)
+    model = weights.load(path).to(pick_device(config.accelerator))
+    generator = torch.Generator().manual_seed(config.seed)
     if (by_class or config.audit) and any(output.rglob("*.png")):
         raise UserError(f"output={output}: holds pictures already; a set to share needs a folder of its own")
     labels = model.labels if by_class else [None if config.label is None else str(config.label)]
@@ -70,10 +70,11 @@ def sample(config: DictConfig) -> None:
         data: ImageFolders = instantiate(config.data, _convert_="all")
         data.prepare_data()
         reference.check_strangers(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
-        detector, calibration = reference.copy_audit(data.collection, device)
+        detector, calibration = reference.copy_audit(data.collection, model.device)
         facts["audit"] = {**vars(calibration), "rejected": {}}
 
-    shown, written = [], []
+    shown: dict[str, Images] = {}
+    written = []
     for label, folder in folders.items():
         name = label or "sample"
         drawn = partial(model.sample, label=label, seed=generator, temperature=config.temperature)
@@ -87,16 +88,19 @@ def sample(config: DictConfig) -> None:
             written.append(folder / f"{name}_{i:05d}.png")
             save_png(single(image), written[-1], made_from)
         facts["images"][name] = n
-        shown.append(images[:16] if by_class else images)
-    what = f"{', '.join(model.labels)}: " if by_class else f"{config.label}: " if config.label else ""
-    caption = f"{what}Synthetic, seed {config.seed}. Trained on {model.trained_on['caption']}."
+        shown[name] = images[:16] if by_class else images
+    caption = f"Synthetic, seed {config.seed}. Trained on {model.trained_on.caption}."
     remove(earlier, written)
-    save_png(grid(torch.cat(shown), 8, caption), output / "grid.png", made_from)
+    if by_class:
+        sheet = titled_rows(shown, caption, 8)
+    else:
+        sheet = grid(shown.popitem()[1], 8, f"{config.label}: {caption}" if config.label else caption)
+    save_png(sheet, output / "grid.png", made_from)
     atomic_write(output / provenance.NAME, json.dumps(facts, indent=2, ensure_ascii=False), durable=False)
-    if model.trained_on["kind"] == "phantom":
+    if model.trained_on.is_phantom:
         marker = {"made_by": MADE_BY, "sampled_from": str(path)}
         atomic_write(output / PHANTOM_MARKER, json.dumps(marker), durable=False)
     else:
         (output / PHANTOM_MARKER).unlink(missing_ok=True)
     total = n * len(labels)
-    log.info("%d images, trained on %s: %s", total, model.trained_on["caption"], output / "grid.png")
+    log.info("%d images, trained on %s: %s", total, model.trained_on.caption, output / "grid.png")

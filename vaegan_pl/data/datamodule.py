@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from vaegan_pl.data.prepared import Decoding
 from vaegan_pl.data.sampling import EpochSampler, in_order
 from vaegan_pl.data.splits import COPIES, SPLITS
 from vaegan_pl.errors import UserError, check_part
+from vaegan_pl.model.trained_on import TrainedOn
 from vaegan_pl.storage.files import printable
 
 MOST_PHANTOMS = 100_000
@@ -96,34 +96,6 @@ def _has_a_group(pattern: object) -> bool:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a model was trained on, in words that can be printed, drawn and stored.
-
-    Attributes:
-        kind: `phantom` for drawings of this project, `images` for anything else.
-        folder: the name of the folder that held them.
-        classes: class names in label order.
-        counts: images by split, then by class name.
-        split: how they were split, `group` or `official`, and the seed of it.
-        fingerprint: see `Collection.fingerprint`.
-        training_images: the same over the training images alone.
-    """
-
-    kind: str
-    folder: str
-    classes: list[str]
-    counts: dict[str, dict[str, int]]
-    split: dict[str, str | int | float | None]
-    fingerprint: str
-    training_images: str
-
-    @property
-    def caption(self) -> str:
-        """One phrase for pictures and messages."""
-        return "PHANTOMS (drawings, not MRI)" if self.kind == "phantom" else f"images of {self.folder}"
 
 
 class ImageFolders(L.LightningDataModule):
@@ -254,14 +226,16 @@ class ImageFolders(L.LightningDataModule):
         )
 
     @property
-    def source(self) -> Source:
+    def source(self) -> TrainedOn:
         """What the images are."""
         collection = self.collection
-        return Source(
+        folder = printable(self.root.resolve().name)
+        return TrainedOn(
             kind="phantom" if collection.is_phantom else "images",
-            folder=printable(self.root.resolve().name),
+            folder=folder,
             classes=collection.listing.classes,
             counts={split: collection.counts(split) for split in SPLITS},
+            caption="PHANTOMS (drawings, not MRI)" if collection.is_phantom else f"images of {folder}",
             split=dict(vars(self.splitting)),
             fingerprint=collection.fingerprint(),
             training_images=collection.fingerprint(collection.split.images("train")),

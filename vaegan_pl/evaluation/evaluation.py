@@ -18,7 +18,7 @@ from vaegan_pl.evaluation.reconstruction import quality
 from vaegan_pl.evaluation.reference import Levels, Reference, as_saved
 from vaegan_pl.evaluation.usefulness import Labelled, Trial
 from vaegan_pl.model.running import in_batches
-from vaegan_pl.model.weights import SavedModel
+from vaegan_pl.model.saved_model import SavedModel
 
 LINES, STEPS = 4, 8
 PRIOR, BY_CLASS = "prior", "by class"

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vaegan_pl.data.collection import Collection
-from vaegan_pl.data.datamodule import Source, images_of, labels_of
+from vaegan_pl.data.datamodule import images_of, labels_of
 from vaegan_pl.data.images import to_grey_values, to_unit_range
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation import privacy, usefulness
@@ -24,7 +24,8 @@ from vaegan_pl.evaluation.privacy import Calibration, CopyDetector
 from vaegan_pl.evaluation.reconstruction import quality
 from vaegan_pl.evaluation.usefulness import Labelled, Trial
 from vaegan_pl.model.networks import Labels
-from vaegan_pl.model.weights import SavedModel
+from vaegan_pl.model.saved_model import SavedModel
+from vaegan_pl.model.trained_on import TrainedOn
 
 DRAWS = 10
 PAIRS = 300
@@ -257,7 +258,7 @@ class Reference:
         return usefulness.judge(classifiers, images.to(self.device))
 
 
-def check_strangers(path: Path, model: SavedModel, source: Source, image_size: int, aspect_ratio: str) -> None:
+def check_strangers(path: Path, model: SavedModel, source: TrainedOn, image_size: int, aspect_ratio: str) -> None:
     """Stop where images, or their shares, are not those that a model was trained on: its figures would mean nothing.
 
     Args:
@@ -270,22 +271,22 @@ def check_strangers(path: Path, model: SavedModel, source: Source, image_size: i
     Raises:
         UserError: names what differs.
     """
-    if model.trained_on["training_images"] is None:
+    if model.trained_on.training_images is None:
         raise UserError(
             f"weights={path}: does not say which images trained it; only files of this version can be measured"
         )
-    if model.trained_on["fingerprint"] != source.fingerprint:
+    if model.trained_on.fingerprint != source.fingerprint:
         raise UserError(
-            f"weights={path}: was trained on other images ({model.trained_on['caption']}) than {source.folder} holds; "
+            f"weights={path}: was trained on other images ({model.trained_on.caption}) than {source.folder} holds; "
             "give data.root, data.classes and data.image_size of its training"
         )
-    trained = {**(model.trained_on["split"] or {}), "image_size": model.networks.image_size}
+    trained = {**(model.trained_on.split or {}), "image_size": model.networks.image_size}
     trained["aspect_ratio"] = model.preprocessing["aspect_ratio"]
-    given = {**source.split, "image_size": image_size, "aspect_ratio": aspect_ratio}
+    given = {**(source.split or {}), "image_size": image_size, "aspect_ratio": aspect_ratio}
     differing = [
         f"{name} {value} (here {given.get(name)})" for name, value in trained.items() if value != given.get(name)
     ]
-    if not differing and model.trained_on["training_images"] != source.training_images:
+    if not differing and model.trained_on.training_images != source.training_images:
         differing = ["other images of the folder (by data.near_copy_correlation, or files that were moved)"]
     if differing:
         raise UserError(

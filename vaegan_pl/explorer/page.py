@@ -400,7 +400,7 @@ class Page:
         """A choice of an image's class, for models that must be told it."""
 
         def of(studio: Studio) -> dict[str, Any]:
-            return {"visible": studio.conditional, "choices": studio.labels, "value": None}
+            return {"visible": studio.model.is_conditional, "choices": studio.labels, "value": None}
 
         return self._follow(gr.Dropdown, of, label="Class of your image")
 
@@ -438,7 +438,7 @@ def _choices(studio: Studio) -> dict[str, Any]:
 
 
 def _if_it_encodes(studio: Studio) -> dict[str, Any]:
-    return {"visible": studio.encodes}
+    return {"visible": studio.model.has_encoder}
 
 
 def _range(most: float, step: float) -> dict[str, float]:
@@ -455,8 +455,8 @@ def _direction(i: int, studio: Studio) -> dict[str, Any]:
 
 
 def _banner(studio: Studio) -> str:
-    kind = " drawings" if studio.drawings else ""
-    words = f"{ALWAYS} {studio.model.kind} trained on {studio.model.trained_on['caption']}: {studio.name}"
+    kind = " drawings" if studio.model.trained_on.is_phantom else ""
+    words = f"{ALWAYS} {studio.model.kind} trained on {studio.model.trained_on.caption}: {studio.name}"
     return f'<p class="banner{kind}" role="note">{html.escape(words)}</p>'
 
 

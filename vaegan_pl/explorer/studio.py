@@ -15,9 +15,9 @@ from torch import Tensor
 from vaegan_pl.data.images import UNREADABLE
 from vaegan_pl.errors import UserError
 from vaegan_pl.inference import read_image
-from vaegan_pl.model.latents import attribute_vector, class_means, evenly, leading_directions, slerp
+from vaegan_pl.model.latents import evenly
 from vaegan_pl.model.networks import Labels
-from vaegan_pl.model.weights import SavedModel
+from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.report import provenance
 from vaegan_pl.report.latent_pictures import Tour
 from vaegan_pl.report.pictures import grid, png, single
@@ -62,15 +62,13 @@ class Studio:
         name: what it is called.
         path: its file.
         sha256: the file's digest when it was loaded.
-        model: the model, on `device`.
-        device: what computes.
+        model: the model.
     """
 
     name: str
     path: Path
     sha256: str
     model: SavedModel
-    device: torch.device
 
     @property
     def labels(self) -> list[str]:
@@ -78,24 +76,10 @@ class Studio:
         return self.model.labels if self.model.knows_classes else []
 
     @property
-    def encodes(self) -> bool:
-        """Whether images can be edited."""
-        return "encoder" in self.model.networks.names
-
-    @property
-    def conditional(self) -> bool:
-        """Whether encoder and decoder are told the class."""
-        return self.model.networks.classes > 0
-
-    @property
-    def drawings(self) -> bool:
-        """Whether the model was trained on phantoms."""
-        return bool(self.model.trained_on["kind"] == "phantom")
-
-    @property
     def directed(self) -> list[str]:
         """The classes towards which images can be changed."""
-        return list(self._means) if len(self._means) > 1 else []
+        means = self.model.class_means
+        return list(means) if len(means) > 1 else []
 
     @property
     def directions(self) -> int:
@@ -103,12 +87,8 @@ class Studio:
         return len(self._leading)
 
     @cached_property
-    def _means(self) -> dict[str, Tensor]:
-        return {} if self.model.mixtures is None else class_means(self.model.mixtures)
-
-    @cached_property
     def _leading(self) -> Float[Tensor, "direction latent"]:
-        return leading_directions(self.model.networks.decoder, DIRECTIONS).cpu()
+        return self.model.leading_directions(DIRECTIONS)
 
     def draw(self, label: str | None, n: int, seed: int, temperature: float) -> Samples:
         """Samples: those of `python -m vaegan_pl.sample` with the same options.
@@ -120,11 +100,11 @@ class Studio:
             temperature: see `SavedModel.draw`.
         """
         z, y = self.model.draw(n, label, torch.Generator().manual_seed(seed), temperature)
-        return Samples(self._decode(z, y), z, y)
+        return Samples(self.model.decode(z, y), z, y)
 
     def point(self, samples: Samples, i: int) -> Point:
         """Where one of the samples lies."""
-        label = None if samples.y is None else str(self.model.trained_on["classes"][int(samples.y[i])])
+        label = None if samples.y is None else self.model.trained_on.classes[int(samples.y[i])]
         return Point(samples.z[i : i + 1], label, None)
 
     def encoded(self, path: Path, label: str | None) -> Point:
@@ -137,18 +117,18 @@ class Studio:
         Raises:
             UserError: if it cannot be read, the model has no encoder, or the class is missing.
         """
-        own = self.model.label_for_encoding(label if self.conditional else None)
+        told = label if self.model.is_conditional else None
+        self.model.encoding_label(told)  # before the file is read
         try:
             x = read_image(path, self.model)[None]
         except UNREADABLE as error:
             reason = str(error).replace(str(path), path.name)
             raise UserError(f"{path.name}: cannot be read ({reason}); give a whole PNG, JPEG, TIFF or DICOM") from error
-        z = self.model.encode(x, None if own is None else torch.tensor([own]))
-        return Point(z, label if self.conditional else None, x)
+        return Point(self.model.encode(x, told), told, x)
 
     def decoded(self, point: Point) -> Images:
         """What is at a point: a sample, or an image's reconstruction."""
-        return self._decode(point.z, self._told(point))
+        return self.model.decode(point.z, self._told(point))
 
     def moved(self, point: Point, towards: Mapping[str, float], along: Sequence[float]) -> Point:
         """A point changed in directions.
@@ -158,12 +138,11 @@ class Studio:
             towards: for each of `directed`, how far to go to it, in differences of class means (attribute vectors).
             along: how far to go in each of the leading directions, in deviations of the prior; the rest is disregarded.
         """
-        counts = self.model.trained_on["counts"]["train"]
         n = min(len(along), self.directions)
         z = point.z + torch.tensor([list(along[:n])], dtype=point.z.dtype) @ self._leading[:n]
+        vectors = self.model.attribute_vectors() if towards else {}
         for name, strength in towards.items():
-            others = {other: float(counts[other]) for other in self.directed if other != name}
-            z = z + strength * attribute_vector(self._means, name, others)
+            z = z + strength * vectors[name]
         return Point(z, point.label, point.image)
 
     def between(self, start: Point, end: Point) -> Tour:
@@ -176,15 +155,13 @@ class Studio:
             raise UserError(
                 f"one end is {start.label}, the other {end.label}: this model is told one; take two of a class"
             )
-        z = slerp(start.z[0], end.z[0], torch.linspace(0, 1, FRAMES))
-        y = self._told(start)
-        frames = self._decode(z, None if y is None else y.repeat(FRAMES))
-        shown = frames[evenly(COLUMNS, FRAMES)]
+        frames = self.model.interpolate(start.z, end.z, FRAMES, self._told(start))
+        shown = frames[evenly(COLUMNS, FRAMES)].flatten(0, 1)
         ends = [[] if point.image is None else [point.image] for point in (start, end)]
         named = " and ".join(name for name, end in zip(("first", "last"), ends, strict=True) if end)
         still = torch.cat([*ends[0], shown, *ends[1]])
         caption = f"{f'As it was given: the {named}. ' if named else ''}{self._source}"
-        return Tour(still, len(still), frames[:, None], 1, False, caption)
+        return Tour(still, len(still), frames, 1, False, caption)
 
     def sheet(self, images: Images, words: str) -> bytes:
         """A PNG of samples in rows of eight, over a caption."""
@@ -202,8 +179,7 @@ class Studio:
         buffer = BytesIO()
         with ZipFile(buffer, "w", ZIP_STORED) as file:
             for label in self.model.labels:
-                z, y = self.model.draw(n, label, generator, temperature)
-                for i, image in enumerate(self._decode(z, y)):
+                for i, image in enumerate(self.model.sample(n, label, generator, temperature)):
                     content = png(single(image), provenance.words(self.model))
                     file.writestr(f"{label}/{label}_{i:05d}.png", content)
             words = json.dumps(facts, indent=2, ensure_ascii=False)
@@ -212,14 +188,9 @@ class Studio:
 
     @property
     def _source(self) -> str:
-        return f"Synthetic, not for diagnosis. Trained on {self.model.trained_on['caption']}."
+        return f"Synthetic, not for diagnosis. Trained on {self.model.trained_on.caption}."
 
-    def _told(self, point: Point) -> Tensor | None:
-        if not self.conditional:
-            return None
-        if point.label is None:
+    def _told(self, point: Point) -> str | None:
+        if self.model.is_conditional and point.label is None:
             raise UserError("choose the image's class: this model is told it")
-        return torch.tensor([list(self.model.trained_on["classes"]).index(point.label)])
-
-    def _decode(self, z: Tensor, y: Tensor | None) -> Images:
-        return self.model.decode(z, y)
+        return point.label if self.model.is_conditional else None

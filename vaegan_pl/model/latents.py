@@ -45,14 +45,15 @@ def class_means(mixtures: Mapping[str, Mixture]) -> dict[str, Float[Tensor, " la
     return {name: mixture.weights @ mixture.means for name, mixture in mixtures.items()}
 
 
-def attribute_vector(means: Mapping[str, Tensor], name: str, others: Mapping[str, float]) -> Float[Tensor, " latent"]:
-    """The mean of z over images of a class less that over others (paper, section 4.1.1: visual attribute vectors).
+def attribute_vector(means: Mapping[str, Tensor], name: str, counts: Mapping[str, float]) -> Float[Tensor, " latent"]:
+    """Mean of z over the images of a class minus the mean over all others (paper, section 4.1.1).
 
     Args:
-        means: see `class_means`.
+        means: the mean of each class.
         name: the class.
-        others: the share of each class among the others, itself left out.
+        counts: number of images of each class.
     """
+    others = {other: count for other, count in counts.items() if other != name}
     total = sum(others.values())
     away = torch.stack([means[other] * (share / total) for other, share in others.items()]).sum(0)
     return means[name] - away

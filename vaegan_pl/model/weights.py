@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,16 @@ from torch import Tensor, nn
 
 from vaegan_pl.data.images import ASPECT_RATIOS
 from vaegan_pl.errors import UserError
-from vaegan_pl.model.batch import Images, Latents
 from vaegan_pl.model.mixtures import ClassMixtures, from_plain, to_plain
 from vaegan_pl.model.networks import Networks
-from vaegan_pl.model.running import in_batches
+from vaegan_pl.model.saved_model import KINDS, SavedModel
+from vaegan_pl.model.trained_on import TrainedOn
 from vaegan_pl.storage import tensor_files
 from vaegan_pl.storage.files import LONGEST_NAME, RefusedError, check_model_path, printable
 
 FORMAT = "vaegan_pl"
 FORMAT_VERSION = 4
 """Files before version 3 hold the three networks of the report's table; 2 and 3 carry a checksum of their own."""
-
-KINDS = ("VAE/GAN", "VAE", "GAN")
-"""What sorts of model there are."""
 
 MOST = {"image_size": 1024, "image_channels": 1, "classes": 10_000}
 """The largest sizes of networks in a file; `MOST_UNITS` for the others."""
@@ -40,192 +37,11 @@ EARLIER_NETWORKS = {
 """What files before version 3 do not say of their networks."""
 
 
-@dataclass(frozen=True)
-class SavedModel:
-    """A model as its file holds it.
-
-    Attributes:
-        networks: encoder, decoder and discriminator, as far as the model has them, in evaluation mode on the CPU.
-        preprocessing: how images become inputs: image_size, colour, resize, aspect_ratio, white, range.
-        trained_on: what the training images were: kind (`phantom` or `images`), folder, classes in label order,
-            counts, caption, fingerprint, training_images and split; the last three may be None in earlier files.
-        training: epochs, batches and hyperparameters, for the record.
-        mixtures: where each class lies in the latent space; None in files of unfinished runs and of earlier versions.
-    """
-
-    networks: Networks
-    preprocessing: Mapping[str, Any]
-    trained_on: Mapping[str, Any]
-    training: Mapping[str, Any]
-    mixtures: ClassMixtures | None = None
-
-    @property
-    def kind(self) -> str:
-        """What sort of model it is: VAE/GAN, VAE or GAN."""
-        return str(self.training.get("model", KINDS[0]))
-
-    @property
-    def knows_classes(self) -> bool:
-        """Whether classes can be sampled."""
-        return self.mixtures is not None or self.networks.classes > 0
-
-    @property
-    def labels(self) -> list[str]:
-        """The classes that can be sampled.
-
-        Raises:
-            UserError: if the file holds none.
-        """
-        if self.mixtures is not None:
-            return list(self.mixtures)
-        if self.networks.classes:
-            return list(self.trained_on["classes"])
-        if "encoder" not in self.networks.names:
-            raise UserError("weights: the model has no encoder (a GAN), and so knows no classes to sample from")
-        raise UserError("weights: the file holds no classes to sample from; a run writes them when it ends")
-
-    def label_for_encoding(self, label: object) -> int | None:
-        """The class index that encoding images takes; None if the model asks for none.
-
-        Raises:
-            UserError: if the model has no encoder, or is conditional and the label is not one of its classes.
-        """
-        self._check_encoder()
-        if label is not None and not self.networks.classes:
-            raise UserError(f"label={label}: the model is not conditional; leave label out")
-        return self._index(label)
-
-    def _check_encoder(self) -> None:
-        if "encoder" not in self.networks.names:
-            raise UserError("weights: the model has no encoder (a GAN); it can be sampled only")
-
-    def _index(self, label: object) -> int | None:
-        if not self.networks.classes:
-            return None
-        classes = list(self.trained_on["classes"])
-        if str(label) not in classes:
-            given = "label" if label is None else f"label={label}"
-            raise UserError(f"{given}: the model is conditional; give the images' class, {' or '.join(classes)}")
-        return classes.index(str(label))
-
-    @property
-    def device(self) -> torch.device:
-        """What computes."""
-        return next(self.networks.parameters()).device
-
-    def to(self, device: torch.device | str) -> "SavedModel":
-        """The same model, which computes on a device from now on."""
-        self.networks.to(device)
-        return self
-
-    def sample(
-        self, n: int, label: str | None = None, seed: int | torch.Generator = 0, temperature: float = 1.0
-    ) -> Images:
-        """Decode `n` draws.
-
-        Args:
-            n: how many.
-            label: see `draw`.
-            seed: the seed, or what draws.
-            temperature: see `draw`.
-
-        Returns:
-            Images in [-1, 1], on the CPU, as all methods return them.
-
-        Raises:
-            UserError: as `draw` does, and if the networks give NaN.
-        """
-        generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
-        z, y = self.draw(n, label, generator, temperature)
-        return in_batches(self.networks.decoder, z, y, self.device, f"sampling {label or ''}".strip())
-
-    def encode(self, x: Images, label: str | Tensor | None = None) -> Latents:
-        """The posterior means of images.
-
-        Args:
-            x: images in [-1, 1], of the networks' size.
-            label: their class, or class indices, which conditional models need.
-
-        Raises:
-            UserError: as `label_for_encoding` does, and if the networks give NaN.
-        """
-        y = self._to_encode(label, len(x))
-        return in_batches(lambda x, y: self.networks.encoder(x, y)[0], x, y, self.device, "encoding")
-
-    def decode(self, z: Latents, label: str | Tensor | None = None) -> Images:
-        """The images of latents.
-
-        Args:
-            z: the latents.
-            label: their class, or class indices, which conditional models need.
-
-        Raises:
-            UserError: if a conditional model is not told one of its classes, and if the networks give NaN.
-        """
-        y = self._indices(label, len(z))
-        return in_batches(self.networks.decoder, z, y, self.device, "decoding")
-
-    def reconstruct(self, x: Images, label: str | Tensor | None = None) -> Images:
-        """The decoded posterior means of images; see `encode`.
-
-        Raises:
-            UserError: as `encode` does.
-        """
-        y, networks = self._to_encode(label, len(x)), self.networks
-        return in_batches(
-            lambda x, y: networks.decoder(networks.encoder(x, y)[0], y), x, y, self.device, "reconstructing"
-        )
-
-    def _to_encode(self, label: str | Tensor | None, n: int) -> Tensor | None:
-        if isinstance(label, Tensor):
-            self._check_encoder()
-        else:
-            self.label_for_encoding(label)
-        return self._indices(label, n)
-
-    def _indices(self, label: str | Tensor | None, n: int) -> Tensor | None:
-        if isinstance(label, Tensor):
-            return label
-        index = self._index(label)
-        return None if index is None else torch.full((n,), index)
-
-    def draw_classes(self, n: int, generator: torch.Generator) -> Tensor:
-        """Class indices of `n` images, drawn as often as the classes were trained on."""
-        counts = self.trained_on["counts"]["train"]
-        shares = torch.tensor([float(counts[name]) for name in self.trained_on["classes"]])
-        return torch.multinomial(shares, n, replacement=True, generator=generator)
-
-    def draw(
-        self, n: int, label: str | None, generator: torch.Generator, temperature: float = 1.0
-    ) -> tuple[Tensor, Tensor | None]:
-        """Latents of `n` images and, for conditional networks, their classes.
-
-        Args:
-            n: how many.
-            label: draws from the mixture of a class, or from the prior where a conditional model has no mixtures; None
-                draws from the prior, and classes as often as they were trained on.
-            generator: what draws.
-            temperature: what the draws' deviations from the mean are multiplied by; below 1 samples are more alike.
-
-        Raises:
-            UserError: if there is no class of that name.
-        """
-        if label is not None and label not in self.labels:
-            raise UserError(f"label={label}: the model knows {', '.join(self.labels)}")
-        if label is None or self.mixtures is None:
-            z = temperature * torch.randn(n, self.networks.latent_dim, generator=generator)
-        else:
-            z = self.mixtures[label].sample(n, generator, temperature)
-        if not self.networks.classes:
-            return z, None
-        return z, self.draw_classes(n, generator) if label is None else torch.full((n,), self.labels.index(label))
-
-
 def save(
     path: Path,
     networks: Networks,
     preprocessing: Mapping[str, Any],
-    trained_on: Mapping[str, Any],
+    trained_on: TrainedOn,
     training: Mapping[str, Any],
     mixtures: ClassMixtures | None = None,
 ) -> None:
@@ -235,7 +51,7 @@ def save(
         path: the file to write.
         networks: the networks to store.
         preprocessing: plain values; see `SavedModel`.
-        trained_on: plain values; see `SavedModel`.
+        trained_on: the training images.
         training: plain values; see `SavedModel`.
         mixtures: see `SavedModel`.
 
@@ -251,7 +67,7 @@ def save(
             for name, network in networks.named_children()
         },
         "preprocessing": {"image_size": networks.image_size, **preprocessing},
-        "trained_on": dict(trained_on),
+        "trained_on": trained_on.plain,
         "training": dict(training),
         "mixtures": None if mixtures is None else to_plain(mixtures),
     }
@@ -334,13 +150,13 @@ def _built(content: Mapping[str, Any], earlier: Mapping[str, Any]) -> SavedModel
     mixtures = None
     if content.get("mixtures") is not None:
         mixtures = from_plain(_mapping(content["mixtures"], "mixtures"), networks.latent_dim)
-        if not set(mixtures) <= set(trained_on["classes"]):
+        if not set(mixtures) <= set(trained_on.classes):
             raise ValueError("mixtures of unknown classes")
-    if networks.classes not in (0, len(trained_on["classes"])):
-        raise ValueError(f"networks of {networks.classes} classes, of {len(trained_on['classes'])}")
+    if networks.classes not in (0, len(trained_on.classes)):
+        raise ValueError(f"networks of {networks.classes} classes, of {len(trained_on.classes)}")
     if networks.classes or mixtures:
-        counts = trained_on["counts"]["train"]
-        if sum(counts[name] for name in trained_on["classes"]) < 1:
+        counts = trained_on.counts["train"]
+        if sum(counts[name] for name in trained_on.classes) < 1:
             raise ValueError("no training images")
     preprocessing = _preprocessing(_mapping(content["preprocessing"], "preprocessing"), networks.image_size)
     return SavedModel(networks.eval(), preprocessing, trained_on, training, mixtures)
@@ -362,9 +178,10 @@ def _check_sizes(arguments: Mapping[str, Any]) -> None:
             raise ValueError(f"networks.{name} has an invalid value")
 
 
-def _trained_on(stored: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {key: stored[key] for key in ("kind", "folder", "classes", "counts", "caption")}
-    found |= {key: stored.get(key) for key in ("fingerprint", "training_images", "split")}
+def _trained_on(stored: Mapping[str, Any]) -> TrainedOn:
+    found: dict[str, Any] = {
+        part.name: stored[part.name] if part.default is MISSING else stored.get(part.name) for part in fields(TrainedOn)
+    }
     _check_plain(found)
     if found["kind"] not in ("phantom", "images"):
         raise ValueError("trained on neither images nor phantoms")
@@ -388,7 +205,7 @@ def _trained_on(stored: Mapping[str, Any]) -> dict[str, Any]:
                 raise ValueError("trained_on.counts holds other values than numbers of images")
     if found["split"] is not None:
         _mapping(found["split"], "trained_on.split")
-    return found
+    return TrainedOn(**found)
 
 
 def _preprocessing(stored: Mapping[str, Any], image_size: int) -> dict[str, Any]:

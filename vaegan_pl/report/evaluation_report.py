@@ -93,7 +93,7 @@ def _plain(estimates: dict[str, Estimate]) -> dict[str, dict[str, float]]:
 def _model(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "weights": str(evaluation.path),
-        "trained_on": dict(evaluation.model.trained_on),
+        "trained_on": evaluation.model.trained_on.plain,
         "training": dict(evaluation.model.training),
         "samples": {name: _plain(levels) for name, levels in evaluation.levels.items()},
         "by_class": {name: asdict(manifold) for name, manifold in evaluation.by_class.items()},
@@ -242,7 +242,7 @@ def by_class(evaluations: Sequence[Evaluation], reference: Reference) -> Image.I
             rows[f"{name}: samples of the prior"] = one.samples[PRIOR][: n * len(reference.classes)]
         else:
             rows[f"{name}: by class, in the same order"] = _of_each(one.labelled, n, classes)
-    what = f"Synthetic but for the first row. Trained on {evaluations[0].model.trained_on['caption']}."
+    what = f"Synthetic but for the first row. Trained on {evaluations[0].model.trained_on.caption}."
     return titled_rows(rows, f"{what} The first {n} of each class, not chosen.")
 
 
@@ -352,7 +352,7 @@ def _plot(evaluations: Sequence[Evaluation], reference: Reference) -> Picture:
 
 
 def _looks(one: Evaluation, reference: Reference, prefix: str) -> Section:
-    source = f"Trained on {one.model.trained_on['caption']}."
+    source = f"Trained on {one.model.trained_on.caption}."
     shown = [
         picture(grid(images[:SHOWN], 16, f"Samples, {_how(name)}. {source}"), f"samples {_how(name)}")
         for name, images in one.samples.items()

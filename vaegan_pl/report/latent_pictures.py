@@ -9,10 +9,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from vaegan_pl.errors import UserError
 from vaegan_pl.inference import read_images
-from vaegan_pl.model.latents import attribute_vector, class_means, evenly, loop, slerp
-from vaegan_pl.model.weights import SavedModel
+from vaegan_pl.model.latents import evenly, loop
+from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.report.pictures import grid, save_png
 from vaegan_pl.report.provenance import words
 from vaegan_pl.storage.files import atomic_write
@@ -61,20 +60,18 @@ class Guide:
     """Leads through the latent space of a model.
 
     Args:
-        model: the model, on `device`.
-        device: what computes.
+        model: the model.
         seed: seed of samples.
         frames: frames of an animation.
         columns: how many of them a grid shows, if it shows them in rows.
     """
 
-    def __init__(self, model: SavedModel, device: torch.device, seed: int, frames: int, columns: int) -> None:
+    def __init__(self, model: SavedModel, seed: int, frames: int, columns: int) -> None:
         self.model = model
-        self.device = device
         self.generator = torch.Generator().manual_seed(seed)
         self.frames = frames
         self.shown = evenly(min(columns, frames), frames)
-        self.trained = f"Trained on {model.trained_on['caption']}."
+        self.trained = f"Trained on {model.trained_on.caption}."
 
     def read(self, path: Path, most: int) -> Images:
         """At most `most` images of a file or folder, as the model takes them.
@@ -87,7 +84,7 @@ class Guide:
     def between_samples(self, n: int, label: str | None) -> Tour:
         """Arcs between `n` pairs of samples, of the prior or of a class."""
         z, y = self.model.draw(2 * n, label, self.generator)
-        arcs = self._arcs(z[:n], z[n:], None if y is None else y[:n])
+        arcs = self.model.interpolate(z[:n], z[n:], self.frames, None if y is None else y[:n])
         still = arcs[self.shown].transpose(0, 1).flatten(0, 1)
         caption = f"Between samples{_of(label)}. Synthetic. {self.trained}"
         return Tour(still, len(self.shown), arcs, min(n, MOST_TILES), False, caption)
@@ -98,10 +95,8 @@ class Guide:
         Raises:
             UserError: if the model has no encoder, or `label` is missing for a conditional model or given to another.
         """
-        own = self.model.label_for_encoding(label)
-        y = None if own is None else torch.tensor([own])
-        start, end = (self._encode(images, y) for images in (first, last))
-        arc = self._arcs(start, end, y)
+        start, end = (self.model.encode(images, label) for images in (first, last))
+        arc = self.model.interpolate(start, end, self.frames, label)
         still = torch.cat([first, *arc[self.shown], last])
         frames = torch.stack([torch.cat([first, *frame[None], last]) for frame in arc])
         caption = f"From one image to another. The originals are at the ends, the rest is synthetic. {self.trained}"
@@ -113,7 +108,7 @@ class Guide:
         z, y = self.model.draw(n * stops, label, self.generator)
         steps = -(-self.frames // stops)  # so that there may be a few frames more
         loops = torch.stack([loop(own, steps) for own in z.split(stops)], 1)
-        frames = self._decode(loops, None if y is None else y[:n])
+        frames = self.model.decode_frames(loops, None if y is None else y[:n])
         shown = evenly(len(self.shown), len(frames))
         still = frames[shown].transpose(0, 1).flatten(0, 1)
         caption = f"A walk through samples{_of(label)}. Synthetic. {self.trained}"
@@ -130,48 +125,23 @@ class Guide:
         Raises:
             UserError: if the model has no encoder or knows no classes, or `label` is none of them.
         """
-        own = self.model.label_for_encoding(label if self.model.networks.classes else None)
-        labels = self.model.labels
-        if label is not None and label not in labels:
-            raise UserError(f"label={label}: the model knows {', '.join(labels)}")
-        targets = [name for name in labels if name != label]
-        if len(labels) < 2 or self.model.mixtures is None:
-            raise UserError("weights: the file does not say where two classes lie; attributes go from one to another")
-        means = class_means(self.model.mixtures)
-        counts = self.model.trained_on["counts"]["train"]
-        z = self._encode(x, None if own is None else torch.full((len(x),), own))
+        model, told = self.model, label if self.model.is_conditional else None
+        model.encoding_label(told)  # a GAN has no attributes
+        directions = model.attribute_vectors(label)
+        z = model.encode(x, told)
         along = strength * torch.linspace(0, 1, self.frames)[:, None, None]
-        columns = [x.repeat(self.frames, 1, 1, 1, 1), self._still(z, own)]
-        for name in targets:
-            others = {label: 1.0} if label is not None else {other: n for other, n in counts.items() if other != name}
-            path = z + along * attribute_vector(means, name, others)
-            y = None if own is None else torch.full((len(x),), labels.index(name))
-            columns.append(self._decode(path, y))
+        columns = [x.expand(self.frames, *x.shape), model.decode(z, told).expand(self.frames, *x.shape)]
+        for name, direction in directions.items():
+            y = torch.full((len(x),), model.labels.index(name)) if model.is_conditional else None
+            columns.append(model.decode_frames(z + along * direction, y))
         frames = torch.stack(columns, 2).flatten(1, 2)
         away = "" if label is None else f" from {label}"
-        words = ", ".join(f"{'more' if own is None else 'told'} {name}" for name in targets)
+        words = ", ".join(f"{'told' if model.is_conditional else 'more'} {name}" for name in directions)
         caption = (
             f"From the left: original, reconstruction, {words} (strength {strength:g}{away}). "
             f"All but the originals are synthetic. {self.trained}"
         )
         return Tour(frames[-1], len(columns), frames, len(columns), False, caption, originals=True)
-
-    def _still(self, z: Tensor, own: int | None) -> Tensor:
-        images = self._decode(z[None], None if own is None else torch.full((len(z),), own))
-        return images.repeat(self.frames, 1, 1, 1, 1)
-
-    def _arcs(self, start: Tensor, end: Tensor, y: Tensor | None) -> Float[Tensor, "frame tile channel side side"]:
-        return self._decode(slerp(start, end, torch.linspace(0, 1, self.frames)).transpose(0, 1), y)
-
-    def _encode(self, x: Images, y: Tensor | None) -> Tensor:
-        return self.model.encode(x, y)
-
-    def _decode(self, z: Float[Tensor, "frame tile latent"], y: Tensor | None) -> Tensor:
-        frames, tiles = z.shape[:2]
-        every = None if y is None else y.repeat(frames)
-        images = self.model.decode(z.flatten(0, 1), every)
-        by_frame: Tensor = images.unflatten(0, (frames, tiles))
-        return by_frame
 
 
 def _of(label: str | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vaegan_pl.errors import UserError
-from vaegan_pl.model.weights import SavedModel
+from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.report.provenance import sha256
 from vaegan_pl.storage.files import RefusedError, atomic_write, printable, read_text
 from vaegan_pl.storage.outputs import MADE_BY
@@ -148,7 +148,7 @@ def text(path: Path, model: SavedModel, figures: Sequence[str]) -> str:
     trained_on = model.trained_on
     counts = (
         f"{name} {sum(classes.values())} ({', '.join(f'{n} {label}' for label, n in classes.items())})"
-        for name, classes in trained_on["counts"].items()
+        for name, classes in trained_on.counts.items()
     )
     configuration = {**model.networks.arguments, **model.preprocessing, **model.training}
     return _CARD.format(
@@ -159,10 +159,10 @@ def text(path: Path, model: SavedModel, figures: Sequence[str]) -> str:
         else "the part of the latent space that it was drawn from",
         file=_literal(path.name),
         sha256=sha256(path),
-        caption=_literal(trained_on["caption"]),
+        caption=_literal(trained_on.caption),
         counts=_literal("; ".join(counts)),
-        split=_literal(", ".join(f"{name} {value}" for name, value in (trained_on["split"] or {}).items())),
-        fingerprint=_literal(trained_on["fingerprint"]),
+        split=_literal(", ".join(f"{name} {value}" for name, value in (trained_on.split or {}).items())),
+        fingerprint=_literal(trained_on.fingerprint),
         training="\n".join(f"- {_literal(f'{name}: {value}')}" for name, value in configuration.items()),
         figures="\n".join(figures),
         not_a_guarantee=NOT_A_GUARANTEE,

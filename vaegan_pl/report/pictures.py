@@ -67,9 +67,15 @@ def pairs(above: Images, below: Images, caption: str) -> Image.Image:
     return grid(torch.cat([row for pair in zip(*rows, strict=True) for row in pair]), columns, caption)
 
 
-def titled_rows(rows: Mapping[str, Images], caption: str) -> Image.Image:
-    """Sets of images in [-1, 1], one in each row, over strips with their titles, and a caption for all."""
-    pictures = [grid(images, len(images), title) for title, images in rows.items()]
+def titled_rows(rows: Mapping[str, Images], caption: str, columns: int | None = None) -> Image.Image:
+    """Sets of images in [-1, 1], each over a strip with its title, and a caption for all.
+
+    Args:
+        rows: the sets by title.
+        caption: the caption.
+        columns: images in a row; None shows each set in one.
+    """
+    pictures = [grid(images, columns or len(images), title) for title, images in rows.items()]
     size = max(picture.width for picture in pictures), sum(picture.height for picture in pictures)
     sheet = Image.new("L", size, PAPER)
     top = 0

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from vaegan_pl.model.weights import SavedModel
+from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.storage.outputs import MADE_BY
 
 NAME = "provenance.json"
@@ -12,7 +12,7 @@ NAME = "provenance.json"
 
 def words(model: SavedModel) -> str:
     """In one phrase, for a picture's metadata."""
-    return f"synthetic; trained on {model.trained_on['caption']}"
+    return f"synthetic; trained on {model.trained_on.caption}"
 
 
 def sha256(path: Path) -> str:
@@ -35,7 +35,7 @@ def facts(path: Path, digest: str, model: SavedModel, seed: int, temperature: fl
         "made_by": MADE_BY,
         "weights": str(path),
         "weights_sha256": digest,
-        "trained_on": dict(model.trained_on),
+        "trained_on": model.trained_on.plain,
         "seed": seed,
         "temperature": temperature,
         "images": {},

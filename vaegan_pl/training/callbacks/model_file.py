@@ -103,12 +103,12 @@ class ModelFile(L.Callback):
                 self.lowest = kid
 
     def _write(self, path: Path, trainer: L.Trainer, pl_module: VAEGANModule) -> None:
-        model, source = pl_module.model, data_of(trainer).source
+        model = pl_module.model
         weights.save(
             path,
             model.inference_networks,
             preprocessing=data_of(trainer).preprocessing,
-            trained_on={**vars(source), "caption": source.caption},
+            trained_on=data_of(trainer).source,
             training={
                 "epochs": epochs_of(trainer),
                 "batches": trained(trainer),
