@@ -78,7 +78,8 @@ def test_mistakes_end_with_one_clear_message(run_command: Run, monkeypatch: pyte
         ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert ended.returncode == 1
     said = ended.stderr.strip().splitlines()[-1]
-    assert said.startswith(f"error: host=127.0.0.1 port={port}: cannot be listened at; take another port, or port=null")
+    assert said.startswith(f"error: host=127.0.0.1 port={port}: ")
+    assert "port=null" in said
     assert "Traceback" not in ended.stderr
     monkeypatch.setitem(sys.modules, "gradio", None)
     for name in ("server", "page"):

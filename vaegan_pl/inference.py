@@ -31,12 +31,12 @@ def from_prior(
 
 
 def class_mixtures(networks: Networks, collection: Collection, device: torch.device) -> ClassMixtures:
-    """Fit where each class lies in the latent space; see `mixtures.fit`.
+    """Fit a mixture to the posteriors of each class; see `mixtures.fit`.
 
     Args:
-        networks: the model, on `device` and in evaluation mode.
-        collection: the images it was trained on; those that validate decide how many components there are.
-        device: what computes.
+        networks: the networks, on `device` and in evaluation mode.
+        collection: the images they were trained on; validation images select the number of components.
+        device: the device to compute on.
     """
     generator = torch.Generator().manual_seed(0)
     found: dict[str, dict[str, Tensor]] = {}
@@ -58,15 +58,18 @@ def class_mixtures(networks: Networks, collection: Collection, device: torch.dev
 def read_images(
     path: Path, model: SavedModel, most: int | None = None
 ) -> tuple[list[str], Float[Tensor, "image 1 side side"]]:
-    """Names and contents of the images of a file or folder as a model takes them; what cannot be read is skipped.
+    """Read an image or a folder of images as inputs of a model; files that cannot be read are skipped with a warning.
 
     Args:
         path: an image, or a folder of them.
-        model: knows its preprocessing.
-        most: how many to read at most; all if None.
+        model: the model, for its preprocessing.
+        most: maximum number of images; None reads all.
+
+    Returns:
+        The names of the files, without suffix, and the images in [-1, 1].
 
     Raises:
-        UserError: if there is no such file or folder, or not one image there can be read.
+        UserError: if the path does not exist, or none of its images can be read.
     """
     names: list[str] = []
     pictures = []
@@ -87,7 +90,7 @@ def read_images(
 
 
 def read_image(file: Path, model: SavedModel) -> Float[Tensor, "1 side side"]:
-    """An image as a model takes it.
+    """Read an image as an input of a model.
 
     Raises:
         UNREADABLE: see `images.read_grey`.

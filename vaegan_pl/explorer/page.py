@@ -1,4 +1,4 @@
-"""The page: tabs over the models, each visitor's own."""
+"""The page: one tab per task, with separate state for each visitor."""
 
 import html
 import math
@@ -28,14 +28,14 @@ from vaegan_pl.storage.files import RefusedError, is_next_to, printable, read_te
 PRIOR = "any (the prior)"
 SHARP, SMOOTH = "sharp pixels", "smooth (Lanczos)"
 SHOWN_SIDE = 128
-"""Images of fewer pixels are sent at the largest multiple of their size up to it; browsers show them larger still, and
-never smaller, where sharp pixels would drop out."""
+"""Smaller images are sent at the largest multiple of their size up to this. Browsers enlarge them further and never
+shrink them, which would drop pixels."""
 
 MOST, MOST_PER_CLASS, MOST_COMPARED, MOST_SEED = 64, 250, 16, 2**53 - 1
 MOST_BYTES = "20mb"
 MOST_VISITORS = 64
 KEPT_SECONDS = 1800
-"""Pictures and downloads that were made are deleted after so long."""
+"""Age at which generated pictures and downloads are deleted."""
 
 ALWAYS = "Synthetic images. Not for diagnosis."
 CSS = """
@@ -58,14 +58,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a visitor sees in the first tab, and of which model."""
+    """The samples that a visitor sees in the first tab, and their model."""
 
     studio: str
     samples: Samples
 
 
 def _told(handler: Callable[P, T]) -> Callable[P, T]:
-    """The same, but mistakes are shown on the page in one message."""
+    """Wrap a handler so that a user's mistake is shown on the page as one message."""
 
     @wraps(handler)
     def tell(*arguments: P.args, **options: P.kwargs) -> T:
@@ -78,15 +78,15 @@ def _told(handler: Callable[P, T]) -> Callable[P, T]:
 
 
 def _message(text: object) -> str:
-    """Text for a message on the page, which is HTML."""
+    """Text escaped for a message on the page, which is HTML."""
     return html.escape("\n".join(map(printable, str(text).split("\n"))))
 
 
 def _whole(value: object, name: str, low: int, high: int) -> int:
-    """A number that a visitor gave.
+    """Check a number that a visitor entered.
 
     Raises:
-        UserError: if it is not whole, or out of range.
+        UserError: unless it is a whole number from `low` to `high`.
     """
     number = isinstance(value, int | float) and math.isfinite(value) and value == int(value) and low <= value <= high
     if not number:
@@ -96,7 +96,7 @@ def _whole(value: object, name: str, low: int, high: int) -> int:
 
 
 def enlarged(image: Tensor, scaling: str) -> Image.Image:
-    """One image in [-1, 1] at several times its size."""
+    """One image in [-1, 1], enlarged."""
     picture = single(image)
     times = max(1, SHOWN_SIDE // picture.width)
     resampling = Image.Resampling.LANCZOS if scaling == SMOOTH else Image.Resampling.NEAREST
@@ -107,9 +107,9 @@ class Page:
     """The page.
 
     Args:
-        studios: the models, the one to begin with first.
-        training: finds the images that trained one; raises UserError where they are not at hand.
-        seed: of the first samples.
+        studios: the models; the first one is shown at the start.
+        training: finds the training images of a model; raises UserError if they are not available.
+        seed: seed of the first samples.
     """
 
     def __init__(self, studios: Sequence[Studio], training: Training, seed: int) -> None:
@@ -144,13 +144,13 @@ class Page:
             redraw(self.model.change(self._adapt, self.model, followers, **QUIET).then)
 
     def _follow(self, kind: Callable[..., Any], of: Callable[[Studio], dict[str, Any]], **fixed: Any) -> Any:
-        """A component some of whose properties are the chosen model's."""
+        """A component with properties that depend on the chosen model."""
         component = kind(**fixed, **of(self.first))
         self.followers.append((component, lambda studio: kind(**of(studio))))
         return component
 
     def _clear(self, component: Any) -> Any:
-        """A component that is emptied when another model is chosen."""
+        """Empty a component when another model is chosen."""
         self.followers.append((component, lambda _: None))
         return component
 
@@ -204,7 +204,7 @@ class Page:
         return gr.DownloadButton(value=self._file(content, f"synthetic_seed_{start}.zip"), visible=True)
 
     def _edit(self) -> gr.Number:
-        """The tab; gives the number of the sample that it can take."""
+        """Build the tab; returns the field for the number of a sample."""
         with gr.Row():
             with gr.Column():
                 number = gr.Number(1, label="Number of a sample of the first tab", precision=0, minimum=1, maximum=MOST)
@@ -250,7 +250,7 @@ class Page:
 
     @_told
     def _take(self, sliders: int, find: Callable[..., Point], name: str, scaling: str, *given: Any) -> list[Any]:
-        """Start from the point that `find` finds, with all sliders at rest."""
+        """Start from the point that `find` returns, with all sliders at 0."""
         studio = self.studios[name]
         point = find(studio, *given)
         image = self._shown(studio.decoded(point)[0], scaling, provenance.words(studio.model))
@@ -258,7 +258,7 @@ class Page:
         return [point, original, image, image, *[0] * sliders]
 
     def _told_again(self, sliders: int, name: str, scaling: str, file: str | None, label: str | None) -> list[Any]:
-        """Start anew from an upload whose class is said after it."""
+        """Start again from the uploaded image after its class was chosen."""
         if file is None:
             return [gr.skip()] * (4 + sliders)
         return self._take(sliders, self._uploaded, name, scaling, file, label)
@@ -354,7 +354,7 @@ class Page:
         ), tiles
 
     def _figures(self, studio: Studio) -> Tiles:
-        """The run's own pictures, as far as they lie next to the model themselves; links might lead anywhere."""
+        """The run's pictures, if they are real files next to the model; symbolic links could lead anywhere."""
         found = {"curves.png": "curves of training", "images/progress.png": "samples after the first and last epoch"}
         tiles = []
         for name, words in found.items():
@@ -389,7 +389,7 @@ class Page:
         return rows
 
     def _upload(self, title: str, name: str) -> Any:
-        """A field for an image, for models that encode."""
+        """A field for an image, shown for models with an encoder."""
 
         def of(studio: Studio) -> dict[str, Any]:
             return {**_if_it_encodes(studio), "value": None}
@@ -397,7 +397,7 @@ class Page:
         return self._follow(gr.File, of, label=title, elem_id=name, file_types=sorted(SUFFIXES), height=150)
 
     def _told_class(self) -> Any:
-        """A choice of an image's class, for models that must be told it."""
+        """A choice of an image's class, shown for conditional models."""
 
         def of(studio: Studio) -> dict[str, Any]:
             return {"visible": studio.model.is_conditional, "choices": studio.labels, "value": None}
@@ -405,16 +405,16 @@ class Page:
         return self._follow(gr.Dropdown, of, label="Class of your image")
 
     def _shown(self, image: Tensor, scaling: str, words: str) -> str:
-        """A picture of an image for the page, which says in its metadata what it is."""
+        """A picture of an image for the page, with its provenance in the metadata."""
         return self._file(png(enlarged(image, scaling), words), "image.png")
 
     def _file(self, content: bytes, name: str) -> str:
-        """A file that the page may show or hand out, deleted after `KEPT_SECONDS`."""
+        """A file that the page may show or offer for download; deleted after `KEPT_SECONDS`."""
         return str(save_bytes_to_cache(content, name, self.blocks.GRADIO_CACHE))
 
 
 def _selected(event: gr.SelectData) -> tuple[int, int]:
-    """The number of the sample that was chosen in the first tab, for two others."""
+    """The number of the sample selected in the first tab, for two other tabs."""
     return int(event.index) + 1, int(event.index) + 1
 
 

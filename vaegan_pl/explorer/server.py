@@ -1,4 +1,4 @@
-"""Serving the page to this machine alone, with nothing fetched from elsewhere."""
+"""Serves the page, by default to this machine only, without loading anything from other servers."""
 
 import logging
 import os
@@ -13,23 +13,23 @@ from vaegan_pl.errors import UserError
 from vaegan_pl.explorer.page import CSS, MOST_BYTES, MOST_VISITORS
 
 POLICY = b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'; frame-ancestors 'self'"
-"""What a browser may load for the page: what this server sends."""
+"""Content security policy: the browser may only load what this server sends."""
 
 OWN_NAMES = ("127.0.0.1", "localhost")
-"""What this machine calls itself; a page elsewhere cannot reach it by a name of its own (DNS rebinding)."""
+"""Names of this machine. Requests for any other name are rejected, which prevents DNS rebinding."""
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
 
 class OwnContentOnly:
-    """Tells browsers to load nothing from elsewhere, whatever the page, a model card or an extension asks for."""
+    """Middleware that forbids browsers to load anything from elsewhere, even if a model card asks for it."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app
 
     async def __call__(self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
-        """Answer with the policy among the headers."""
+        """Add the policy to the headers of a response."""
 
         async def with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -40,7 +40,7 @@ class OwnContentOnly:
 
 
 def serve(blocks: gr.Blocks, host: str, port: int | None, browser: bool) -> str:
-    """Start the server, which `blocks.close()` ends.
+    """Start the server; `blocks.close()` stops it.
 
     Args:
         blocks: the page.
@@ -49,10 +49,10 @@ def serve(blocks: gr.Blocks, host: str, port: int | None, browser: bool) -> str:
         browser: whether to open the page in the user's browser.
 
     Returns:
-        The page's address.
+        The address of the page.
 
     Raises:
-        UserError: if the port is taken, or the address is not this machine's.
+        UserError: if the port is in use, or the address does not belong to this machine.
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)
     for name in ("NO_PROXY", "no_proxy"):  # Gradio asks its own address whether it is there
@@ -80,6 +80,6 @@ def serve(blocks: gr.Blocks, host: str, port: int | None, browser: bool) -> str:
         )
     except OSError as error:
         raise UserError(
-            f"host={host} port={port}: cannot be listened at; take another port, or port=null for the first free one"
+            f"host={host} port={port}: cannot listen there; choose another port, or port=null for the first free one"
         ) from error
     return str(url)

@@ -1,4 +1,4 @@
-"""What the page does with one model: draw, encode, edit, go from one image to another."""
+"""What the page does with one model: sample, encode, edit, interpolate."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from vaegan_pl.report.latent_pictures import Tour
 from vaegan_pl.report.pictures import grid, png, single
 
 DIRECTIONS = 6
-"""Leading directions that can be followed."""
+"""Number of leading directions that the page offers."""
 
 FRAMES, COLUMNS = 24, 8
 
@@ -32,7 +32,7 @@ Images = Float[Tensor, "image channel side side"]
 
 @dataclass(frozen=True)
 class Samples:
-    """Images that were drawn, in [-1, 1], with their latents and, for conditional models, class indices."""
+    """Samples in [-1, 1], with their latents and, for conditional models, class indices."""
 
     images: Images
     z: Float[Tensor, "image latent"]
@@ -41,12 +41,12 @@ class Samples:
 
 @dataclass(frozen=True)
 class Point:
-    """A place in a model's latent space.
+    """A point in a model's latent space.
 
     Attributes:
-        z: its latent.
-        label: the class that a conditional decoder is told; None for others.
-        image: what was encoded to it; None for a sample.
+        z: the latent.
+        label: the class for a conditional decoder; None for others.
+        image: the image that was encoded; None for a sample.
     """
 
     z: Float[Tensor, "1 latent"]
@@ -56,12 +56,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Studio:
-    """One model.
+    """A model on the page.
 
     Attributes:
-        name: what it is called.
-        path: its file.
-        sha256: the file's digest when it was loaded.
+        name: the name that the page shows.
+        path: the model file.
+        sha256: the digest of the file when it was loaded.
         model: the model.
     """
 
@@ -72,7 +72,7 @@ class Studio:
 
     @property
     def labels(self) -> list[str]:
-        """The classes that can be sampled; none if the model knows none."""
+        """The classes that can be sampled; empty if the model knows none."""
         return self.model.labels if self.model.knows_classes else []
 
     @property
@@ -83,7 +83,7 @@ class Studio:
 
     @property
     def directions(self) -> int:
-        """How many leading directions there are."""
+        """Number of leading directions."""
         return len(self._leading)
 
     @cached_property
@@ -91,7 +91,7 @@ class Studio:
         return self.model.leading_directions(DIRECTIONS)
 
     def draw(self, label: str | None, n: int, seed: int, temperature: float) -> Samples:
-        """Samples: those of `python -m vaegan_pl.sample` with the same options.
+        """Draw the same samples as `python -m vaegan_pl.sample` with the same options.
 
         Args:
             label: the class; None draws from the prior.
@@ -103,16 +103,16 @@ class Studio:
         return Samples(self.model.decode(z, y), z, y)
 
     def point(self, samples: Samples, i: int) -> Point:
-        """Where one of the samples lies."""
+        """The point of one of the samples."""
         label = None if samples.y is None else self.model.trained_on.classes[int(samples.y[i])]
         return Point(samples.z[i : i + 1], label, None)
 
     def encoded(self, path: Path, label: str | None) -> Point:
-        """The posterior mean of an image in a file.
+        """Encode an image file to its posterior mean.
 
         Args:
             path: the file.
-            label: its class, which conditional models must be told and others disregard.
+            label: its class; required by conditional models, ignored by others.
 
         Raises:
             UserError: if it cannot be read, the model has no encoder, or the class is missing.
@@ -127,16 +127,16 @@ class Studio:
         return Point(self.model.encode(x, told), told, x)
 
     def decoded(self, point: Point) -> Images:
-        """What is at a point: a sample, or an image's reconstruction."""
+        """Decode a point: a sample, or the reconstruction of an image."""
         return self.model.decode(point.z, self._told(point))
 
     def moved(self, point: Point, towards: Mapping[str, float], along: Sequence[float]) -> Point:
-        """A point changed in directions.
+        """Move a point.
 
         Args:
-            point: where to start.
-            towards: for each of `directed`, how far to go to it, in differences of class means (attribute vectors).
-            along: how far to go in each of the leading directions, in deviations of the prior; the rest is disregarded.
+            point: the start.
+            towards: factor of the attribute vector of each class in `directed`.
+            along: distance along each leading direction, in standard deviations of the prior.
         """
         n = min(len(along), self.directions)
         z = point.z + torch.tensor([list(along[:n])], dtype=point.z.dtype) @ self._leading[:n]
@@ -146,10 +146,10 @@ class Studio:
         return Point(z, point.label, point.image)
 
     def between(self, start: Point, end: Point) -> Tour:
-        """The arc from one point to another, with the images that were encoded at its ends.
+        """The arc from one point to another, with the encoded images at its ends.
 
         Raises:
-            UserError: if a conditional model would have to be told two classes.
+            UserError: if the model is conditional and the points have different classes.
         """
         if start.label != end.label:
             raise UserError(
@@ -164,11 +164,11 @@ class Studio:
         return Tour(still, len(still), frames, 1, False, caption)
 
     def sheet(self, images: Images, words: str) -> bytes:
-        """A PNG of samples in rows of eight, over a caption."""
+        """A PNG of samples in rows of eight, above a caption."""
         return png(grid(images, min(COLUMNS, len(images)), f"{words}. {self._source}"), provenance.words(self.model))
 
     def class_folders(self, n: int, seed: int, temperature: float) -> bytes:
-        """A ZIP of folders with `n` samples of each class, and where they come from.
+        """A ZIP with a folder of `n` samples for each class, and `provenance.json`.
 
         Raises:
             UserError: if the model knows no classes.

@@ -1,4 +1,4 @@
-"""The images that trained a model, to hold its samples against."""
+"""The training images of a model, to compare its samples with."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,13 @@ NEAREST = 6
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A training image like a sample.
+    """A training image that is similar to a sample.
 
     Attributes:
-        name: its file, from the folder of the images.
-        image: its content in [-1, 1], mirrored if it is more like the sample so.
+        name: its file, relative to the folder of the images.
+        image: the image in [-1, 1], mirrored if that is more similar to the sample.
         correlation: see `privacy.Nearest`.
-        mirrored: whether it was.
+        mirrored: whether the image was mirrored.
     """
 
     name: str
@@ -39,11 +39,11 @@ class TrainingImages:
     """The training images of a model.
 
     Attributes:
-        images: in [-1, 1].
-        names: their files, from the folder of the images.
-        held_out: images that never trained, nor a near-copy of them: their files and classes.
-        detector: finds copies of them.
-        calibration: what counts as a copy.
+        images: the images in [-1, 1].
+        names: their files, relative to the folder of the images.
+        held_out: files and classes of images without a near-copy among the training images.
+        detector: finds copies of the training images.
+        calibration: the threshold above which a sample counts as a copy.
     """
 
     images: Float[Tensor, "image 1 side side"]
@@ -54,7 +54,7 @@ class TrainingImages:
 
     @classmethod
     def of(cls, collection: Collection, device: torch.device) -> Self:
-        """Those of a collection.
+        """The training images of a collection.
 
         Raises:
             UserError: see `copy_audit`.
@@ -66,7 +66,7 @@ class TrainingImages:
         return cls(images_of(collection, chosen), names, held_out, *copy_audit(collection, device))
 
     def nearest(self, image: Float[Tensor, "1 side side"]) -> list[Neighbour]:
-        """The training images most like a sample, the most like first."""
+        """The training images that are most similar to a sample, in descending order."""
         found = self.detector.most_like(image, NEAREST)
         return [
             Neighbour(self.names[i], self.images[i].flip(-1) if flip else self.images[i], correlation, flip)
@@ -76,5 +76,5 @@ class TrainingImages:
         ]
 
     def is_copy(self, neighbour: Neighbour) -> bool:
-        """Whether the audit counts a sample as a copy of it."""
+        """Whether the audit counts the sample as a copy of this neighbour."""
         return neighbour.correlation > self.calibration.threshold

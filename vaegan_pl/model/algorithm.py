@@ -1,8 +1,8 @@
 """Algorithm 1 of Larsen et al. (arXiv 1512.09300): one training step of the VAE/GAN.
 
-As printed, the last update reads `theta_Dis <- theta_Dis - grad L_GAN` with L_GAN a log-likelihood, which would make
-the discriminator worse. As in all working code, L_GAN stands here for the binary cross-entropy
-`-(log Dis(x) + log(1 - Dis(x_tilde)) + log(1 - Dis(x_p)))`: the discriminator descends it, the decoder ascends it.
+As printed, the last update is `theta_Dis <- theta_Dis - grad L_GAN` with L_GAN a log-likelihood, which would make the
+discriminator worse. As in all working code, L_GAN here is the binary cross-entropy
+`-(log Dis(x) + log(1 - Dis(x_tilde)) + log(1 - Dis(x_p)))`: the discriminator descends it and the decoder ascends it.
 """
 
 from collections.abc import Sequence
@@ -32,10 +32,10 @@ Fakes = Literal["both", "reconstruction", "prior"]
 BatchNorm = Literal["joint", "paired", "separate", "authors"]
 
 DECODED = ("reconstruction", "prior")
-"""X_tilde and X_p, as metrics name them."""
+"""Names of X_tilde and X_p in metrics."""
 
 TOGETHER = {"joint": [[0, 1, 2]], "paired": [[0, 1], [2]], "separate": [[0], [1], [2]]}
-"""Which of X (0), X_tilde (1) and X_p (2) pass the discriminator as one batch, and so share batch-norm statistics."""
+"""Which of X (0), X_tilde (1) and X_p (2) form one batch in the discriminator, and so share batch-norm statistics."""
 
 
 class VAEGAN(GenerativeModel):
@@ -44,26 +44,26 @@ class VAEGAN(GenerativeModel):
     Args:
         networks: encoder, decoder and discriminator.
         gamma: weight of L_llike against L_GAN in the decoder's update (paper, section 2.3).
-        similarity_layer: the discriminator's feature map that is Dis_l: conv, norm or relu, and the stage's number.
-        normalised_similarity: whether L_llike compares features by `losses.standardise_features`.
-        sigma: deviation of a Gaussian in the pixels that adds to L_llike, `learned` for the best one of each batch; see
-            `losses.pixel_likelihood`. None adds nothing, as in the paper.
-        fakes: which decoded images enter L_GAN: both x_tilde and x_p (Algorithm 1), or one of them; L_GAN has no
-            gradient to the other, though its batch may share statistics with it.
-        batch_norm: which batches share batch-norm statistics, by passing a network as one: `joint`, all (x, x_tilde and
-            x_p in the discriminator, z and z_p in the decoder); `paired`, x and x_tilde alone; `separate`, none;
-            `authors`, x and x_tilde for L_llike and then, in a second pass, x and the images that enter L_GAN for that
-            (their code).
-        adversarial: whether the decoder ascends L_GAN; without it the discriminator alone learns from it, and the
-            decoder descends L_llike (VAE_Dis_l of the paper's section 4, whose discriminator is trained before).
-        gate: decides from the discriminator's costs which of decoder and discriminator to update; None updates both.
-            Whoever steps asks it.
-        prior: how L_prior enters the encoder's update.
-        adversary: the form of L_GAN, and what stabilises it.
+        similarity_layer: the discriminator's feature map that serves as Dis_l: `conv`, `norm` or `relu` followed by the
+            index of the stage, from 1.
+        normalised_similarity: whether L_llike compares features standardised by `losses.standardise_features`.
+        sigma: standard deviation of a Gaussian in pixel space whose likelihood is added to L_llike; `learned` uses the
+            optimal one for each batch; see `losses.pixel_likelihood`. None adds nothing, as in the paper.
+        fakes: decoded images that enter L_GAN: `both` x_tilde and x_p (Algorithm 1), only x_tilde (`reconstruction`),
+            or only x_p (`prior`). L_GAN has no gradient with respect to the other.
+        batch_norm: batches that share batch-norm statistics, because they pass a network as one batch. `joint`: all (x,
+            x_tilde and x_p in the discriminator, z and z_p in the decoder). `paired`: x and x_tilde. `separate`: none.
+            `authors`: x and x_tilde for L_llike, then, in a second pass, x and the images that enter L_GAN.
+        adversarial: whether the decoder ascends L_GAN. Without it, only the discriminator learns from L_GAN, and the
+            decoder descends L_llike (VAE_Dis_l of the paper, section 4, except that theirs is trained beforehand).
+        gate: decides from the discriminator's costs whether to update the decoder, the discriminator or both. None
+            updates both. The gradients do not depend on it.
+        prior: weight and form of L_prior in the encoder's update.
+        adversary: form of L_GAN, and its regularisation.
         ema: see `GenerativeModel`.
 
     Raises:
-        ValueError: if `gamma` is negative, an option is none of the above, or two are at odds.
+        ValueError: if `gamma` is negative, an option has another value than those above, or two options contradict.
     """
 
     NETWORKS = ("encoder", "decoder", "discriminator")
@@ -124,7 +124,8 @@ class VAEGAN(GenerativeModel):
     def gradients(self, batch: Batch, noise: Noise) -> Step:
         """All gradients of one iteration of Algorithm 1; see `GenerativeModel.gradients`.
 
-        Each loss is differentiated once, down to the decoded images; both results go on from there by the chain rule.
+        Each loss is differentiated once, with respect to the decoded images. Both results continue from there by the
+        chain rule.
         """
         enc, dec, dis = self.networks.encoder, self.networks.decoder, self.networks.discriminator
         theta_enc, theta_dec = tuple(enc.parameters()), tuple(dec.parameters())
@@ -144,7 +145,7 @@ class VAEGAN(GenerativeModel):
         likelihoods = self._likelihoods(x, decoded[0], dis_l)
         l_llike = torch.stack([*likelihoods.values()]).sum()
         g_llike_decoded = grad(l_llike, decoded, retain_graph=True, materialize_grads=True)
-        # L_GAN <- log(Dis(X)) + log(1 - Dis(X_tilde)) + log(1 - Dis(X_p)), from here on its negative, a cost
+        # L_GAN <- log(Dis(X)) + log(1 - Dis(X_tilde)) + log(1 - Dis(X_p)); `gan` holds gradients of its negative
         gan = self.adversary.gan_gradients(seen, decoded if self.adversarial else [], dis, y, batch.number)
 
         # theta_Enc <- theta_Enc - grad (L_prior + L_llike)
@@ -152,7 +153,7 @@ class VAEGAN(GenerativeModel):
         g_enc = grad([l_prior, z], theta_enc, grad_outputs=[torch.ones_like(l_prior), g_llike_z])
         # theta_Dec <- theta_Dec - grad (gamma L_llike - L_GAN)
         g_decoded = [self.gamma * g_llike for g_llike in g_llike_decoded]
-        if self.adversarial:  # the pull is that of -L_GAN, sign included
+        if self.adversarial:  # `decoder_pull` is the gradient of -L_GAN
             g_decoded = [g_llike + pull for g_llike, pull in zip(g_decoded, gan.decoder_pull, strict=True)]
         g_dec = grad(decoded, theta_dec, grad_outputs=g_decoded)
         # theta_Dis <- theta_Dis - grad L_GAN
@@ -175,26 +176,26 @@ class VAEGAN(GenerativeModel):
 
     @property
     def _in_l_gan(self) -> list[int]:
-        """Which of X_tilde (0) and X_p (1) enter L_GAN."""
+        """Indices of X_tilde (0) and X_p (1), those that enter L_GAN."""
         return {"both": [0, 1], "reconstruction": [0], "prior": [1]}[self.fakes]
 
     def feature_likelihood(self, dis_l_x: Tensor, dis_l_x_tilde: Tensor) -> Tensor:
-        """L_llike of feature maps, in nats."""
+        """L_llike of two feature maps, in nats."""
         if self.normalised_similarity:
             pixels = self.networks.image_channels * self.networks.image_size**2
             dis_l_x, dis_l_x_tilde = standardise_features(dis_l_x, dis_l_x_tilde, pixels)
         return feature_likelihood(dis_l_x, dis_l_x_tilde)
 
     def _likelihoods(self, x: Images, x_tilde: Images, dis_l: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The terms of L_llike: of Dis_l, and of the pixels where there is a `sigma`."""
-        # The target is a constant, though with shared batch norm Dis_l(X) also depends on X_tilde.
+        """The terms of L_llike: of Dis_l and, if `sigma` is set, of the pixels."""
+        # Dis_l(X) is a constant target, although with shared batch norm it depends on X_tilde.
         terms = {"loss/llike": self.feature_likelihood(dis_l[0].detach(), dis_l[1])}
         if self.sigma is not None:
             terms["loss/pixel"] = pixel_likelihood(x, x_tilde, self.sigma)
         return terms
 
     def _decode(self, z: Latents, z_p: Latents, y: Labels | None) -> list[Images]:
-        """X_tilde, and X_p unless `fakes` leaves it out."""
+        """X_tilde, and X_p unless `fakes` excludes it."""
         latents = [z] if self.fakes == "reconstruction" else [z, z_p]
         together = [latents] if self.batch_norm == "joint" else [[each] for each in latents]
         return [
@@ -206,7 +207,7 @@ class VAEGAN(GenerativeModel):
     def _discriminate(
         self, batches: Sequence[Images], y: Labels | None, uniform: Tensor | None
     ) -> tuple[DiscriminatorOutput, list[Tensor]]:
-        """What the discriminator says of X, X_tilde and X_p, and Dis_l of the first two."""
+        """Logits of X, X_tilde and X_p, and Dis_l of X and X_tilde."""
         if self.batch_norm == "authors":
             passes = [[0, 1], [0, *(1 + i for i in self._in_l_gan)]]
         else:
@@ -214,12 +215,12 @@ class VAEGAN(GenerativeModel):
         views = self.adversary.views(batches, uniform)
         logits: dict[int, Tensor] = {}
         dis_l: dict[int, Tensor] = {}
-        with parametrize.cached():  # one set of weights where spectral norm would move them in every pass
+        with parametrize.cached():  # spectral norm would otherwise update the weights in every pass
             for group in filter(None, passes):
                 images = [views[i] for i in group]
                 of_all, maps = self.networks.discriminator(torch.cat(images), _repeated(y, group))
                 logits |= dict(zip(group, of_all.chunk(len(group)), strict=True))
-                # With "authors" X passes twice: its logits are those of the last pass, its Dis_l that of the first.
+                # With "authors", X passes twice: its logits come from the second pass and its Dis_l from the first.
                 dis_l = dict(zip(group, maps[self.similarity_layer].chunk(len(group)), strict=True)) | dis_l
         fakes = {name: logits[i] for i, name in enumerate(DECODED[: len(batches) - 1], 1)}
         seen = DiscriminatorOutput(views[0], logits[0], fakes, [DECODED[i] for i in self._in_l_gan])

@@ -1,6 +1,6 @@
 """Where each class lies in the latent space: Gaussian mixtures on the encoder's posteriors of its training images.
 
-Algorithm 1 knows no classes. Decoding draws from the mixture of a class gives images of that class.
+Algorithm 1 does not use class labels. Draws from the mixture of a class decode to images of that class.
 """
 
 import warnings
@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 DRAWS = 4
-"""Draws from each image's posterior, to which the mixtures are fitted and on which they are compared."""
+"""Draws from each image's posterior. The mixtures are fitted to those of training images, and selected by others."""
 
 COMPONENTS = (1, 2, 4)
 REGULARISATION = 1e-3
-"""Added to the variances, against a prior variance of 1."""
+"""Added to the variances; the prior has a variance of 1."""
 
 Latents = Float[Tensor, "image latent"]
 
@@ -28,9 +28,9 @@ class Mixture:
     """A mixture of Gaussians.
 
     Attributes:
-        weights: share of each component.
-        means: their means.
-        factors: lower triangular L of their covariances L L^T.
+        weights: weight of each component; they sum to 1.
+        means: mean of each component.
+        factors: lower triangular L of each covariance L L^T.
     """
 
     weights: Float[Tensor, " component"]
@@ -38,7 +38,7 @@ class Mixture:
     factors: Float[Tensor, "component latent latent"]
 
     def sample(self, n: int, generator: torch.Generator, temperature: float = 1.0) -> Latents:
-        """Draw `n` latents, at `temperature` times each component's deviations from its mean."""
+        """Draw `n` latents; `temperature` multiplies the deviations from each component's mean."""
         chosen = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         noise = temperature * torch.randn(n, self.means.shape[1], generator=generator)
         z = self.means[chosen]
@@ -52,7 +52,7 @@ ClassMixtures = Mapping[str, Mixture]
 
 
 def to_plain(mixtures: ClassMixtures) -> dict[str, dict[str, Tensor]]:
-    """Plain containers, for a file."""
+    """The mixtures in plain containers, for a file."""
     return {name: dict(vars(mixture)) for name, mixture in mixtures.items()}
 
 
@@ -60,8 +60,8 @@ def from_plain(content: Mapping[str, Mapping[str, Any]], latent_dim: int) -> Cla
     """The inverse of `to_plain`.
 
     Raises:
-        TypeError: if a mixture lacks a part, or has another.
-        ValueError: if shapes do not fit together, weights are no shares, or a number is not finite.
+        TypeError: if a mixture lacks a part, or has an unknown one.
+        ValueError: if shapes do not match, weights are negative or do not sum to 1, or a number is not finite.
     """
     mixtures = {name: Mixture(**values) for name, values in content.items()}
     for name, mixture in mixtures.items():
@@ -80,7 +80,7 @@ def from_plain(content: Mapping[str, Mapping[str, Any]], latent_dim: int) -> Cla
 
 
 def draw_posteriors(mean: Latents, log_variance: Latents, generator: torch.Generator) -> Latents:
-    """`DRAWS` draws from the posterior of each image, one image after the other."""
+    """`DRAWS` draws from the posterior of each image; draws of one image are consecutive."""
     mean, log_variance = (values.repeat_interleave(DRAWS, 0) for values in (mean, log_variance))
     return mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
 
@@ -88,7 +88,8 @@ def draw_posteriors(mean: Latents, log_variance: Latents, generator: torch.Gener
 def fit(train: Latents, held_out: Latents) -> Mixture:
     """Fit a mixture with full covariances by expectation maximisation (scikit-learn).
 
-    Of 1, 2 and 4 components it takes what makes `held_out` likeliest; more of them come to stand on single images.
+    Fits 1, 2 and 4 components and returns the mixture under which `held_out` is most likely. With more components, some
+    fit single images.
 
     Args:
         train: draws from the posteriors of a class's training images.

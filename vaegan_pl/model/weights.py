@@ -1,4 +1,4 @@
-"""`vae_gan_model.pth`: one portable file of plain containers and tensors, written and read here and nowhere else."""
+"""Reading and writing `vae_gan_model.pth`, a portable file of tensors and plain containers."""
 
 import math
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ from vaegan_pl.storage.files import LONGEST_NAME, RefusedError, check_model_path
 
 FORMAT = "vaegan_pl"
 FORMAT_VERSION = 4
-"""Files before version 3 hold the three networks of the report's table; 2 and 3 carry a checksum of their own."""
+"""Files before version 3 always hold the three networks of the report's table. Versions 2 and 3 have a checksum."""
 
 MOST = {"image_size": 1024, "image_channels": 1, "classes": 10_000}
-"""The largest sizes of networks in a file; `MOST_UNITS` for the others."""
+"""Upper limits of sizes in a file; `MOST_UNITS` applies to all others."""
 
 MOST_UNITS, MOST_STAGES, MOST_LETTERS = 2**20, 12, 1000
 
@@ -34,7 +34,7 @@ EARLIER_NETWORKS = {
     "discriminator_norm": "batch",
     "classes": 0,
 }
-"""What files before version 3 do not say of their networks."""
+"""Options of networks that files before version 3 do not contain."""
 
 
 def save(
@@ -45,7 +45,7 @@ def save(
     training: Mapping[str, Any],
     mixtures: ClassMixtures | None = None,
 ) -> None:
-    """Write a model file; an earlier one at `path` stays until the new one is whole.
+    """Write a model file; an existing file at `path` is replaced once the new one is complete.
 
     Args:
         path: the file to write.
@@ -75,10 +75,10 @@ def save(
 
 
 def check_storable(networks: nn.Module) -> None:
-    """Stop networks of one's own, which a model file cannot hold, before they are trained.
+    """Check before training that a model file can hold the networks.
 
     Raises:
-        UserError: unless they are what `load` would make of their description.
+        UserError: unless `load` would rebuild the same networks from their arguments.
     """
     storable = type(networks) is Networks
     if isinstance(networks, Networks):
@@ -135,7 +135,7 @@ def load(path: str | Path) -> SavedModel:
 
 
 def _built(content: Mapping[str, Any], earlier: Mapping[str, Any]) -> SavedModel:
-    """The model that a file's plain contents describe, each of them looked at before it is used."""
+    """Build the model from the plain contents of a file, each checked before it is used."""
     arguments = {**earlier, **_mapping(content["networks"], "networks")}
     _check_sizes(arguments)
     with torch.device("meta"):  # sizes cost no memory until the tensors of the file are found to have them
@@ -169,7 +169,7 @@ def _mapping(value: object, name: str) -> Mapping[str, Any]:
 
 
 def _check_sizes(arguments: Mapping[str, Any]) -> None:
-    """Refuse sizes that would take long to build, before the tensors are held against them."""
+    """Refuse sizes that would take long to build, before the tensors are compared with them."""
     for name, value in arguments.items():
         sizes = value if isinstance(value, list) else [value]
         most = MOST.get(name, MOST_UNITS)
@@ -209,7 +209,7 @@ def _trained_on(stored: Mapping[str, Any]) -> TrainedOn:
 
 
 def _preprocessing(stored: Mapping[str, Any], image_size: int) -> dict[str, Any]:
-    # Files that do not say so come from squashed images and a white of 65535.
+    # Earlier files lack these two: images were squashed, and white was 65535.
     found = {"aspect_ratio": "squash", "white": 65535, **stored}
     _check_plain(found)
     if found["aspect_ratio"] not in ASPECT_RATIOS or type(found["white"]) is not int or not 0 < found["white"] < 2**16:
@@ -220,7 +220,7 @@ def _preprocessing(stored: Mapping[str, Any], image_size: int) -> dict[str, Any]
 
 
 def _check_plain(value: object) -> None:
-    """Refuse anything but text that can be shown, finite numbers, and containers of them."""
+    """Refuse anything but printable text, finite numbers, and containers of these."""
     if isinstance(value, str):
         if len(value) > MOST_LETTERS or printable(value) != value:
             raise ValueError("text that is too long, or cannot be shown")
@@ -236,11 +236,11 @@ def _check_plain(value: object) -> None:
 
 
 def _fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give a network on the meta device its tensors, in its own precision.
+    """Load tensors into a network on the meta device, converted to the network's own precision.
 
     Raises:
-        ValueError: for numbers that are not finite, negative variances, and other kinds of numbers.
-        RuntimeError: for other names and shapes.
+        ValueError: for numbers that are not finite, negative variances, and integers in place of floats or vice versa.
+        RuntimeError: for unexpected names and shapes.
     """
     own = network.state_dict()
     for key, value in state.items():

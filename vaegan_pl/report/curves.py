@@ -1,4 +1,4 @@
-"""The losses of a run as one picture."""
+"""Plots the losses of a run."""
 
 import math
 from pathlib import Path
@@ -29,7 +29,7 @@ COLUMNS = 4
 
 
 def draw_curves(metrics: Path, picture: Path, caption: str) -> None:
-    """Plot the columns of a `metrics.csv` against batches, in panels for what the model has.
+    """Plot the columns of a `metrics.csv` against batches, with a panel for each group of metrics that the model has.
 
     Args:
         metrics: a CSV file with a `step` column; empty cells are skipped.

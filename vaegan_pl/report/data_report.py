@@ -1,4 +1,4 @@
-"""What is known of a folder of images, as `data_report.json` and as a page with pictures."""
+"""A report on a folder of images, as `data_report.json` and as a page with pictures."""
 
 import json
 from collections import Counter
@@ -23,7 +23,7 @@ from vaegan_pl.storage.outputs import MADE_BY
 JSON, PAGE = "data_report.json", "data_report.html"
 
 DARK = 64
-"""An image whose brightest pixel is below this grey value is called dark."""
+"""An image counts as dark if its brightest pixel is below this grey value."""
 
 _SHOWN_GROUPS = 8
 _SHOWN_IMAGES = 16
@@ -40,7 +40,7 @@ def write(collection: Collection, directory: Path) -> None:
 
 
 def gather(collection: Collection) -> dict[str, Any]:
-    """Everything the report says, in plain values; paths are relative to the folder."""
+    """The content of the report in plain values; paths are relative to the folder."""
     prepared, files, classes = collection.prepared, collection.listing.files, collection.listing.classes
     groups, labels = collection.groups, collection.labels
     mirrored = np.where(groups < 0, -1, prepared.pairs.only(["same way up", "mirrored"]).groups(len(files)))
@@ -90,7 +90,7 @@ def gather(collection: Collection) -> dict[str, Any]:
 
 
 def _together(classes: Sequence[str]) -> str:
-    """What the row of all classes is called; no class has that name."""
+    """The title of the row of all classes, different from every class name."""
     name = "all"
     while name in classes:
         name = f"({name})"
@@ -102,7 +102,10 @@ def _distinct(groups: Int[ndarray, " image"]) -> int:
 
 
 def _leaks(collection: Collection) -> dict[str, dict[str, int]] | None:
-    """For each class, the images outside the training folder with a copy in it; in any way: with one of their group."""
+    """For each class, the number of images outside the training folder that have a copy in it.
+
+    `in any way` counts images that share a group with a training image.
+    """
     folders = np.array([file.folder for file in collection.listing.files])
     held_out = np.isin(folders, ["validation", "test"])
     if not held_out.any():

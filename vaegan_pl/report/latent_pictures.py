@@ -1,4 +1,4 @@
-"""Grids and animations of ways through a model's latent space."""
+"""Grids and animations of paths through a model's latent space."""
 
 from dataclasses import dataclass
 from io import BytesIO
@@ -19,23 +19,23 @@ from vaegan_pl.storage.outputs import MADE_BY
 
 MILLISECONDS = 80
 MOST_TILES = 8
-"""In a row of an animation of several tours at once."""
+"""Tiles in a row of an animation that shows several paths at once."""
 
 Images = Float[Tensor, "image channel side side"]
 
 
 @dataclass(frozen=True)
 class Tour:
-    """Images on a way through the latent space.
+    """Images along a path through the latent space.
 
     Attributes:
         still: images in [-1, 1], row by row.
         columns: images in a row of `still`.
         frames: images in [-1, 1]; each frame is a set of tiles.
         tiles: tiles in a row of a frame.
-        closed: whether the last frame leads on to the first; an open tour is shown to and fro.
-        caption: what there is to see.
-        originals: whether some of the images are the user's own.
+        closed: whether the last frame leads back to the first; an open tour is shown forwards and backwards.
+        caption: what the pictures show.
+        originals: whether some of the images are the user's originals.
     """
 
     still: Images
@@ -51,19 +51,19 @@ class Tour:
         return grid(self.still, self.columns, self.caption)
 
     def animation(self) -> list[Image.Image]:
-        """One picture a frame."""
+        """One picture per frame."""
         frames = self.frames if self.closed else torch.cat([self.frames, self.frames.flip(0)[1:-1]])
         return [grid(tiles, self.tiles, self.caption) for tiles in frames]
 
 
 class Guide:
-    """Leads through the latent space of a model.
+    """Makes tours of a model's latent space.
 
     Args:
         model: the model.
-        seed: seed of samples.
-        frames: frames of an animation.
-        columns: how many of them a grid shows, if it shows them in rows.
+        seed: seed of the samples.
+        frames: number of frames in an animation.
+        columns: number of frames that a grid shows in a row.
     """
 
     def __init__(self, model: SavedModel, seed: int, frames: int, columns: int) -> None:
@@ -74,7 +74,7 @@ class Guide:
         self.trained = f"Trained on {model.trained_on.caption}."
 
     def read(self, path: Path, most: int) -> Images:
-        """At most `most` images of a file or folder, as the model takes them.
+        """Read at most `most` images of a file or folder as inputs of the model.
 
         Raises:
             UserError: if none can be read.
@@ -82,7 +82,7 @@ class Guide:
         return read_images(path, self.model, most)[1]
 
     def between_samples(self, n: int, label: str | None) -> Tour:
-        """Arcs between `n` pairs of samples, of the prior or of a class."""
+        """Arcs between `n` pairs of samples, from the prior or from a class."""
         z, y = self.model.draw(2 * n, label, self.generator)
         arcs = self.model.interpolate(z[:n], z[n:], self.frames, None if y is None else y[:n])
         still = arcs[self.shown].transpose(0, 1).flatten(0, 1)
@@ -103,10 +103,10 @@ class Guide:
         return Tour(still, len(still), frames, 3, False, caption, originals=True)
 
     def walk(self, n: int, label: str | None) -> Tour:
-        """A loop through samples, `n` loops at once, of the prior or of a class."""
+        """`n` closed loops through samples, from the prior or from a class."""
         stops = max(2, self.frames // 8)
         z, y = self.model.draw(n * stops, label, self.generator)
-        steps = -(-self.frames // stops)  # so that there may be a few frames more
+        steps = -(-self.frames // stops)  # rounded up, so there can be a few more frames
         loops = torch.stack([loop(own, steps) for own in z.split(stops)], 1)
         frames = self.model.decode_frames(loops, None if y is None else y[:n])
         shown = evenly(len(self.shown), len(frames))
@@ -115,15 +115,15 @@ class Guide:
         return Tour(still, len(self.shown), frames, min(n, MOST_TILES), True, caption)
 
     def attributes(self, x: Images, label: str | None, strength: float) -> Tour:
-        """Images, their reconstructions, and what they become in the direction of each class.
+        """Images, their reconstructions, and the images changed in the direction of each class.
 
         Args:
             x: the images.
-            label: their class, if it is known; directions are then from it, otherwise from the mean of the others.
-            strength: how far to go, in units of the difference of means.
+            label: their class, if known. Directions start from its mean, otherwise from the mean of the other classes.
+            strength: distance, in units of the difference of class means.
 
         Raises:
-            UserError: if the model has no encoder or knows no classes, or `label` is none of them.
+            UserError: if the model has no encoder, knows fewer than two classes, or does not know `label`.
         """
         model, told = self.model, label if self.model.is_conditional else None
         model.encoding_label(told)  # a GAN has no attributes
@@ -149,20 +149,20 @@ def _of(label: str | None) -> str:
 
 
 def write(tour: Tour, path: Path, model: SavedModel) -> list[Path]:
-    """Write the grid and the animation as `PATH.png` and `PATH.gif`; gives their paths.
+    """Write the grid and the animation as `PATH.png` and `PATH.gif`; returns both paths.
 
     Raises:
         OSError: if that fails.
     """
     still, moving = path.with_suffix(".png"), path.with_suffix(".gif")
-    provenance = f"original images beside {words(model)}" if tour.originals else words(model)
+    provenance = f"original images next to {words(model)}" if tour.originals else words(model)
     save_png(tour.grid(), still, provenance)
     atomic_write(moving, gif(tour, provenance), durable=False)
     return [still, moving]
 
 
 def gif(tour: Tour, provenance: str) -> bytes:
-    """The animation, with where it came from as its comment."""
+    """The animation as a GIF, with its provenance as a comment."""
     first, *rest = tour.animation()
     buffer = BytesIO()
     first.save(

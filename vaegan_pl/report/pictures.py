@@ -22,10 +22,10 @@ MARGIN = 2
 MAGNIFICATION = 2
 CAPTION_SIZE = 16
 MOST_BYTES, MOST_PIXELS = 2**24, 2**24
-"""The largest pictures that are read: more than eight rows of eight images of 256 pixels, twice as large."""
+"""Limits of pictures that are read: more than eight rows of eight magnified images of 256 pixels."""
 
 LONGEST_CAPTION = 1000
-"""Letters."""
+"""In characters; longer captions are cut."""
 
 _UNREADABLE = (
     ValueError,
@@ -36,7 +36,7 @@ _UNREADABLE = (
 )
 
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-"""It has the letters of many alphabets, where Pillow's own lacks accents."""
+"""DejaVu Sans covers many alphabets; Pillow's own font lacks accents."""
 
 INK, PAPER = "black", "white"
 
@@ -44,12 +44,12 @@ Images = Float[Tensor, "image channel side side"]
 
 
 def single(image: Float[Tensor, "1 side side"]) -> Image.Image:
-    """One grey image in [-1, 1] as it is."""
+    """One grey image in [-1, 1], at its own size."""
     return Image.fromarray(to_grey_values(image)[0].numpy())
 
 
 def grid(images: Images, columns: int, caption: str) -> Image.Image:
-    """Images in [-1, 1] in rows of `columns`, twice as large, over a strip with the caption."""
+    """Images in [-1, 1] in rows of `columns`, magnified twice, above a strip with the caption."""
     return captioned(tiles(to_grey_values(images), columns), caption)
 
 
@@ -60,7 +60,7 @@ def tiles(images: UInt8[Tensor, "image channel side side"], columns: int) -> Ima
 
 
 def pairs(above: Images, below: Images, caption: str) -> Image.Image:
-    """Two sets of images in [-1, 1], each image of the first right above its partner, in rows of eight pairs."""
+    """Two sets of images in [-1, 1] in rows of eight pairs, each image of the first set above its counterpart."""
     columns = min(8, len(above))
     blank = above.new_full((-len(above) % columns, *above.shape[1:]), -1)
     rows = (torch.cat([images, blank]).split(columns) for images in (above, below))
@@ -68,12 +68,12 @@ def pairs(above: Images, below: Images, caption: str) -> Image.Image:
 
 
 def titled_rows(rows: Mapping[str, Images], caption: str, columns: int | None = None) -> Image.Image:
-    """Sets of images in [-1, 1], each over a strip with its title, and a caption for all.
+    """Sets of images in [-1, 1], each above a strip with its title, and one caption at the bottom.
 
     Args:
         rows: the sets by title.
         caption: the caption.
-        columns: images in a row; None shows each set in one.
+        columns: images in a row; None puts each set in one row.
     """
     pictures = [grid(images, columns or len(images), title) for title, images in rows.items()]
     size = max(picture.width for picture in pictures), sum(picture.height for picture in pictures)
@@ -97,7 +97,7 @@ def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def captioned(picture: Image.Image, caption: str) -> Image.Image:
-    """The picture over a strip with its caption, broken into lines that fit."""
+    """The picture above a strip with its caption, wrapped to the picture's width."""
     font = ImageFont.truetype(FONT, CAPTION_SIZE)
     lines: list[str] = []
     shown = printable(caption)
@@ -120,11 +120,11 @@ def captioned(picture: Image.Image, caption: str) -> Image.Image:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """A picture that this project drew, and that may lie in a directory from elsewhere.
+    """Read a picture that claims to be drawn by this project, from a directory that is not trusted.
 
     Raises:
         OSError: if it cannot be opened.
-        RefusedError: if it is anything but a grey PNG of a size that this project draws; known before it is decoded.
+        RefusedError: unless it is a grey PNG of a size that this project draws; checked before it is decoded.
     """
     picture = _opened(read_bytes(path, MOST_BYTES))
     if picture.mode != "L":
@@ -141,15 +141,15 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def read_png(path: Path, folder: Path) -> bytes:
-    """A PNG as it is, to be shown by a browser.
+    """Read the bytes of a PNG, for a browser to show.
 
     Args:
         path: the file.
-        folder: where it must lie, without a link that leads elsewhere.
+        folder: the folder that must contain it, not through a symbolic link.
 
     Raises:
         OSError: if it cannot be opened.
-        RefusedError: if it lies elsewhere, or is anything but a PNG of a size that this project draws.
+        RefusedError: if it lies elsewhere, or is not a PNG of a size that this project draws.
     """
     if not is_next_to(path, folder):
         raise RefusedError("lies elsewhere")
@@ -159,7 +159,7 @@ def read_png(path: Path, folder: Path) -> bytes:
 
 
 def _opened(data: bytes) -> Image.Image:
-    """A PNG whose size is known, and that is not decoded yet."""
+    """Open a PNG and check its size, without decoding it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -172,7 +172,7 @@ def _opened(data: bytes) -> Image.Image:
 
 
 def png(picture: Image.Image, provenance: str) -> bytes:
-    """A PNG whose metadata says where its content came from, and that this project wrote it."""
+    """A PNG with its provenance, and this project as its author, in the metadata."""
     info = PngInfo()
     info.add_text("Description", printable(provenance))
     info.add_text("Software", MADE_BY)
@@ -182,5 +182,5 @@ def png(picture: Image.Image, provenance: str) -> bytes:
 
 
 def save_png(picture: Image.Image, path: Path, provenance: str) -> None:
-    """Write such a PNG."""
+    """Write a picture as a PNG; see `png`."""
     atomic_write(path, png(picture, provenance), durable=False)

@@ -1,4 +1,4 @@
-"""Where images of a model come from, for whoever meets them without it."""
+"""Provenance of generated images, stored with them."""
 
 import hashlib
 from pathlib import Path
@@ -11,21 +11,21 @@ NAME = "provenance.json"
 
 
 def words(model: SavedModel) -> str:
-    """In one phrase, for a picture's metadata."""
+    """The provenance in one phrase, for a picture's metadata."""
     return f"synthetic; trained on {model.trained_on.caption}"
 
 
 def sha256(path: Path) -> str:
-    """Digest of a model's file."""
+    """SHA-256 digest of a model file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def facts(path: Path, digest: str, model: SavedModel, seed: int, temperature: float) -> dict[str, Any]:
-    """In full, for a file beside the images; who draws them adds to `images` how many there are, and what `audit` said.
+    """The full provenance, for a file next to the images; the caller fills in `images` (counts) and `audit`.
 
     Args:
-        path: the model's file.
-        digest: its SHA-256.
+        path: the model file.
+        digest: its SHA-256 digest.
         model: the model.
         seed: seed of the samples.
         temperature: see `SavedModel.draw`.
