@@ -27,10 +27,7 @@ BLUR = 3
 FALSE_POSITIVES = 0.01
 TOO_MANY = 0.01
 HARDLY, UNLIKELY = 0.01, 0.05
-TELLING_AUC = 0.6
 LEAST_HELD_OUT = 100
-PLAIN, SEEN = ("exact", "mirrored", "shifted by 3 pixels"), 0.8
-"""Planted copies of which at least `SEEN` must be found for an audit to say anything."""
 
 RESAMPLES = 1000
 MOST_REDRAWS = 10
