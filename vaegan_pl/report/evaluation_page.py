@@ -126,7 +126,7 @@ def _classes(one: Evaluation, reference: Reference, prefix: str) -> list[Section
         "Samples of each class, compared with held-out images of that class, and (after of) what its training images "
         "reach. Compare along rows only: these figures depend on the number of images, which differs between classes."
     ]
-    return [Section(f"{prefix}classes", text, [Table(["class", *CLOSE], rows, terms=CLOSE)])]
+    return [Section(f"{prefix}classes", text, [Table(["class", *CLOSE], rows)])]
 
 
 def _latent_space(one: Evaluation, prefix: str) -> list[Section]:
@@ -138,11 +138,11 @@ def _latent_space(one: Evaluation, prefix: str) -> list[Section]:
         "The encoder turns an image into its posterior, a Gaussian in the latent space. On average, the posterior of a "
         f"training image is {posterior.nats:.0f} nats (a unit of KL divergence) from the prior N(0, I), which samples "
         f"are drawn from. All posteriors together, taken as one Gaussian, are {posterior.nats_from_prior:.0f} nats "
-        "from it. If that is much, samples of the prior come from places where no image lies.",
+        "from it. If that is far, samples of the prior come from places where no image lies.",
     ]
     rows = [
         [
-            "variance along the narrowest, the middle and the widest axis",
+            "variance along the narrowest, middle and widest axis",
             f"{least:.2f}, {middle:.2f}, {largest:.2f}",
             "1, 1, 1",
         ],
