@@ -23,6 +23,8 @@ from vaegan_pl.storage import tensor_files
 from vaegan_pl.training.callbacks import Quality
 
 from .conftest import CLASSES, SMALL
+from .report.test_data_report import Page
+from .report.test_page import Terms
 
 Run = Callable[..., str | None]
 
@@ -124,6 +126,11 @@ def test_everything_is_measured_and_written(run_command: Run, capfd: pytest.Capt
         with Image.open(BytesIO(base64.b64decode(picture))) as image:
             assert min(image.size) > 50
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
+    heading, *rows = Page(page[page.index("<table>") : page.index("</table>")]).rows
+    assert {*names, "TSTR", "TRTR", "augmentation gain", "copies of training images"} < {row[0] for row in rows}
+    explained = Terms(page).terms
+    for term in (*heading[1:], *(row[0] for row in rows), "[low, high]", "verdict", "AUC", *model["membership"]):
+        assert term in explained
     for words in (
         "These are PHANTOMS",
         "not a guarantee of privacy",

@@ -354,7 +354,7 @@ def browser(world: World, measured: Path, trap: Trap, tmp_path_factory: pytest.T
     if _browser() is None:
         pytest.skip("no Chromium with its driver (packages chromium and chromium-driver)")
     words = "\n\n".join(["# Model card: <u>", *trap.texts])
-    model_card.beside(world.models[2]).write_text(words, encoding="utf-8")
+    model_card.path_for(world.models[2]).write_text(words, encoding="utf-8")
     made = tmp_path_factory.mktemp("made")
     data = [f"data.root={quoted(world.root)}", f"data.cache={quoted(world.folder / 'cache')}"]
     models = f"weights=[{quoted(world.models[0])},{quoted(world.models[2])}]"
@@ -484,7 +484,7 @@ def test_hostile_models_and_classes_are_measured(world: World, measured: Path, b
 
 def test_cards_say_names_as_they_are(world: World, measured: Path, browser: Browser, trap: Trap) -> None:
     """The card itself shows them so in any Markdown; on the page a card has but headings, lists, tables, bold words."""
-    card = model_card.beside(world.models[0]).read_text()
+    card = model_card.path_for(world.models[0]).read_text()
     browser.driver.get("about:blank")
     show = "document.body.innerHTML = arguments[0]; return document.body.textContent"
     text = browser.driver.execute_script(show, model_card.as_html(card))

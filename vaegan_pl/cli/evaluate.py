@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(config: DictConfig) -> None:
-    """Write `metrics.json`, `report.html` and, beside each model, `model_card.md`."""
+    """Write `metrics.json`, `report.html` and, next to each model, `model_card.md`."""
     for name, least in (("n", 6), ("seeds", 0)):
         if config[name] < least:
             raise UserError(f"{name}={config[name]}: must be at least {least}")
@@ -35,6 +35,8 @@ def evaluate(config: DictConfig) -> None:
     from vaegan_pl.model import weights
     from vaegan_pl.report import evaluation_report as report
     from vaegan_pl.report import model_card
+    from vaegan_pl.report.evaluation_card import card
+    from vaegan_pl.report.evaluation_words import sentences
 
     started, output = monotonic(), Path(str(config.output))
     claim(output, report.NAMES, config.overwrite)
@@ -57,10 +59,10 @@ def evaluate(config: DictConfig) -> None:
     for path in report.write(found, reference, output):
         log.info("%s", path)
     for one in found:
-        for topic, words in report.sentences(one, reference).items():
+        for topic, words in sentences(one, reference).items():
             log.info("%s: %s", topic, words)
         try:
-            model_card.write(one.path, report.card(one, reference), config.overwrite)
+            model_card.write(one.path, card(one, reference), config.overwrite)
         except (OSError, UserError) as error:
             log.warning("no model card was written: %s", error)
     log.info("measured in %.1f minutes", (monotonic() - started) / 60)

@@ -1,1 +1,1 @@
-"""Numbers for every claim about a model: fidelity, variety, usefulness, privacy."""
+"""Measurements behind the claims about a model: fidelity, variety, usefulness, privacy."""

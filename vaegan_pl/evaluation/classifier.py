@@ -1,4 +1,4 @@
-"""A small classifier of grey images: the source of features, and the judge of what synthetic images are good for."""
+"""A small classifier of grey images; it provides features and measures how useful synthetic images are."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ class Classifier(nn.Module):
     """Four strided convolutions and a linear layer.
 
     Args:
-        classes: how many classes.
+        classes: number of classes.
     """
 
     def __init__(self, classes: int) -> None:
@@ -47,24 +47,24 @@ class Classifier(nn.Module):
         return logits
 
     def features(self, x: Images) -> Float[Tensor, "image 256"]:
-        """The third stage's maps in four quarters: what is where, before the classes are decided."""
+        """The maps of the third stage, averaged over the quarters of the image."""
         return adaptive_avg_pool2d(self.stages[:FEATURE_STAGE](x), FEATURE_SIDE).flatten(1)
 
 
 def fit(
     x: Images, labels: Int64[Tensor, " image"], classes: int, seed: int, description: str, steps: int = STEPS
 ) -> Classifier:
-    """Train a classifier for a fixed number of steps on augmented images, where the images are.
+    """Train a classifier for a fixed number of steps on augmented images, on the device of the images.
 
-    On a CPU the same arguments give the same classifier; on a GPU its kernels' order of sums makes small differences.
+    On a CPU, the same arguments give the same classifier; on a GPU, the order of sums makes small differences.
 
     Args:
         x: images in [-1, 1].
         labels: their classes.
-        classes: how many classes there are.
-        seed: seed of first weights, order, augmentation and dropout.
-        description: what the progress bar says.
-        steps: how many batches of `BATCH` images.
+        classes: number of classes.
+        seed: seed of initial weights, order, augmentation and dropout.
+        description: text of the progress bar.
+        steps: number of batches of `BATCH` images.
     """
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -89,11 +89,11 @@ def fit(
 
 @torch.no_grad()
 def predict(model: Classifier, x: Images) -> Int64[Tensor, " image"]:
-    """The likeliest class of each image."""
+    """The most likely class of each image."""
     return torch.cat([model(batch).argmax(1) for batch in x.split(AT_ONCE)])
 
 
 def balanced_accuracy(right: Sequence[bool] | np.ndarray, labels: Sequence[int] | np.ndarray) -> float:
-    """The mean over classes of the share of their images that was classified right."""
+    """The share of images that were classified correctly, averaged over classes; in [0, 1]."""
     right, labels = np.asarray(right), np.asarray(labels)
     return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))

@@ -1,4 +1,4 @@
-"""How much of the real variety a set of images has."""
+"""Variety of a set of images, and how it covers the real images."""
 
 from dataclasses import dataclass
 
@@ -19,12 +19,12 @@ _WINDOW = 11  # pixels, of SSIM's Gaussian of 1.5
 
 @dataclass(frozen=True)
 class Manifold:
-    """How two sets of features lie among each other, by balls that reach each point's fifth neighbour.
+    """How two sets of features cover each other, by balls around each point that reach its fifth neighbour.
 
     Attributes:
         precision: share of the other set inside a ball of real points (arXiv 1904.06991).
         recall: share of the real set inside a ball of the others (arXiv 1904.06991).
-        density: how many real balls a point of the other set is in, as a share of five (arXiv 2002.09797); may
+        density: mean number of real balls that a point of the other set is in, divided by five (arXiv 2002.09797); may
             exceed 1.
         coverage: share of real balls that hold a point of the other set (arXiv 2002.09797).
     """
@@ -36,7 +36,7 @@ class Manifold:
 
 
 def manifold(real: Features, other: Features, neighbours: int = NEIGHBOURS) -> Manifold:
-    """Precision, recall, density and coverage; takes equally many of both, since all depend on N.
+    """Precision, recall, density and coverage. All depend on the number of points, so both sets must have as many.
 
     Raises:
         ValueError: if the sets differ in size, or are no larger than `neighbours`.
@@ -62,9 +62,10 @@ def _reach(features: Features, neighbours: int) -> Tensor:
 
 
 def vendi_score(features: Features) -> float:
-    """The effective number of different images: exp of the entropy of the similarities' spectrum (arXiv 2210.02410).
+    """The effective number of different images: exp of the spectrum's entropy of the similarities (arXiv 2210.02410).
 
-    Similarity is the cosine of features. Between 1, all alike, and the number of images, or of features if it is less.
+    Similarity is the cosine of features. The score lies between 1 (all alike) and the number of images or of features,
+    whichever is less.
     """
     unit = torch.nn.functional.normalize(features.double())
     gram = unit @ unit.T if len(unit) < unit.shape[1] else unit.T @ unit  # their spectra differ by zeros
@@ -73,9 +74,9 @@ def vendi_score(features: Features) -> float:
 
 
 def ms_ssim(x: Images, y: Images) -> Float[Tensor, " pair"]:
-    """Multi-scale SSIM of pairs of images in [-1, 1]: in [0, 1], 1 for the same image.
+    """Multi-scale SSIM of pairs of images in [-1, 1]; in [0, 1], and 1 for identical images.
 
-    On as many of the five scales as leave room for the window, three at 64 pixels, with their exponents summing to 1.
+    Uses as many of the five scales as have room for the window (three at 64 pixels), with exponents scaled to sum to 1.
     """
     exponents = [exponent for scale, exponent in enumerate(SCALES) if x.shape[-1] // max(1, scale) ** 2 >= _WINDOW]
     scales = tuple(exponent / sum(exponents) for exponent in exponents)
@@ -89,7 +90,7 @@ def ms_ssim(x: Images, y: Images) -> Float[Tensor, " pair"]:
 
 
 def pairwise_ms_ssim(images: Images, pairs: int, seed: int) -> float:
-    """Mean multi-scale SSIM of random pairs of different images; the more alike they are, the higher."""
+    """Mean multi-scale SSIM of random pairs of different images, in [0, 1]; higher means more alike."""
     generator = torch.Generator().manual_seed(seed)
     first = torch.randint(len(images), (pairs,), generator=generator)
     second = (first + torch.randint(1, len(images), (pairs,), generator=generator)) % len(images)

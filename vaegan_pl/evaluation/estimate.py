@@ -1,4 +1,4 @@
-"""A figure and how far it can be trusted."""
+"""A figure with its interval."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with the ends of its interval; both ends are the value where there is none.
+    """A value with its interval. Without an interval, both ends equal the value.
 
     Attributes:
         value: the figure.
@@ -30,12 +30,12 @@ class Estimate:
 
 
 def spread(draws: Sequence[float]) -> Estimate:
-    """The mean of a figure over several draws, and their range."""
+    """The mean of a figure over several draws, with their range."""
     return Estimate(float(np.mean(draws)), min(draws), max(draws))
 
 
 def bootstrap_ci(value: float, resampled: Sequence[float] | ndarray) -> Estimate:
-    """A figure, and the middle 95 % of its bootstrap resamples."""
+    """A figure with its 95 % percentile bootstrap interval, given its values on resamples."""
     low, high = np.quantile(resampled, (0.025, 0.975))
     return Estimate(value, float(low), float(high))
 

@@ -1,4 +1,4 @@
-"""Everything that is measured of a model, beside the same figures of real images and of a Gaussian."""
+"""Measures a model against real images and a Gaussian."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Usefulness:
 
     @cached_property
     def accuracies(self) -> dict[str, Estimate]:
-        """Balanced accuracies, the share of the bar that samples reach, and what they add, with intervals."""
+        """Balanced accuracies in [0, 1], the share of TRTR that TSTR reaches, and the gain of training on both."""
         return {
             "TRTR": self.real_real.accuracy,
             "TSTR": self.synthetic_real.accuracy,
@@ -55,23 +55,23 @@ class Usefulness:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured of a model.
+    """The figures of a model.
 
     Attributes:
-        path: its file.
+        path: the model's file.
         model: the model.
-        samples: images it drew: `PRIOR`, and `BY_CLASS` if the file knows classes.
-        labelled: as many samples of each class as train; None if the file knows no classes.
+        samples: images that it drew: `PRIOR`, and `BY_CLASS` if the file knows classes.
+        labelled: as many samples of each class as it has training images; None if the file knows no classes.
         levels: fidelity and diversity of each of `samples`.
         by_class: see `Reference.by_class`; empty if the file knows no classes.
-        reconstructions: the held-out images' reconstructions; None if the model has no encoder, like the next four.
-        interpolations: decoded from straight lines between the posterior means of held-out images, `STEPS` a line.
-        reconstruction: their quality.
-        latent_space: how posteriors fill it.
-        memorised: share of training images whose reconstructions the audit takes for copies: how much it would see of
-            what this model can draw.
+        reconstructions: reconstructions of the held-out images; None, like the next four, if the model has no encoder.
+        interpolations: decoded from straight lines between posterior means of held-out images, `STEPS` per line.
+        reconstruction: quality of `reconstructions`.
+        latent_space: how posteriors fill the latent space.
+        memorised: share of training images whose reconstructions the audit counts as copies, which shows how much it
+            would find of what this model can draw.
         audits: copies among each of `samples`.
-        membership: see `privacy.membership`, by score, as far as the model has them.
+        membership: see `privacy.membership`; by score, for each score that the model has.
         usefulness: of samples by class; None if it was not measured.
     """
 
@@ -91,37 +91,37 @@ class Evaluation:
     usefulness: Usefulness | None
 
 
-def evaluate(path: Path, model: SavedModel, reference: Reference, say: Callable[[str], None]) -> Evaluation:
+def evaluate(path: Path, model: SavedModel, reference: Reference, progress: Callable[[str], None]) -> Evaluation:
     """Measure a model.
 
     Args:
-        path: its file.
+        path: the model's file.
         model: the model.
-        reference: what it is held against.
-        say: is told what is done next.
+        reference: the real images and their figures.
+        progress: called with the name of each step before it starts.
     """
     seed = reference.seed
     encodes = "encoder" in model.to(reference.device).networks.names
-    say("sampling")
+    progress("sampling")
     samples = {PRIOR: as_saved(model.sample(reference.n, None, seed))}
     synthetic = None
     if model.knows_classes:
         synthetic = _labelled_samples(model, reference, seed)
         order = torch.randperm(len(synthetic.x), generator=torch.Generator().manual_seed(seed))
         samples[BY_CLASS] = synthetic.x[order[: reference.n]]
-    say("fidelity and diversity")
+    progress("fidelity and diversity")
     found = {name: reference.levels(images) for name, images in samples.items()}
-    say("reconstruction")
+    progress("reconstruction")
     held_out = reference.held_out
     reconstructions = as_saved(model.reconstruct(held_out, reference.held_out_labels)) if encodes else None
-    say("privacy")
+    progress("privacy")
     audits = {
         name: privacy.audit(reference.detector.nearest(images), reference.calibration)
         for name, images in samples.items()
     }
     trial = None
     if synthetic is not None and reference.seeds:
-        say("usefulness")
+        progress("usefulness")
         trial = _usefulness(synthetic, reference)
     return Evaluation(
         path,
@@ -142,7 +142,7 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, say: Callable[
 
 
 def _labelled_samples(model: SavedModel, reference: Reference, seed: int) -> Labelled:
-    """As many samples of each class as there are training images of it."""
+    """As many samples of each class as it has training images."""
     counts = torch.bincount(reference.train.labels, minlength=len(reference.classes)).tolist()
     generator = torch.Generator().manual_seed(seed)
     images = [as_saved(model.sample(n, name, generator)) for name, n in zip(reference.classes, counts, strict=True)]

@@ -1,4 +1,4 @@
-"""The space in which sets of images are compared: a local classifier's features, or Inception's for who is online."""
+"""Features by which sets of images are compared: those of a classifier trained here, or of Inception v3."""
 
 import hashlib
 import json
@@ -35,10 +35,10 @@ class FeatureSpace:
     """Features of images.
 
     Attributes:
-        name: what makes them; figures in spaces of different names cannot be compared.
-        accuracy: balanced accuracy of the classifier behind them on held-out images; None for Inception.
+        name: names the network; figures in spaces of different names cannot be compared.
+        accuracy: balanced accuracy of the classifier on held-out images, in [0, 1]; None for Inception.
         extract: features of a batch of images in [-1, 1].
-        device: where they are computed.
+        device: where features are computed.
     """
 
     name: str
@@ -52,22 +52,22 @@ class FeatureSpace:
 
     @torch.no_grad()
     def __call__(self, x: Images) -> Features:
-        """Features of images in [-1, 1], on the CPU; every image's are its own, whatever else is in the batch."""
+        """Features of images in [-1, 1], on the CPU. They do not depend on how images are batched."""
         return torch.cat([self.extract(batch.to(self.device)).float().cpu() for batch in x.split(AT_ONCE)])
 
 
 def classifier_features(collection: Collection, cache: Path, device: torch.device) -> FeatureSpace:
-    """Features of a classifier trained on the training images alone; trained once for each data and split.
+    """Features of a classifier that is trained on the training images alone, once for each data set and split.
 
-    Each feature is standardised by its mean and standard deviation over the training images.
+    Features are standardised by their mean and standard deviation over the training images.
 
     Args:
-        collection: the images; needs two classes.
+        collection: the images, of at least two classes.
         cache: folder of trained classifiers.
         device: where features are computed.
 
     Raises:
-        UserError: if there is one class alone.
+        UserError: if there is only one class.
     """
     if len(collection.listing.classes) < 2:
         raise UserError("features=classifier: needs two classes to tell apart; take features=inception")
@@ -86,7 +86,7 @@ def classifier_features(collection: Collection, cache: Path, device: torch.devic
 
 
 def _key(collection: Collection) -> str:
-    """What a classifier's training depends on, in short."""
+    """A digest of everything that the classifier's training depends on."""
     how = [VERSION, SEED, vars(collection.decoding), collection.order()]
     return hashlib.sha256(json.dumps(how).encode()).hexdigest()[:32]
 
@@ -134,7 +134,7 @@ def _train(collection: Collection, path: Path, device: torch.device) -> dict[str
         "accuracy": balanced_accuracy(right.numpy(), truth.numpy()),
     }
     earlier = _read(path) if path.exists() else None
-    if earlier is not None:  # of another process: all are to measure by the same
+    if earlier is not None:  # of another process; all must use the same features
         return earlier
     try:
         tensor_files.save(path, content)
@@ -144,7 +144,7 @@ def _train(collection: Collection, path: Path, device: torch.device) -> dict[str
 
 
 def _deviation(features: Features) -> Float[Tensor, " feature"]:
-    """Of each feature; at least a tenth of the usual, lest one that hardly ever stirs outweigh the others."""
+    """Standard deviation of each feature; at least a tenth of the median, so that no constant feature dominates."""
     deviation = features.std(0)
     return deviation.clamp_min(max(0.1 * float(deviation.median()), 1e-6))
 
@@ -157,14 +157,14 @@ def held_out_images(collection: Collection) -> list[int]:
 
 
 def inception_features(device: torch.device, weights: Path | None) -> FeatureSpace:
-    """The 2,048 pooled features of Inception v3, as the published Fréchet and kernel distances take them.
+    """The 2,048 pooled features of Inception v3, which published Fréchet and kernel distances use.
 
     Args:
         device: where features are computed.
-        weights: the file of its weights; None downloads them, once.
+        weights: file of the weights; None downloads them once.
 
     Raises:
-        UserError: if torch-fidelity is missing, or the weights cannot be obtained.
+        UserError: if torch-fidelity is missing or the weights cannot be obtained.
     """
     try:
         from torchmetrics.image.fid import NoTrainInceptionV3

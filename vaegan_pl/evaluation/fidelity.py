@@ -1,4 +1,4 @@
-"""How near a set of images is to real ones, as distributions of features."""
+"""Distances between two sets of images, as distributions of features."""
 
 import warnings
 
@@ -16,7 +16,7 @@ RESAMPLES = 1000
 
 
 class _AsTheyAre(nn.Identity):
-    """What torchmetrics takes for a feature extractor, for features that exist already."""
+    """A feature extractor for torchmetrics that passes on features computed before."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -26,11 +26,11 @@ class _AsTheyAre(nn.Identity):
 def kernel_distance(real: Features, other: Features) -> float:
     """KID, the unbiased squared maximum mean discrepancy of all features (arXiv 1801.01401, eq. 4); may be negative.
 
-    The kernel is (x.y / d + 1)^3. Takes equally many of both.
+    The kernel is (x.y / d + 1)^3. Both sets must have the same size.
     """
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # it warns of the memory that features take
-        torch.manual_seed(0)  # it shuffles them, which changes the last digits
+        warnings.simplefilter("ignore")  # it warns that features take memory
+        torch.manual_seed(0)  # it shuffles features, which changes the last digits
         metric = KernelInceptionDistance(_AsTheyAre(real.shape[1]), 1, len(real), sync_on_compute=False)
         metric.update(real, real=True)
         metric.update(other, real=False)
@@ -40,7 +40,7 @@ def kernel_distance(real: Features, other: Features) -> float:
 def kernel_distance_interval(real: Features, other: Features, seed: int) -> Estimate:
     """`kernel_distance` with its 95 % bootstrap interval over images of both sets.
 
-    Pairs of one image drawn twice are left out, which keeps the resamples unbiased.
+    Pairs of an image with itself are left out, which keeps the resamples unbiased.
     """
     random = np.random.default_rng(seed)
     kernels = [poly_kernel(a.double(), b.double()) for a, b in ((real, real), (other, other), (real, other))]
@@ -53,7 +53,7 @@ def kernel_distance_interval(real: Features, other: Features, seed: int) -> Esti
 
 
 def _within(kernel: Float[Tensor, "n n"], weights: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    """The weighted mean kernel of pairs of two different images."""
+    """The weighted mean of the kernel over pairs of different images."""
     own = weights.square()
     return (weights @ kernel @ weights - own @ kernel.diagonal()) / (weights.sum().square() - own.sum())
 
@@ -61,7 +61,7 @@ def _within(kernel: Float[Tensor, "n n"], weights: Float[Tensor, " n"]) -> Float
 def frechet_distance(real: Features, other: Features) -> float:
     """The squared 2-Wasserstein distance of Gaussians fitted to both sets (arXiv 1706.08500, eq. 6).
 
-    Biased by the number of images: compare at one N alone.
+    Its bias depends on the number of images: compare values of the same number only.
     """
     metric = FrechetInceptionDistance(_AsTheyAre(real.shape[1]), sync_on_compute=False).set_dtype(torch.float64)
     metric.update(real.double(), real=True)

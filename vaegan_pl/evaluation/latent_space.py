@@ -1,4 +1,4 @@
-"""How the encoder fills the latent space that samples are drawn from."""
+"""How the encoder's posteriors fill the latent space, compared with the prior."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,21 +14,22 @@ from vaegan_pl.model.losses import kl_divergence
 from vaegan_pl.model.mixtures import Latents
 
 LEAST_VARIANCE = 1e-9
-"""Added along every axis, for encoders whose posteriors are points."""
+"""Added along every axis, since the posteriors of some encoders are points."""
 
 
 @dataclass(frozen=True)
 class AggregatePosterior:
-    """The posteriors of many images taken together, as the Gaussian that has their mean and covariance.
+    """The Gaussian with the mean and covariance of the posteriors of many images taken together.
 
-    Their mean divergence from the prior, L_prior, holds what z says of an image and how far all posteriors together
-    are from N(0, I) (Hoffman and Johnson 2016, "ELBO surgery"). Where the second is large, draws of the prior come to
-    lie where no image does, and the decoder is not at its best.
+    The mean divergence of the posteriors from the prior, L_prior, has two parts: the information that z has about the
+    image, and the divergence of all posteriors together from N(0, I) (Hoffman and Johnson 2016, "ELBO surgery"). If
+    the second part is large, draws of the prior lie where no image does, and the decoder has not learned to decode
+    them.
 
     Attributes:
-        nats: mean divergence of the posteriors from the prior.
-        mean: of all of them.
-        covariance: of all of them: of their means, and their own variances.
+        nats: mean KL divergence of the posteriors from the prior, in nats.
+        mean: mean of all posteriors.
+        covariance: covariance of their means plus the mean of their variances.
     """
 
     nats: float
@@ -37,13 +38,13 @@ class AggregatePosterior:
 
     @cached_property
     def variances(self) -> Float[Tensor, " latent"]:
-        """Along the principal axes, ascending; the prior has 1 along every axis."""
+        """Variances along the principal axes, ascending; those of the prior are 1."""
         ascending: Tensor = torch.linalg.eigvalsh(self.covariance)
         return ascending
 
     @cached_property
     def nats_from_prior(self) -> float:
-        """Divergence of the Gaussian from the prior."""
+        """KL divergence of the Gaussian from the prior, in nats."""
         prior = MultivariateNormal(torch.zeros_like(self.mean), torch.eye(len(self.mean), dtype=self.mean.dtype))
         return float(kl(MultivariateNormal(self.mean, self.covariance), prior))
 
@@ -55,7 +56,7 @@ class AggregatePosterior:
 
 
 def aggregate(mean: Latents, log_variance: Latents) -> AggregatePosterior:
-    """The posteriors of a number of images, each a Gaussian of independent dimensions, taken together."""
+    """The aggregate of the posteriors of several images, each a Gaussian with independent dimensions."""
     own = log_variance.double().exp().mean(0)
     of_means = torch.cov(mean.double().T, correction=0)
     nats = float(kl_divergence(mean.double(), log_variance.double()))
@@ -64,11 +65,11 @@ def aggregate(mean: Latents, log_variance: Latents) -> AggregatePosterior:
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """What was measured of a model's latent space.
+    """Measurements of a model's latent space.
 
     Attributes:
-        posterior: of its training images.
-        kid: of images decoded from that one Gaussian, where samples of the prior are decoded from N(0, I).
+        posterior: aggregate posterior of the training images.
+        kid: KID of images decoded from draws of that Gaussian, instead of N(0, I).
     """
 
     posterior: AggregatePosterior

@@ -1,4 +1,4 @@
-"""The bar that any generator must clear: a Gaussian in the space of the largest principal components of pixels."""
+"""The baseline that any generator must beat: a Gaussian in the largest principal components of the pixels."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ COMPONENTS = 64
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """Mean and largest principal components of images.
+    """The mean and the largest principal components of images.
 
     Attributes:
-        mean: the mean image, flat.
-        axes: orthonormal directions, the largest first.
-        deviations: standard deviation of the images along each.
+        mean: the flattened mean image.
+        axes: orthonormal directions, by decreasing variance.
+        deviations: standard deviation of the images along each axis.
     """
 
     mean: Float[Tensor, " pixel"]
@@ -26,19 +26,19 @@ class PrincipalComponents:
     deviations: Float[Tensor, " component"]
 
     def reconstruct(self, x: Images) -> Images:
-        """The nearest images that the components can form, within [-1, 1]."""
+        """Projections of images onto the components, clamped to [-1, 1]."""
         flat = x.flatten(1) - self.mean
         return (flat @ self.axes.T @ self.axes + self.mean).clamp(-1, 1).view_as(x)
 
     def sample(self, n: int, seed: int) -> Images:
-        """Images from a Gaussian in the components, within [-1, 1]."""
+        """Images drawn from a Gaussian in the components, clamped to [-1, 1]."""
         draws = torch.randn(n, len(self.axes), generator=torch.Generator().manual_seed(seed))
         side = round(len(self.mean) ** 0.5)
         return (draws * self.deviations @ self.axes + self.mean).clamp(-1, 1).view(n, 1, side, side)
 
 
 def principal_components(x: Images, components: int = COMPONENTS) -> PrincipalComponents:
-    """Fit to images; of few images, with one component fewer than there are images (scikit-learn)."""
+    """Fit the components to images with scikit-learn; at most one component fewer than there are images."""
     from sklearn.decomposition import PCA
 
     pca = PCA(min(components, len(x) - 1), svd_solver="arpack", random_state=0).fit(x.flatten(1).numpy())

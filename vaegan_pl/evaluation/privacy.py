@@ -1,8 +1,8 @@
-"""An empirical audit of what a model gives away of its training images: copies among samples, and membership.
+"""An empirical audit of what a model reveals about its training images: copies among samples, and membership.
 
 A copy is found by the highest normalised cross-correlation of a sample with any training image, blurred, mirrored or
-not, at shifts of up to `SHIFT` pixels each way. How high is too high is calibrated: held-out images, which cannot be
-copies, exceed the threshold in 1 % of cases.
+not, at shifts of up to `SHIFT` pixels each way. The threshold is calibrated: 1 % of the held-out images exceed it,
+which cannot be copies.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,10 +27,7 @@ BLUR = 3
 FALSE_POSITIVES = 0.01
 TOO_MANY = 0.01
 HARDLY, UNLIKELY = 0.01, 0.05
-TELLING_AUC = 0.6
 LEAST_HELD_OUT = 100
-PLAIN, SEEN = ("exact", "mirrored", "shifted by 3 pixels"), 0.8
-"""Planted copies of which at least `SEEN` must be found for an audit to say anything."""
 
 RESAMPLES = 1000
 MOST_REDRAWS = 10
@@ -40,12 +37,12 @@ PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
 
 @dataclass(frozen=True)
 class Nearest:
-    """The training image most like each query.
+    """The training image most similar to each query.
 
     Attributes:
         correlation: normalised cross-correlation at the best shift, in [-1, 1].
         image: index of the training image.
-        mirrored: whether it fits mirrored.
+        mirrored: whether it fits better mirrored.
     """
 
     correlation: Float[Tensor, " query"]
@@ -54,11 +51,11 @@ class Nearest:
 
 
 class CopyDetector:
-    """Finds for every query the training image it resembles most.
+    """Finds the training image most similar to each query.
 
     Args:
         train: all training images, in [-1, 1].
-        device: where they are compared.
+        device: where images are compared.
     """
 
     def __init__(self, train: Images, device: torch.device) -> None:
@@ -66,7 +63,7 @@ class CopyDetector:
         self.device = device
 
     def nearest(self, x: Images, description: str = "looking for copies") -> Nearest:
-        """Compare images in [-1, 1] with all training images, both ways round, at all shifts."""
+        """The nearest training image of each image in [-1, 1], over both ways round and all shifts."""
         best = torch.full((len(x),), -2.0, device=self.device)
         image = torch.zeros(len(x), dtype=torch.long, device=self.device)
         mirrored = torch.zeros(len(x), dtype=torch.bool, device=self.device)
@@ -78,7 +75,7 @@ class CopyDetector:
         return Nearest(best.cpu(), image.cpu(), mirrored.cpu())
 
     def most_like(self, x: Float[Tensor, "channel side side"], n: int) -> Nearest:
-        """The `n` training images most like one image in [-1, 1], the most like first."""
+        """The `n` training images most similar to one image in [-1, 1], the most similar first."""
         best = torch.full((len(self.train),), -2.0, device=self.device)
         mirrored = torch.zeros(len(self.train), dtype=torch.bool, device=self.device)
         for flip, (correlation,) in self._correlations(x[None], "looking for the nearest"):
@@ -88,7 +85,7 @@ class CopyDetector:
         return Nearest(found.cpu(), image.cpu(), mirrored[image].cpu())
 
     def _correlations(self, x: Images, description: str) -> Iterator[tuple[bool, Float[Tensor, "query train"]]]:
-        """Of images with all training images, for each way round and each shift."""
+        """Correlations of images with all training images, for each way round and each shift."""
         side = x.shape[-1]
         middle = _unit(_blurred(x.to(self.device))[..., SHIFT : side - SHIFT, SHIFT : side - SHIFT])
         width = side - 2 * SHIFT
@@ -115,12 +112,12 @@ def _unit(x: Images) -> Float[Tensor, "image pixel"]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What held-out images, none of them a copy, say of a chance resemblance.
+    """How often images resemble a training image by chance, from held-out images, none of which is a copy.
 
     Attributes:
         threshold: the correlation above which an image counts as a copy.
-        images: how many held-out images there are.
-        above: how many of them lie above the threshold: `FALSE_POSITIVES` of them.
+        images: number of held-out images.
+        above: number of held-out images above the threshold; a share of `FALSE_POSITIVES`.
     """
 
     threshold: float
@@ -128,15 +125,15 @@ class Calibration:
     above: int
 
     def chance(self, copies: int, n: int) -> float:
-        """Probability that `n` images which copy no more than the held-out ones give so many `copies`, or more.
+        """Probability that `n` images count `copies` or more, if they copy no more than the held-out images do.
 
-        The beta-binomial distribution: of the share that is unknown but for the held-out images, and of the draw.
+        A beta-binomial distribution: the share of false positives is itself estimated, from the held-out images.
         """
         return float(betabinom(n, self.above + 1, self.images - self.above).sf(copies - 1))
 
 
 def calibrate(held_out: Nearest) -> Calibration:
-    """Set the threshold that `FALSE_POSITIVES` of the held-out images exceed."""
+    """The threshold that a share of `FALSE_POSITIVES` of the held-out images exceeds."""
     values = held_out.correlation.numpy()
     limit = float(np.quantile(values, 1 - FALSE_POSITIVES, method="higher"))
     return Calibration(limit, len(values), int((values > limit).sum()))
@@ -144,15 +141,15 @@ def calibrate(held_out: Nearest) -> Calibration:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found among some samples.
+    """The copies among some samples.
 
     Attributes:
-        copies: how many count as copies.
-        rate: their share, with its interval.
+        copies: number of samples that count as copies.
+        rate: their share, with its 95 % interval.
         chance: see `Calibration.chance`.
-        verdict: `FAIL` if the share lies above `TOO_MANY` with its whole interval and can hardly be chance, `WARN` if
-            it is unlikely to be chance, else `PASS`.
-        nearest: the training image most like each sample.
+        verdict: `FAIL` if the whole interval of the share lies above `TOO_MANY` and `chance` is below `HARDLY`, `WARN`
+            if `chance` is below `UNLIKELY`, else `PASS`.
+        nearest: the training image most similar to each sample.
     """
 
     copies: int
@@ -166,8 +163,8 @@ def audit(nearest: Nearest, calibration: Calibration) -> Audit:
     """Count the copies among samples.
 
     Args:
-        nearest: what the samples resemble.
-        calibration: what held-out images resemble.
+        nearest: the training images most similar to the samples.
+        calibration: the threshold.
     """
     n = len(nearest.correlation)
     copies = int((nearest.correlation > calibration.threshold).sum())
@@ -177,16 +174,16 @@ def audit(nearest: Nearest, calibration: Calibration) -> Audit:
 
 
 def without_copies(draw: Callable[[int], Images], n: int, detector: CopyDetector, limit: float) -> tuple[Images, int]:
-    """Draw `n` images, and again whatever the audit flags as a copy; returns them and how many were rejected.
+    """Draw `n` images of which none counts as a copy; returns them and how many others were rejected.
 
     Args:
-        draw: gives so many images in [-1, 1], others at every call.
-        n: how many are wanted.
+        draw: draws the given number of images in [-1, 1]; every call draws other images.
+        n: number of images wanted.
         detector: of the training images.
         limit: correlation above which an image counts as a copy.
 
     Raises:
-        UserError: if more than `MOST_REDRAWS` times as many as wanted are copies.
+        UserError: if `MOST_REDRAWS` times as many images as wanted were drawn and still too few are no copies.
     """
     kept: list[Tensor] = []
     drawn = have = 0
@@ -202,11 +199,11 @@ def without_copies(draw: Callable[[int], Images], n: int, detector: CopyDetector
 
 
 def membership(members: Float[Tensor, " member"], others: Float[Tensor, " other"], seed: int) -> Estimate:
-    """How well a score tells training images from held-out ones: area under the ROC curve, 0.5 for not at all.
+    """How well a score tells training images from held-out ones: area under the ROC curve, in [0, 1]; 0.5 is chance.
 
     Args:
-        members: score of training images; the higher, the likelier a member.
-        others: score of held-out images.
+        members: scores of training images; higher should mean more likely a member.
+        others: scores of held-out images.
         seed: seed of the bootstrap over images.
     """
     random = np.random.default_rng(seed)
@@ -240,11 +237,11 @@ PLANTED: dict[str, Callable[[Images, torch.Generator], Images]] = {
     "turned by 5 degrees": lambda x, _: affine(x, 5.0, [0, 0], 1.0, [0.0], fill=[-1.0]),
     "larger by 10 %": lambda x, _: affine(x, 0.0, [0, 0], 1.1, [0.0], fill=[-1.0]),
 }
-"""Ways to plant a copy, from the plainest to those that hide it."""
+"""Ways to change a planted copy, from plain copies to well hidden ones."""
 
 
 def detection(detector: CopyDetector, planted: Images, limit: float, seed: int) -> dict[str, Estimate]:
-    """Share of planted copies of training images that the audit finds, by how they were changed.
+    """Share of planted copies of training images that the audit finds, by the way they were changed.
 
     Args:
         detector: of the training images.

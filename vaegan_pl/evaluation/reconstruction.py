@@ -1,4 +1,4 @@
-"""How well held-out images come back from the latent space."""
+"""Quality of reconstructions."""
 
 from collections.abc import Callable
 
@@ -16,12 +16,15 @@ RESAMPLES = 1000
 
 
 def squared_error(x: Images, x_tilde: Images) -> Float[Tensor, " image"]:
-    """Mean squared error of each image."""
+    """Mean squared error of each image, over pixels in [-1, 1]."""
     return (x - x_tilde).square().flatten(1).mean(1)
 
 
 def quality(x: Images, x_tilde: Images, seed: int) -> dict[str, Estimate]:
-    """PSNR in dB of the whole set, mean SSIM and mean multi-scale SSIM, with bootstrap intervals over images."""
+    """PSNR of the whole set in dB, mean SSIM and mean multi-scale SSIM, with bootstrap intervals over images.
+
+    Images are in [-1, 1], so the PSNR of a mean squared error e is 10 log10(4 / e).
+    """
     similarity = []
     for a, b in zip(x.split(AT_ONCE), x_tilde.split(AT_ONCE), strict=True):
         value = structural_similarity_index_measure(b, a, data_range=2.0, reduction="none")
@@ -35,7 +38,7 @@ def quality(x: Images, x_tilde: Images, seed: int) -> dict[str, Estimate]:
 
 
 def _bootstrapped(values: Float[Tensor, " image"], figure: Callable[[float], float], seed: int) -> Estimate:
-    """A figure of the mean over images."""
+    """A figure computed from the mean over images, with its bootstrap interval."""
     random, array = np.random.default_rng(seed), values.double().numpy()
     draws = [figure(float(random.choice(array, len(array)).mean())) for _ in range(RESAMPLES)]
     return bootstrap_ci(float(figure(float(array.mean()))), draws)

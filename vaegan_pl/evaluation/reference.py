@@ -1,4 +1,4 @@
-"""Real images, and what is the same for every model that is measured against them."""
+"""The real images that models are measured against, with the figures that all models share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,15 +36,15 @@ Levels = dict[str, Estimate]
 
 
 def as_saved(images: Tensor) -> Tensor:
-    """Images as their files would hold them: 256 grey values in [-1, 1]."""
+    """Images in [-1, 1], rounded to the 256 grey values that a file holds."""
     return to_unit_range(to_grey_values(images))
 
 
 def levels(held_out: tuple[Images, Features], other: tuple[Images, Features], n: int, seed: int) -> Levels:
     """Fidelity and diversity of a set of images against held-out ones, from `n` of each.
 
-    KID has a bootstrap interval over both sets; the others have the range of `DRAWS` draws of `n` from `other`, and
-    none where it has no more than `n`.
+    KID has a bootstrap interval over both sets. The other figures have the range over `DRAWS` draws of `n` images from
+    `other`, and no interval if `other` has no more than `n` images.
     """
     generator = torch.Generator().manual_seed(seed)
     real = torch.randperm(len(held_out[1]), generator=generator)[:n]
@@ -66,28 +66,28 @@ def levels(held_out: tuple[Images, Features], other: tuple[Images, Features], n:
 
 
 def copy_audit(collection: Collection, device: torch.device) -> tuple[CopyDetector, Calibration]:
-    """The detector of copies of the training images, and what the held-out images say of it.
+    """The detector of copies of the training images, and its calibration by the held-out images.
 
     Raises:
-        UserError: if no held-out image is without a copy in training.
+        UserError: if every held-out image has a copy among the training images.
     """
     held_out = held_out_images(collection)
     if not held_out:
-        raise UserError("the audit of copies needs held-out images without a copy in training; take data.split=group")
+        raise UserError("the copy audit needs held-out images without a copy in training; set data.split=group")
     detector = CopyDetector(images_of(collection, collection.split.images("train")), device)
     images = images_of(collection, held_out)
     return detector, privacy.calibrate(detector.nearest(images, "calibrating the copy audit"))
 
 
 def audit_of(model: SavedModel, collection: Collection, n: int, seed: int, device: torch.device) -> str | None:
-    """Verdict of the audit of copies among samples of a model; None where too few images are held out to audit by.
+    """Verdict of the copy audit on samples of a model; None if too few images are held out for an audit.
 
     Args:
         model: the model.
         collection: the images that trained it.
-        n: how many samples; of the classes' mixtures, in turn, where the model has them.
+        n: number of samples; divided evenly among the classes if the model knows them.
         seed: seed of the samples.
-        device: what computes.
+        device: where the model runs.
     """
     if len(held_out_images(collection)) < privacy.LEAST_HELD_OUT:
         return None
@@ -101,15 +101,15 @@ def audit_of(model: SavedModel, collection: Collection, n: int, seed: int, devic
 
 @dataclass
 class Reference:
-    """Real images, and what is the same for every model that is measured against them.
+    """The real images that models are measured against, with the figures that all models share.
 
     Args:
         collection: the images and their split.
-        space: the features that images are compared by.
-        device: what computes.
+        space: the features by which images are compared.
+        device: where models run.
         n: samples to draw of each model.
-        seeds: classifiers to train for each figure of usefulness; 0 leaves usefulness out.
-        seed: seed of everything drawn at random.
+        seeds: classifiers to train for each figure of usefulness; 0 skips usefulness.
+        seed: seed of all random draws.
     """
 
     collection: Collection
@@ -122,16 +122,20 @@ class Reference:
 
     def __post_init__(self) -> None:
         self.classes = self.collection.listing.classes
-        for what, n in (("held-out", len(self.held_out)), ("training", len(self.train.x)), ("drawn", self.n)):
+        for what, n, fix in (
+            ("held-out", len(self.held_out), "add images, or raise data.validation_fraction or data.test_fraction"),
+            ("training", len(self.train.x), "add images"),
+            ("drawn", self.n, "raise n"),
+        ):
             if n <= NEIGHBOURS:
-                raise UserError(f"{n} {what} images are too few to compare; {NEIGHBOURS + 1} are the least")
+                raise UserError(f"{n} {what} images: a comparison needs at least {NEIGHBOURS + 1}; {fix}")
         if self.train.x.shape[-1] < LEAST_SIDE:
             raise UserError(f"data.image_size={self.train.x.shape[-1]}: must be at least {LEAST_SIDE} to be measured")
         untested = set(range(len(self.classes))) - set(self.test.labels.tolist())
         if self.seeds and untested:
             raise UserError(
                 f"no test image of {', '.join(self.classes[label] for label in sorted(untested))} is without a copy in "
-                "training; take seeds=0 to leave usefulness out, or data.split=group"
+                "training; set seeds=0 to skip usefulness, or data.split=group"
             )
 
     @cached_property
@@ -142,22 +146,22 @@ class Reference:
 
     @cached_property
     def held_out(self) -> Images:
-        """All images that never trained, nor a near-copy of them."""
+        """All validation and test images without a near-copy among the training images."""
         return images_of(self.collection, held_out_images(self.collection))
 
     @cached_property
     def held_out_labels(self) -> Labels:
-        """Their classes."""
+        """Classes of the held-out images."""
         return labels_of(self.collection, held_out_images(self.collection))
 
     @property
     def labelled_held_out(self) -> Labelled:
-        """Both."""
+        """The held-out images with their classes."""
         return Labelled(self.held_out, self.held_out_labels)
 
     @cached_property
     def test(self) -> Labelled:
-        """The test images, which nothing was chosen by; the validation images where there are none."""
+        """The test images, by which nothing was chosen; the validation images if there are no test images."""
         kept = set(held_out_images(self.collection))
         split = "test" if self.collection.split.groups["test"] else "validation"
         chosen = [image for image in self.collection.split.images(split) if image in kept]
@@ -165,7 +169,7 @@ class Reference:
 
     @cached_property
     def compared(self) -> int:
-        """How many images of each set are compared; the same for all, since most figures depend on it."""
+        """Number of images of each set that are compared; the same for all sets, since most figures depend on it."""
         return min(len(self.held_out), self.n, len(self.train.x))
 
     @cached_property
@@ -177,13 +181,13 @@ class Reference:
         return levels(self._held_out, (images, self.space(images)), self.compared, self.seed)
 
     def kid(self, images: Images) -> Estimate:
-        """KID alone of the first `compared` images."""
+        """KID of the first `compared` images."""
         features, n = self._held_out[1], self.compared
         real = torch.randperm(len(features), generator=torch.Generator().manual_seed(self.seed))[:n]
         return kernel_distance_interval(features[real], self.space(images[:n]), self.seed)
 
     def by_class(self, images: Labelled) -> dict[str, Manifold]:
-        """How images of each class lie among the held-out ones of it; classes of few images are left out."""
+        """How the images of each class cover its held-out images; classes of too few images are left out."""
         labels, features = self.held_out_labels, self._held_out[1]
         found = {}
         for label, name in enumerate(self.classes):
@@ -196,12 +200,12 @@ class Reference:
 
     @cached_property
     def real_by_class(self) -> dict[str, Manifold]:
-        """What training images of each class reach."""
+        """`by_class` of the training images."""
         return self.by_class(self.train)
 
     @cached_property
     def real(self) -> Levels:
-        """What training images themselves reach."""
+        """`levels` of the training images."""
         return self.levels(self.train.x)
 
     @cached_property
@@ -211,12 +215,12 @@ class Reference:
 
     @cached_property
     def floor(self) -> Levels:
-        """What a Gaussian in the principal components reaches."""
+        """`levels` of draws from a Gaussian in the principal components."""
         return self.levels(as_saved(self.components.sample(self.n, self.seed)))
 
     @cached_property
     def floor_reconstruction(self) -> dict[str, Estimate]:
-        """What the principal components reconstruct."""
+        """Quality of the held-out images' projections onto the principal components."""
         return quality(self.held_out, self.components.reconstruct(self.held_out), self.seed)
 
     @cached_property
@@ -225,32 +229,32 @@ class Reference:
 
     @property
     def detector(self) -> CopyDetector:
-        """Of copies of the training images."""
+        """Detector of copies of the training images."""
         return self._copy_audit[0]
 
     @property
     def calibration(self) -> Calibration:
-        """Of the audit of copies."""
+        """Calibration of the copy audit."""
         return self._copy_audit[1]
 
     @cached_property
     def some_trained(self) -> Labelled:
-        """Training images to plant copies of."""
+        """The training images of which copies are planted."""
         return self.train.some(PLANTED, self.seed)
 
     @cached_property
     def detection(self) -> dict[str, Estimate]:
-        """What the audit would find; see `privacy.detection`."""
+        """Share of planted copies that the audit finds; see `privacy.detection`."""
         return privacy.detection(self.detector, self.some_trained.x, self.calibration.threshold, self.seed)
 
     def classifiers(self, train: Labelled, name: str) -> list[Classifier]:
-        """One classifier a seed, trained on some images."""
+        """One classifier per seed, trained on the given images."""
         seeds = range(self.seed, self.seed + self.seeds)
         return usefulness.classifiers(train.to(self.device), len(self.classes), seeds, name)
 
     @cached_property
     def real_classifiers(self) -> list[Classifier]:
-        """Trained on the training images."""
+        """Classifiers trained on the training images."""
         return self.classifiers(self.train, "trained on real images")
 
     def judge(self, classifiers: Sequence[Classifier], images: Labelled) -> Trial:
@@ -259,21 +263,21 @@ class Reference:
 
 
 def check_strangers(path: Path, model: SavedModel, source: TrainedOn, image_size: int, aspect_ratio: str) -> None:
-    """Stop where images, or their shares, are not those that a model was trained on: its figures would mean nothing.
+    """Check that images and their split are those of a model's training; its figures would mean nothing otherwise.
 
     Args:
         path: the model's file.
         model: the model.
-        source: the images to measure it with.
-        image_size: their side.
-        aspect_ratio: how they became squares.
+        source: the images to measure the model with.
+        image_size: side of the images in pixels.
+        aspect_ratio: how images were made square.
 
     Raises:
         UserError: names what differs.
     """
     if model.trained_on.training_images is None:
         raise UserError(
-            f"weights={path}: does not say which images trained it; only files of this version can be measured"
+            f"weights={path}: does not say which images trained it; train the model again with this version to measure it"
         )
     if model.trained_on.fingerprint != source.fingerprint:
         raise UserError(
@@ -291,5 +295,5 @@ def check_strangers(path: Path, model: SavedModel, source: TrainedOn, image_size
     if differing:
         raise UserError(
             f"weights={path}: was trained with {', '.join(differing)}; give the data options of its training, "
-            "so that no image it has seen is taken for a new one"
+            "so that no image of its training counts as held out"
         )

@@ -1,6 +1,6 @@
-"""What labelled synthetic images are good for: classifiers trained on them, judged on real images.
+"""How useful labelled synthetic images are: classifiers trained on them are tested on real images.
 
-Train on synthetic, test on real (TSTR) and its kin: arXiv 1706.02633, 1905.10887.
+Train on synthetic, test on real (TSTR): arXiv 1706.02633, 1905.10887.
 """
 
 from collections.abc import Sequence
@@ -31,22 +31,22 @@ class Labelled:
     labels: Int64[Tensor, " image"]
 
     def some(self, n: int, seed: int) -> "Labelled":
-        """At most `n` of them, drawn at random."""
+        """At most `n` images, drawn at random without replacement."""
         chosen = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))[:n]
         return Labelled(self.x[chosen], self.labels[chosen])
 
     def to(self, device: torch.device) -> "Labelled":
-        """The same on a device."""
+        """The same images and labels on a device."""
         return Labelled(self.x.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Which images a kind of classifier got right, one row a seed.
+    """Which images classifiers of several seeds classified correctly.
 
     Attributes:
-        right: whether each image was classified right.
-        labels: the images' classes.
+        right: whether each image was classified correctly, one row per seed.
+        labels: classes of the images.
     """
 
     right: Bool[ndarray, "seed image"]
@@ -54,7 +54,7 @@ class Trial:
 
     @property
     def value(self) -> float:
-        """Balanced accuracy, mean over seeds."""
+        """Balanced accuracy in [0, 1], mean over seeds."""
         return float(np.mean([balanced_accuracy(row, self.labels) for row in self.right]))
 
     @property
@@ -64,35 +64,35 @@ class Trial:
 
     @property
     def per_class(self) -> list[float]:
-        """Share of each class classified right, mean over seeds."""
+        """Share of each class that was classified correctly, mean over seeds."""
         return [float(self.right[:, self.labels == label].mean()) for label in np.unique(self.labels)]
 
 
 def classifiers(train: Labelled, classes: int, seeds: Sequence[int], name: str, steps: int = STEPS) -> list[Classifier]:
-    """Train one classifier a seed, all for the same number of steps."""
+    """Train one classifier per seed, all for the same number of steps."""
     return [fit(train.x, train.labels, classes, seed, f"{name}, seed {seed}", steps) for seed in seeds]
 
 
 def judge(models: Sequence[Classifier], images: Labelled) -> Trial:
-    """Let classifiers classify images."""
+    """Which images each classifier classifies correctly."""
     right = [(predict(model, images.x) == images.labels).cpu().numpy() for model in models]
     return Trial(np.array(right), images.labels.cpu().numpy())
 
 
 def ratio(numerator: Trial, denominator: Trial) -> Estimate:
-    """Ratio of two balanced accuracies on the same images, with its interval."""
+    """Ratio of two balanced accuracies on the same images, with its 95 % interval."""
     draws = _resampled([numerator, denominator])
     return bootstrap_ci(numerator.value / denominator.value, draws[:, 0] / draws[:, 1])
 
 
 def gain(new: Trial, old: Trial) -> Estimate:
-    """Difference of two balanced accuracies on the same images, with its interval."""
+    """Difference of two balanced accuracies on the same images, with its 95 % interval."""
     draws = _resampled([new, old])
     return bootstrap_ci(new.value - old.value, draws[:, 0] - draws[:, 1])
 
 
 def _resampled(trials: Sequence[Trial]) -> ndarray:
-    """Balanced accuracies of bootstrap resamples of seeds, and of images within each class, alike for all trials."""
+    """Balanced accuracies on bootstrap resamples of seeds and of images within classes; all trials share the images."""
     random = np.random.default_rng(0)
     labels = trials[0].labels
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]

@@ -461,7 +461,7 @@ def _banner(studio: Studio) -> str:
 
 
 def _card(studio: Studio) -> str:
-    path = model_card.beside(studio.path)
+    path = model_card.path_for(studio.path)
     with suppress(OSError, RefusedError):
         if is_next_to(path, studio.path.parent):
             return model_card.as_html(read_text(path))

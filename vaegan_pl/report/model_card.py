@@ -1,4 +1,4 @@
-"""The card that goes with a model file: what it was trained on and how, its figures, its limits, its intended use."""
+"""Model cards: what a model was trained on and how, its figures, its limits and its intended use."""
 
 import hashlib
 import html
@@ -13,9 +13,8 @@ from vaegan_pl.storage.files import RefusedError, atomic_write, printable, read_
 from vaegan_pl.storage.outputs import MADE_BY
 
 NOT_A_GUARANTEE = (
-    "This is an empirical audit, not a guarantee of privacy: it finds what resembles a training image pixel by "
-    "pixel, and "
-    "nothing else."
+    "This is an empirical audit, not a guarantee of privacy: it finds what resembles a training image pixel by pixel, "
+    "and nothing else."
 )
 
 _KINDS = {
@@ -32,8 +31,8 @@ File: {file}, SHA-256 {sha256}
 
 ## Intended use
 
-Research and teaching: to study generative models, and for synthetic images where the figures below carry it. Not for
-diagnosis, not for decisions about patients, not as evidence of anatomy.
+Research and teaching: studies of generative models, and synthetic images as far as the figures below support their use.
+Not for diagnosis, decisions about patients or evidence of anatomy.
 
 ## Data
 
@@ -52,8 +51,9 @@ diagnosis, not for decisions about patients, not as evidence of anatomy.
 
 ## Limits
 
-- One data set of single slices of unknown patients; slices of one patient may lie on both sides of the split.
-- Lesions in samples are of no known kind; a sample's label names {label}.
+- The model knows one data set of single slices. The patients are unknown, so slices of one patient may be in several
+  splits.
+- Lesions in samples are of no known kind. A sample's label names {label}.
 - {not_a_guarantee}
 """
 
@@ -65,21 +65,21 @@ _BOLD = re.compile(r"(?<!\\)\*\*(.+?)(?<!\\)\*\*")
 
 
 def write(weights: Path, card: str, overwrite: bool = False) -> Path:
-    """Write a model's card next to it, unless somebody has written or changed the one that is there.
+    """Write a model's card next to its file; a card that was changed by hand stays.
 
     Args:
         weights: the model's file.
         card: the card.
-        overwrite: whether such a card may be replaced.
+        overwrite: whether a card that was changed may be replaced.
 
     Returns:
         The card's path.
 
     Raises:
         OSError: if it cannot be written.
-        UserError: if there is such a card.
+        UserError: if there is a card that was changed.
     """
-    path = beside(weights)
+    path = path_for(weights)
     if not overwrite and (path.exists() or path.is_symlink()) and not _is_untouched(path):
         raise UserError(f"{path} was changed since this project wrote it; overwrite=true replaces it")
     atomic_write(path, f"{card}<!-- {MADE_BY}; SHA-256 of the lines above: {_digest(card)} -->\n", durable=False)
@@ -99,14 +99,17 @@ def _digest(card: str) -> str:
     return hashlib.sha256(card.encode(errors="backslashreplace")).hexdigest()
 
 
-def beside(weights: Path) -> Path:
-    """Where a model's card goes: `model_card.md`, and for a file of another name `model_card_NAME.md`."""
+def path_for(weights: Path) -> Path:
+    """The path of a model's card: `model_card.md` for `vae_gan_model.pth`, else `model_card_NAME.md`."""
     name = "" if weights.stem == "vae_gan_model" else f"_{weights.stem.removeprefix('vae_gan_model_')}"
     return weights.with_name(f"model_card{name}.md")
 
 
 def as_html(card: str) -> str:
-    """A card for a page: headings, lists, tables and bold words. All else stays text; anyone may have written it."""
+    """A card as HTML: headings, lists, tables and bold words.
+
+    The card may come from anyone, so everything else is escaped and stays text.
+    """
     return "\n".join(map(_block, re.split(r"\n{2,}", _LAST_LINE.sub("", card).strip())))
 
 
@@ -133,17 +136,17 @@ def _words(text: str) -> str:
 
 
 def _literal(text: object) -> str:
-    """Text that Markdown shows as it stands."""
+    """Text with Markdown's marks escaped."""
     return _MARKS.sub(r"\\\g<0>", printable(text))
 
 
 def text(path: Path, model: SavedModel, figures: Sequence[str]) -> str:
-    """The card, in Markdown.
+    """The card in Markdown.
 
     Args:
         path: the model's file.
         model: the model.
-        figures: what was measured, in lines.
+        figures: lines that say what was measured.
     """
     trained_on = model.trained_on
     counts = (

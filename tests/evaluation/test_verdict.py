@@ -1,0 +1,84 @@
+"""Decisions from figures set by hand."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vaegan_pl.evaluation.estimate import Estimate
+from vaegan_pl.evaluation.verdict import Limits, audit_limits, compare, decide, effect, grade, privacy_verdict
+
+NONE = Limits((), None)
+CHANCE = Estimate(0.5, 0.4, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("audits", "membership", "limits", "expected"),
+    [
+        (["PASS", "PASS"], CHANCE, NONE, "PASS"),
+        (["PASS", "WARN"], CHANCE, NONE, "WARN"),
+        (["WARN", "FAIL"], CHANCE, NONE, "FAIL"),
+        (["PASS"], Estimate(0.7, 0.61, 0.8), NONE, "WARN"),
+        (["PASS"], Estimate(0.3, 0.2, 0.39), NONE, "WARN"),
+        (["PASS"], Estimate(0.7, 0.59, 0.8), NONE, "PASS"),
+        (["PASS"], Estimate(0.3, 0.2, 0.41), NONE, "PASS"),
+        (["PASS"], CHANCE, Limits(("exact",), None), "WARN"),
+        (["PASS"], CHANCE, Limits((), 99), "WARN"),
+        (["FAIL"], CHANCE, Limits((), 99), "FAIL"),
+    ],
+)
+def test_the_verdict_is_the_worst_of_all_signs(
+    audits: list[str], membership: Estimate, limits: Limits, expected: str
+) -> None:
+    assert privacy_verdict(audits, [CHANCE, membership], limits) == expected
+
+
+def test_an_audit_that_misses_plain_copies_or_has_few_images_is_limited() -> None:
+    shares = {"exact": 1.0, "mirrored": 0.79, "shifted by 3 pixels": 0.8, "turned by 5 degrees": 0.0}
+    detection = {name: Estimate(share, share, share) for name, share in shares.items()}
+    assert audit_limits(detection, 99) == Limits(("mirrored",), 99)
+    assert audit_limits(detection, 100) == Limits(("mirrored",), None)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(1, 2, "nearer"), (1, 3, "as far"), (3.5, 3.6, "as far"), (4, 5, "as far"), (1, 9, "as far"), (4.1, 5, "farther")],
+)
+def test_intervals_that_overlap_tell_no_distances_apart(low: float, high: float, expected: str) -> None:
+    assert compare(Estimate((low + high) / 2, low, high), Estimate(3.5, 3, 4)) == expected
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.849, "poor"), (0.85, "good"), (0.949, "good"), (0.95, "excellent"), (1.1, "excellent")]
+)
+def test_grades_begin_at_their_thresholds(share: float, expected: str) -> None:
+    assert grade(share) == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.01, 0.1, "helps"), (0.0, 0.1, "no difference"), (-0.1, 0.1, "no difference"), (-0.1, -0.01, "harms")],
+)
+def test_a_gain_counts_if_its_interval_leaves_out_zero(low: float, high: float, expected: str) -> None:
+    assert effect(Estimate((low + high) / 2, low, high)) == expected
+
+
+@pytest.mark.parametrize(("audit", "usefulness"), [("FAIL", None), ("WARN", "figures"), ("PASS", "figures")])
+def test_usefulness_is_withheld_only_if_the_copy_audit_failed(audit: str, usefulness: str | None) -> None:
+    evaluation: Any = SimpleNamespace(
+        levels={"prior": {"KID": Estimate(1, 1, 2)}},
+        audits={"prior": SimpleNamespace(verdict=audit)},
+        membership={"score": CHANCE},
+        usefulness="figures",
+    )
+    reference: Any = SimpleNamespace(
+        detection=dict.fromkeys(("exact", "mirrored", "shifted by 3 pixels"), Estimate(1, 1, 1)),
+        calibration=SimpleNamespace(images=1000),
+        floor={"KID": Estimate(3, 3, 4)},
+    )
+    decided = decide(evaluation, reference)
+    assert (decided.privacy, decided.distance, decided.limits) == (audit, "nearer", NONE)
+    assert decided.usefulness == usefulness
+    assert decided.withheld == (audit == "FAIL")
+    evaluation.usefulness = None
+    assert not decide(evaluation, reference).withheld

@@ -1,0 +1,125 @@
+"""The decisions that follow from an evaluation's figures; reports only turn them into words."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from vaegan_pl.evaluation import privacy
+from vaegan_pl.evaluation.estimate import Estimate
+from vaegan_pl.evaluation.evaluation import PRIOR, Evaluation, Usefulness
+from vaegan_pl.evaluation.privacy import FAIL, PASS, WARN
+from vaegan_pl.evaluation.reference import Reference
+
+GOOD, EXCELLENT = 0.85, 0.95
+"""Smallest TSTR / TRTR of each grade."""
+
+TELLING_AUC = 0.6
+"""Membership shows if the whole interval of an AUC lies above this, or below one minus this."""
+
+PLAIN, SEEN = ("exact", "mirrored", "shifted by 3 pixels"), 0.8
+"""Planted copies, and the share of each that a copy audit must find to count."""
+
+Distance = Literal["nearer", "farther", "as far"]
+Grade = Literal["excellent", "good", "poor"]
+Effect = Literal["helps", "harms", "no difference"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Why a copy audit can say little.
+
+    Attributes:
+        missed: the `PLAIN` copies of which it finds a share below `SEEN`.
+        held_out: number of held-out images if they are too few, else None.
+    """
+
+    missed: tuple[str, ...]
+    held_out: int | None
+
+    def __bool__(self) -> bool:
+        """Whether there is any such reason."""
+        return bool(self.missed) or self.held_out is not None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What may be said of a model.
+
+    Attributes:
+        privacy: `PASS`, `WARN` or `FAIL`; see `privacy_verdict`.
+        limits: of the copy audit.
+        distance: whether samples are nearer to held-out images than draws of the Gaussian are; see `compare`.
+        usefulness: the figures that may be shown; None if they were not measured or are withheld.
+        withheld: whether usefulness was measured but is not shown, because the copy audit failed: classifiers learn
+            well from copies of training images, so the figures would say nothing about the model.
+    """
+
+    privacy: str
+    limits: Limits
+    distance: Distance
+    usefulness: Usefulness | None
+    withheld: bool
+
+
+def decide(evaluation: Evaluation, reference: Reference) -> Verdict:
+    """The decisions about a model.
+
+    Args:
+        evaluation: the model's figures.
+        reference: the figures of real images and of the Gaussian.
+    """
+    limits = audit_limits(reference.detection, reference.calibration.images)
+    verdict = privacy_verdict(
+        (audit.verdict for audit in evaluation.audits.values()), evaluation.membership.values(), limits
+    )
+    failed = verdict == FAIL
+    return Verdict(
+        privacy=verdict,
+        limits=limits,
+        distance=compare(evaluation.levels[PRIOR]["KID"], reference.floor["KID"]),
+        usefulness=None if failed else evaluation.usefulness,
+        withheld=failed and evaluation.usefulness is not None,
+    )
+
+
+def audit_limits(detection: Mapping[str, Estimate], held_out: int) -> Limits:
+    """The reasons why a copy audit can say little.
+
+    Args:
+        detection: share of planted copies that it finds; see `privacy.detection`.
+        held_out: number of images that calibrated it.
+    """
+    missed = tuple(name for name in PLAIN if detection[name].value < SEEN)
+    return Limits(missed, held_out if held_out < privacy.LEAST_HELD_OUT else None)
+
+
+def privacy_verdict(audits: Iterable[str], membership: Iterable[Estimate], limits: Limits) -> str:
+    """The worst verdict of the copy audits; at least `WARN` if membership shows or an audit can say little.
+
+    Args:
+        audits: verdict of each set of samples.
+        membership: AUC of each score, in [0, 1].
+        limits: of the copy audit.
+    """
+    found = set(audits)
+    if FAIL in found:
+        return FAIL
+    shows = any(max(area.low, 1 - area.high) > TELLING_AUC for area in membership)
+    return WARN if WARN in found or shows or limits else PASS
+
+
+def compare(distance: Estimate, baseline: Estimate) -> Distance:
+    """How a distance compares with that of a baseline: `as far` where their intervals overlap."""
+    if distance.high < baseline.low:
+        return "nearer"
+    return "farther" if distance.low > baseline.high else "as far"
+
+
+def grade(share: float) -> Grade:
+    """The grade of TSTR / TRTR, the share of the accuracy of real images that samples reach."""
+    return "excellent" if share >= EXCELLENT else "good" if share >= GOOD else "poor"
+
+
+def effect(gain: Estimate) -> Effect:
+    """Whether adding samples to real images changes the accuracy: only if 0 lies outside the interval of the gain."""
+    return "helps" if gain.low > 0 else "harms" if gain.high < 0 else "no difference"

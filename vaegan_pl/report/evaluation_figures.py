@@ -1,0 +1,101 @@
+"""The figures of an evaluation as plain values, for `metrics.json`."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from vaegan_pl.data.splits import SPLITS
+from vaegan_pl.evaluation import privacy
+from vaegan_pl.evaluation.estimate import Estimate
+from vaegan_pl.evaluation.evaluation import Evaluation, Usefulness
+from vaegan_pl.evaluation.latent_space import LatentSpace
+from vaegan_pl.evaluation.privacy import Audit
+from vaegan_pl.evaluation.reference import Reference
+from vaegan_pl.evaluation.verdict import decide
+from vaegan_pl.report.evaluation_words import WITHHELD
+from vaegan_pl.storage.outputs import MADE_BY
+
+
+def gather(evaluations: Sequence[Evaluation], reference: Reference) -> dict[str, Any]:
+    """All figures in plain values; one with an interval is `{value, low, high}`."""
+    collection = reference.collection
+    return {
+        "made_by": MADE_BY,
+        "data": {
+            "what": "phantoms drawn by vaegan_pl; not MRI" if collection.is_phantom else "images",
+            "folder": str(collection.root.resolve()),
+            "fingerprint": collection.fingerprint(),
+            "splitting": vars(collection.splitting),
+            "images": {split: sum(collection.counts(split).values()) for split in SPLITS},
+            "held_out": len(reference.held_out),
+        },
+        "compared": reference.compared,
+        "samples": reference.n,
+        "seed": reference.seed,
+        "features": {"name": reference.space.name, "balanced_accuracy": reference.space.accuracy},
+        "real": _plain(reference.real),
+        "gaussian": {**_plain(reference.floor), "reconstruction": _plain(reference.floor_reconstruction)},
+        "copy_audit": {
+            **asdict(reference.calibration),
+            "false_positives": privacy.FALSE_POSITIVES,
+            "fails_above": privacy.TOO_MANY,
+            "detects": _plain(reference.detection),
+        },
+        "models": [_model(evaluation, reference) for evaluation in evaluations],
+    }
+
+
+def _plain(estimates: dict[str, Estimate]) -> dict[str, dict[str, float]]:
+    return {name: asdict(estimate) for name, estimate in estimates.items()}
+
+
+def _model(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
+    decided = decide(evaluation, reference)
+    reconstruction, space, memorised = evaluation.reconstruction, evaluation.latent_space, evaluation.memorised
+    facts: dict[str, Any] = {
+        "weights": str(evaluation.path),
+        "trained_on": evaluation.model.trained_on.plain,
+        "training": dict(evaluation.model.training),
+        "samples": {name: _plain(levels) for name, levels in evaluation.levels.items()},
+        "by_class": {name: asdict(manifold) for name, manifold in evaluation.by_class.items()},
+        "reconstruction": None if reconstruction is None else _plain(reconstruction),
+        "latent_space": None if space is None else _latent_space(space),
+        "copies": {name: _audit(audit) for name, audit in evaluation.audits.items()},
+        "own_reconstructions_of_training_images_found": None if memorised is None else asdict(memorised),
+        "membership": _plain(evaluation.membership),
+        "verdict": decided.privacy,
+    }
+    if decided.withheld:
+        facts["usefulness"] = WITHHELD
+    elif decided.usefulness is not None:
+        facts["usefulness"] = _usefulness(decided.usefulness)
+    return facts
+
+
+def _audit(audit: Audit) -> dict[str, Any]:
+    return {
+        "copies": audit.copies,
+        "rate": asdict(audit.rate),
+        "chance": audit.chance,
+        "verdict": audit.verdict,
+    }
+
+
+def _latent_space(space: LatentSpace) -> dict[str, Any]:
+    posterior = space.posterior
+    return {
+        "nats_of_an_image": posterior.nats,
+        "nats_of_all_from_prior": posterior.nats_from_prior,
+        "variances": posterior.variances.tolist(),
+        "KID_of_one_gaussian": asdict(space.kid),
+    }
+
+
+def _usefulness(useful: Usefulness) -> dict[str, Any]:
+    return {
+        "seeds": len(useful.real_real.right),
+        "test_images": len(useful.real_real.labels),
+        **_plain(useful.accuracies),
+        "TSTR_per_class": useful.synthetic_real.per_class,
+        "TRTR_per_class": useful.real_real.per_class,
+    }

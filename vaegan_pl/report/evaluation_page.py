@@ -1,0 +1,254 @@
+"""The HTML page of an evaluation."""
+
+from collections.abc import Sequence
+from textwrap import fill
+
+import torch
+from matplotlib.figure import Figure
+
+from vaegan_pl.evaluation import privacy, verdict
+from vaegan_pl.evaluation.evaluation import PRIOR, STEPS, Evaluation, Usefulness
+from vaegan_pl.evaluation.privacy import Audit
+from vaegan_pl.evaluation.reference import Reference
+from vaegan_pl.evaluation.verdict import decide
+from vaegan_pl.model.saved_model import SavedModel
+from vaegan_pl.report.evaluation_table import CLOSE, USEFULNESS, columns, table
+from vaegan_pl.report.evaluation_words import SAMPLES, names, sentences
+from vaegan_pl.report.model_card import NOT_A_GUARANTEE
+from vaegan_pl.report.page import Picture, Section, Table, literal, picture, render
+from vaegan_pl.report.pictures import Images, grid, pairs
+
+SHOWN, COLUMNS = 64, 8
+SHOWN_PAIRS = 16
+CHART_WIDTH = 4.4
+"""Inches: narrow enough for a phone without shrinking the text."""
+
+_LABEL_WIDTH = 22
+
+
+def page(evaluations: Sequence[Evaluation], reference: Reference) -> str:
+    """The page as HTML, with a summary of all models and the sections of each."""
+    collection = reference.collection
+    lead = [
+        f"{len(reference.held_out):,} held-out images of {collection.root.resolve().name}; {reference.n:,} samples of "
+        f"each model; {reference.compared:,} of each are compared at a time. Images are compared by their features: "
+        f"{reference.space}."
+    ]
+    if collection.is_phantom:
+        lead.insert(0, "These are PHANTOMS, drawn by this project. They are not MRI.")
+    sections = [_summary(evaluations, reference)]
+    for name, one in zip(names(evaluations), evaluations, strict=True):
+        prefix = f"{name}: " if len(evaluations) > 1 else ""
+        sections += [
+            _pictures(one, reference, prefix),
+            *_classes(one, reference, prefix),
+            *_latent_space(one, prefix),
+            _privacy(one, reference, prefix),
+        ]
+        useful = decide(one, reference).usefulness
+        if useful is not None:
+            sections.append(_usefulness(useful, sentences(one, reference)["usefulness"], reference, prefix))
+    sections += [_copy_audit(reference), _settings(evaluations, reference)]
+    return render("Evaluation", lead, sections)
+
+
+def _summary(evaluations: Sequence[Evaluation], reference: Reference) -> Section:
+    text = [
+        f"{name + ', ' if len(evaluations) > 1 else ''}{claim}: {words}"
+        for name, one in zip(names(evaluations), evaluations, strict=True)
+        for claim, words in sentences(one, reference).items()
+    ]
+    return Section("What was found", text, [table(evaluations, reference)], [_chart(evaluations, reference)])
+
+
+def _chart(evaluations: Sequence[Evaluation], reference: Reference) -> Picture:
+    named = {"real images": reference.real, "Gaussian": reference.floor}
+    sets = [levels for one in evaluations for levels in one.levels.values()]
+    named |= dict(zip(columns(evaluations), sets, strict=True))
+    labels = [fill(literal(name), _LABEL_WIDTH) for name in named]
+    lines = sum(label.count("\n") + 1 for label in labels)
+    figure = Figure(figsize=(CHART_WIDTH, 3 * (0.85 + 0.12 * len(labels) + 0.18 * lines)), layout="constrained")
+    for axes, name in zip(figure.subplots(3, 1), ("KID", "precision", "coverage"), strict=True):
+        for i, levels in enumerate(named.values()):
+            level = levels[name]
+            reach = [[max(0.0, level.value - level.low)], [max(0.0, level.high - level.value)]]
+            axes.errorbar(level.value, i, xerr=reach, fmt="o", capsize=3, color="tab:gray" if i < 2 else "tab:blue")
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.set_title(name)
+        axes.grid(axis="x", alpha=0.3)
+    return picture(
+        figure, "KID, precision and coverage with their intervals", "The bars are intervals, as in the table."
+    )
+
+
+def _pictures(one: Evaluation, reference: Reference, prefix: str) -> Section:
+    source = _source(one.model)
+    shown = [
+        _grid(images[:SHOWN], COLUMNS, f"{_heading(name)}. {source}", SAMPLES[name])
+        for name, images in one.samples.items()
+    ]
+    if one.reconstructions is not None:
+        some = torch.linspace(0, len(reference.held_out) - 1, min(16, len(reference.held_out))).long()
+        caption = f"Held-out images, above their reconstructions. {source}"
+        shown.append(_pairs(reference.held_out[some], one.reconstructions[some], caption, "reconstructions"))
+    if one.interpolations is not None:
+        caption = f"On straight lines between the posterior means of two held-out images. {source}"
+        shown.append(_grid(one.interpolations, STEPS, caption, "interpolations"))
+    return Section(f"{prefix}pictures", [], [], shown)
+
+
+def _source(model: SavedModel) -> str:
+    return f"Trained on {model.trained_on.caption}."
+
+
+def _heading(samples: str) -> str:
+    return SAMPLES[samples].capitalize()
+
+
+def _grid(images: Images, columns: int, caption: str, alt: str) -> Picture:
+    return picture(grid(images, columns, caption), alt, drawn_caption=caption)
+
+
+def _pairs(above: Images, below: Images, caption: str, alt: str) -> Picture:
+    return picture(pairs(above, below, caption), alt, drawn_caption=caption)
+
+
+def _classes(one: Evaluation, reference: Reference, prefix: str) -> list[Section]:
+    if not one.by_class:
+        return []
+    rows = [
+        [name, *(f"{value:.2f} of {bar:.2f}" for value, bar in zip(vars(found).values(), real, strict=True))]
+        for name, found in one.by_class.items()
+        for real in [vars(reference.real_by_class[name]).values()]
+    ]
+    text = [
+        "Samples of each class, compared with held-out images of that class, and (after of) what its training images "
+        "reach. Compare along rows only: these figures depend on the number of images, which differs between classes."
+    ]
+    return [Section(f"{prefix}classes", text, [Table(["class", *CLOSE], rows)])]
+
+
+def _latent_space(one: Evaluation, prefix: str) -> list[Section]:
+    if one.latent_space is None:
+        return []
+    posterior = one.latent_space.posterior
+    least, middle, largest = (float(posterior.variances[i]) for i in (0, len(posterior.variances) // 2, -1))
+    text = [
+        "The encoder turns an image into its posterior, a Gaussian in the latent space. On average, the posterior of a "
+        f"training image is {posterior.nats:.0f} nats (a unit of KL divergence) from the prior N(0, I), which samples "
+        f"are drawn from. All posteriors together, taken as one Gaussian, are {posterior.nats_from_prior:.0f} nats "
+        "from it. If that is far, samples of the prior come from places where no image lies.",
+    ]
+    rows = [
+        [
+            "variance along the narrowest, middle and widest axis",
+            f"{least:.2f}, {middle:.2f}, {largest:.2f}",
+            "1, 1, 1",
+        ],
+        ["KID of samples", str(one.latent_space.kid), str(one.levels[PRIOR]["KID"])],
+    ]
+    return [Section(f"{prefix}latent space", text, [Table(["", "one Gaussian of all posteriors", "prior"], rows)])]
+
+
+def _privacy(one: Evaluation, reference: Reference, prefix: str) -> Section:
+    rows = [
+        [SAMPLES[name], f"{a.copies} of {len(a.nearest.correlation)}", str(a.rate), a.verdict]
+        for name, a in one.audits.items()
+    ]
+    copies = {
+        "copies": "Samples so similar to a training image that they count as copies. The section What the copy audit "
+        "sees has the rule.",
+        "rate": "Share of copies, with its 95 % Wilson interval.",
+        "verdict": "FAIL: too many to be chance. WARN: unlikely to be chance. PASS: no sign of copies.",
+    }
+    meanings = {
+        "reconstruction error": "Does the model reconstruct training images better than held-out ones?",
+        "discriminator's score": "Does the discriminator take training images for real more often than held-out ones?",
+        "AUC": "Area under the ROC curve: how often a random training image scores higher than a random held-out one. "
+        "0.5 is chance; 1 means that the score shows for every image whether the model was trained on it.",
+    }
+    membership = [[name, str(value)] for name, value in one.membership.items()]
+    tables = [
+        Table(["samples", "copies", "rate", "verdict"], rows, terms=copies),
+        Table(["score", "AUC"], membership, terms={name: meanings[name] for name in (*one.membership, "AUC")}),
+    ]
+    nearest = [_nearest(one, samples, audit, reference) for samples, audit in one.audits.items()]
+    return Section(f"{prefix}privacy", [sentences(one, reference)["privacy"]], tables, nearest)
+
+
+def _nearest(one: Evaluation, samples: str, audit: Audit, reference: Reference) -> Picture:
+    """The samples that resemble a training image most, above that image."""
+    order = audit.nearest.correlation.argsort(descending=True)[:SHOWN_PAIRS]
+    found = reference.train.x[audit.nearest.image[order]]
+    found = torch.where(audit.nearest.mirrored[order][:, None, None, None], found.flip(-1), found)
+    highest, least = audit.nearest.correlation[order[[0, -1]]].tolist()
+    caption = (
+        f"{_heading(samples)}: the {len(order)} most similar to a training image, above that image (mirrored where "
+        f"that fits better). Correlations {highest:.3f} to {least:.3f}; threshold "
+        f"{reference.calibration.threshold:.3f}."
+    )
+    return _pairs(
+        one.samples[samples][order], found, caption, f"{SAMPLES[samples]} and the training images nearest to them"
+    )
+
+
+def _usefulness(useful: Usefulness, words: str, reference: Reference, prefix: str) -> Section:
+    rows = [[name, USEFULNESS[name], str(value)] for name, value in useful.accuracies.items()]
+    per_class = [
+        [name, f"{real:.1%}", f"{synthetic:.1%}", f"{both:.1%}"]
+        for name, real, synthetic, both in zip(
+            reference.classes,
+            useful.real_real.per_class,
+            useful.synthetic_real.per_class,
+            useful.both_real.per_class,
+            strict=True,
+        )
+    ]
+    text = [
+        words,
+        "Balanced accuracy, the mean over classes of the share of images that are classified correctly, of "
+        f"{len(useful.real_real.right)} classifiers on {len(useful.real_real.labels)} test images. No near-copy of "
+        "these images was used for training. Intervals are over classifiers and test images. All classifiers are "
+        "trained with classical augmentation.",
+    ]
+    per_class_columns = ["class", "trained on real images", "on samples", "on both"]
+    tables = [
+        Table(["figure", "what it means", "balanced accuracy"], rows),
+        Table(per_class_columns, per_class),
+    ]
+    return Section(f"{prefix}usefulness", text, tables)
+
+
+def _copy_audit(reference: Reference) -> Section:
+    rows = [[name, str(found)] for name, found in reference.detection.items()]
+    calibration = reference.calibration
+    text = [
+        f"A sample counts as a copy if its normalised cross-correlation (1 for the same picture) with any training "
+        f"image exceeds {calibration.threshold:.3f}. {calibration.above} of {calibration.images} held-out images do "
+        f"too. Images are averaged over {privacy.BLUR} x {privacy.BLUR} and then 2 x 2 pixels, mirrored or not, and "
+        f"shifted by up to {privacy.SHIFT} pixels.",
+        f"FAIL: the whole interval of the share of copies lies above {privacy.TOO_MANY:.0%}, and a model that copies "
+        f"no more than held-out images do would show so many with a probability below {privacy.HARDLY:.0%}. WARN: "
+        f"that probability is below {privacy.UNLIKELY:.0%}, or membership shows (the whole interval of an AUC lies "
+        f"above {verdict.TELLING_AUC} or below {1 - verdict.TELLING_AUC:.1f}), or plain copies are missed, or fewer "
+        f"than {privacy.LEAST_HELD_OUT} images are held out.",
+        "To see what the audit can find, copies of training images were planted. Kinds of copies that are rarely found "
+        "are its blind spots.",
+        NOT_A_GUARANTEE,
+    ]
+    return Section("What the copy audit sees", text, [Table(["planted copies", "share found"], rows)])
+
+
+def _settings(evaluations: Sequence[Evaluation], reference: Reference) -> Section:
+    collection = reference.collection
+    rows = [
+        ["features", f"{reference.space}; figures in other features cannot be compared"],
+        ["data", str(collection.root.resolve())],
+        ["fingerprint of the data", collection.fingerprint()],
+        *([name, str(value)] for name, value in vars(collection.splitting).items()),
+        ["seed", str(reference.seed)],
+    ]
+    for one in evaluations:
+        rows += [["model", str(one.path)], *([f"  {name}", str(value)] for name, value in one.model.training.items())]
+    return Section("Settings", [], [Table(["setting", "value"], rows)])

@@ -1,0 +1,132 @@
+"""The table of an evaluation's figures, and what each of its terms means."""
+
+from collections.abc import Sequence
+
+from vaegan_pl.evaluation.evaluation import BY_CLASS, PRIOR, Evaluation
+from vaegan_pl.evaluation.reference import DRAWS, Reference
+from vaegan_pl.evaluation.verdict import decide
+from vaegan_pl.report.evaluation_words import SAMPLES, names
+from vaegan_pl.report.page import Table
+
+BETTER = {
+    "KID": "lower",
+    "Fréchet distance": "lower",
+    "precision": "higher",
+    "recall": "higher",
+    "density": "near 1",
+    "coverage": "higher",
+    "Vendi score": "as real",
+    "MS-SSIM of pairs": "as real",
+}
+
+CLOSE = {
+    "precision": "Share of samples that lie close to a real image, within the distance of its fifth nearest real "
+    "image: do samples look real?",
+    "recall": "Share of real images that lie close to a sample: do samples look like all kinds of real images?",
+    "density": "How many real images a sample lies close to, relative to real images among each other.",
+    "coverage": "Share of real images that have a sample close to them: like recall, but hardly affected by outliers "
+    "among the samples.",
+}
+"""Figures that count neighbours."""
+
+USEFULNESS = {
+    "TRTR": "Train on real, test on real: accuracy of classifiers trained on real images; what to reach.",
+    "TSTR": "Train on synthetic, test on real: accuracy of classifiers trained on as many samples instead.",
+    "TRTS": "Train on real, test on synthetic: do samples show what their label says?",
+    "TSTR / TRTR": "Share of the accuracy of real images that samples alone reach.",
+    "real + synthetic": "Accuracy of classifiers trained on real images and samples, one to one, for as many steps.",
+    "augmentation gain": "Accuracy of real + synthetic minus TRTR: what samples add to real images.",
+}
+"""Figures of classifiers."""
+
+_COPIES = "copies of training images"
+_FRECHET, _RELATIVE = "Fréchet distance", "Fréchet distance / that of real images"
+_RECONSTRUCTION = {"PSNR": "reconstruction PSNR (dB)"}
+
+
+def table(evaluations: Sequence[Evaluation], reference: Reference) -> Table:
+    """Every figure of every model next to those of real images and of the Gaussian, with the meaning of each."""
+    sets = [(one, samples) for one in evaluations for samples in one.levels]
+    rows: list[list[str]] = []
+    for name, better in BETTER.items():
+        cells = [str(one.levels[samples][name]) for one, samples in sets]
+        rows.append([name, better, str(reference.real[name]), str(reference.floor[name]), *cells])
+    unit = reference.real[_FRECHET].value
+    relative = [one.levels[samples][_FRECHET].value for one, samples in sets]
+    shares = [f"{value / unit:.1f}" for value in (reference.floor[_FRECHET].value, *relative)]
+    rows.append([_RELATIVE, "near 1", "1", *shares])
+    for name, floor in reference.floor_reconstruction.items():
+        cells = [
+            str(one.reconstruction[name]) if samples == PRIOR and one.reconstruction is not None else ""
+            for one, samples in sets
+        ]
+        rows.append([_RECONSTRUCTION.get(name, f"reconstruction {name}"), "higher", "", str(floor), *cells])
+    cells = [f"{one.audits[samples].rate.value:.1%} {one.audits[samples].verdict}" for one, samples in sets]
+    rows.append([_COPIES, "lower", "1 %", "", *cells])
+    if any(one.usefulness is not None for one in evaluations):
+        rows += [
+            [name, "higher", "", "", *(_useful_cell(one, samples, name, reference) for one, samples in sets)]
+            for name in USEFULNESS
+        ]
+    known = meanings(reference)
+    terms = {name: known[name] for name in ("better", "real images", "Gaussian")}
+    terms |= {SAMPLES[samples]: known[SAMPLES[samples]] for _, samples in sets}
+    terms["[low, high]"] = known["[low, high]"]
+    terms |= {row[0]: known[row[0]] for row in rows}
+    return Table(["", "better", "real images", "Gaussian", *columns(evaluations)], rows, terms=terms)
+
+
+def columns(evaluations: Sequence[Evaluation]) -> list[str]:
+    """A heading for each set of samples of each model."""
+    if len(evaluations) == 1:
+        return [SAMPLES[samples] for samples in evaluations[0].levels]
+    return [
+        f"{name}, {samples}"
+        for name, one in zip(names(evaluations), evaluations, strict=True)
+        for samples in one.levels
+    ]
+
+
+def _useful_cell(one: Evaluation, samples: str, name: str, reference: Reference) -> str:
+    if samples != BY_CLASS or one.usefulness is None:
+        return ""
+    useful = decide(one, reference).usefulness
+    return "withheld" if useful is None else str(useful.accuracies[name])
+
+
+def meanings(reference: Reference) -> dict[str, str]:
+    """What every term of the table means, each in a sentence or two."""
+    features = (
+        "Inception's features, as publications do; small grey images differ much from the photographs it learned from."
+        if reference.space.accuracy is None
+        else "the features of a classifier trained on this data set. Not comparable with published values, which use "
+        "other features."
+    )
+    return {
+        "better": "Which values are better. As real: close to the value of real images.",
+        "real images": "Training images, compared with held-out images: the best to expect of a model.",
+        "Gaussian": f"Images drawn from a Gaussian in the {len(reference.components.axes)} largest principal "
+        "components of the pixels: a simple generator that any other should beat. Its reconstructions are projections "
+        "onto these components.",
+        SAMPLES[PRIOR]: "Images decoded from random draws of N(0, I).",
+        SAMPLES[BY_CLASS]: "Images of the classes, in the proportions of the training images: decoded from where a "
+        "class lies in the latent space, or by a decoder that is told the class.",
+        "[low, high]": "95 % bootstrap interval for KID, reconstruction and usefulness. For the other figures, the "
+        f"range over {DRAWS} random subsets of the images, if there are enough images.",
+        "KID": "Kernel Inception Distance: how far the distribution of a set of images is from that of held-out "
+        f"images. 0 means no difference; values near 0 can be negative. Measured in {features}",
+        _FRECHET: "The formula of FID: distance between two Gaussians, one fitted to each set of images, in the "
+        "features that KID uses. It depends on the number of images.",
+        **CLOSE,
+        "Vendi score": "Effective number of different images in the set: 1 if all are alike.",
+        "MS-SSIM of pairs": "Mean multi-scale structural similarity of two random images of the set, from 0 to 1 "
+        "(identical). A higher value than for real images means less variety.",
+        _RELATIVE: "1 if samples are as near to held-out images as training images are.",
+        _RECONSTRUCTION["PSNR"]: "Peak signal-to-noise ratio of the reconstructions of held-out images, from the mean "
+        "squared error of pixels.",
+        "reconstruction SSIM": "Structural similarity of held-out images and their reconstructions; 1 if identical.",
+        "reconstruction MS-SSIM": "Structural similarity on several scales.",
+        _COPIES: "The copy audit: share of samples so similar to a training image that they count as copies, and the "
+        "verdict. By chance, 1 % of held-out images count as copies too.",
+        **USEFULNESS,
+    }
