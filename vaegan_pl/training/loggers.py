@@ -23,8 +23,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from vaegan_pl.errors import UserError
+from vaegan_pl.runs.metrics import METRICS, read_rows, read_series
 from vaegan_pl.storage.files import RefusedError, atomic_write, printable, read_text
-from vaegan_pl.sweeps.jobs import METRICS, read_rows, read_series
 
 if TYPE_CHECKING:
     import wandb
