@@ -29,6 +29,7 @@ from vaegan_pl.model.weights import SavedModel
 from vaegan_pl.runs import layout
 from vaegan_pl.runs.metrics import read_series
 from vaegan_pl.sweeps import bookkeeping, driver, jobs
+from vaegan_pl.sweeps.options import OF_SAMPLES
 from vaegan_pl.training import checkpoints
 from vaegan_pl.training.loggers import WandB
 
@@ -207,6 +208,54 @@ def test_mistakes_end_with_one_clear_message(run_command: Run, options: list[str
     assert output is not None
     assert output.startswith("error: ")
     assert message in output
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("debug=fast", "leave debug=fast out"),
+        ("callbacks=unmeasured", "leave callbacks=unmeasured out"),
+        ("callbacks.quality.n=0", "leave callbacks.quality.n=0 out"),
+    ],
+)
+def test_a_sweep_that_would_not_measure_its_objective_is_refused(
+    run_command: Run, trained: list[str], option: str, named: str
+) -> None:
+    output = str(run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,1", option))
+    assert output.startswith("error: sweep.objective=validation/kid")
+    assert named in output
+    assert "sweep.objective=validation/psnr sweep.direction=maximize" in output
+    assert trained == []
+    assert not SWEEP.exists()
+
+
+def test_a_single_job_that_would_not_measure_its_objective_is_not_trained(run_command: Run, trained: list[str]) -> None:
+    output = str(run_command(train, "train", "--multirun", *STUBBED, "callbacks=default,unmeasured"))
+    assert "1 of 2 jobs failed: 1: sweep.objective=validation/kid" in output
+    assert trained == ["0/0"]
+    sizes = ["sweep.name=t", *STUBBED[1:], "debug=fast", "callbacks.quality.n=8,16"]
+    assert run_command(train, "train", "--multirun", *sizes) is None
+    assert trained == ["0/0", "0/0", "1/0"]
+
+
+def test_without_samples_a_sweep_is_ranked_by_reconstructions(run_command: Run) -> None:
+    by_psnr = ["sweep.objective=validation/psnr", "sweep.direction=maximize"]
+    few = [option for option in FEW if "quality" not in option]
+    assert run_command(train, "train", "--multirun", *few, "debug=fast", *by_psnr, "model.gamma=0.1,1") is None
+    assert [(job.state, job.score > 0) for job in found()] == [("finished", True)] * 2
+
+
+def test_the_console_names_the_winner(run_command: Run, trained: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for command, *arguments in (
+        (train, "train", "--multirun", *STUBBED, "model.gamma=0.1,1", "sweep.seeds=2"),
+        (sweep_report, "sweep_report", f"sweep={SWEEP}"),
+    ):
+        assert run_command(command, *arguments) is None
+        lines = capsys.readouterr().out.splitlines()
+        (place,) = (i for i, line in enumerate(lines) if line.startswith("winner"))
+        assert "job 0: model.gamma=0.1" in lines[place]
+        assert "validation/kid 1, mean over 2 seeds (1 to 1.01)" in lines[place + 1]
+        assert "leads by 1, more than the spread over seeds (0.01)" in lines[place + 3]
 
 
 def test_the_report_can_be_made_any_time(run_command: Run) -> None:
@@ -665,7 +714,7 @@ def test_the_figures_of_a_run_stand_beside_its_objective(run_command: Run) -> No
         assert run.step is not None
         expected = {name: dict(curve)[run.step] for name, curve in series.items() if name.startswith("validation/")}
         assert run.figures == expected
-        assert {"validation/kid", "validation/psnr", "validation/coverage"} <= set(run.figures)
+        assert {"validation/psnr", *OF_SAMPLES} <= set(run.figures)
         assert run.seconds > 0.1
         assert run.wandb == f"vaegan_pl/{wandb_run(one.directory / run.directory)['run_id']}"
         assert "device " in (one.directory / run.directory / "train.log").read_text()

@@ -265,7 +265,7 @@ def assert_told(output: str, why: str) -> str:
     line = told(output, "W&B could not be reached")
     assert why in line
     (folder,) = Path("run/wandb").resolve().glob("offline-run-*")
-    assert line.endswith(f"; the run is kept offline; to upload it: wandb sync {folder}")
+    assert line.endswith(f"; the run is recorded offline; to upload it: wandb sync {folder}")
     assert "Traceback" not in output
     assert "WANDB_MODE" not in os.environ
     assert_no_key(output)

@@ -76,6 +76,65 @@ def test_jobs_are_ranked_in_all_files(sweep: Path) -> None:
     assert "The best job leads by 0.9, more than the spread over seeds (0.4)." in page
 
 
+def test_the_tables_are_those_of_earlier_versions_byte_for_byte(sweep: Path) -> None:
+    shutil.rmtree(sweep / "0")
+    shutil.rmtree(sweep / "2")
+    report(sweep)
+    head = f"rank,job,seed,model.gamma,{KID},validation/psnr,batch,minutes,state,copies,wandb,directory"
+    rows = [
+        f"1,1,0,1,1.0,21.0,19,1.5,finished,,p/10,{sweep}/1/seed_0",
+        f"1,1,1,1,1.4,21.0,19,1.5,finished,,p/11,{sweep}/1/seed_1",
+        f"2,3,0,10,,23.0,19,1.5,failed,,p/30,{sweep}/3/seed_0",
+        "",
+    ]
+    assert (sweep / "sweep.csv").read_bytes() == "\r\n".join([head, *rows]).encode()
+    first = """  {
+   "job": "1",
+   "state": "finished",
+   "options": {
+    "model.gamma": "1"
+   },
+   "score": 1.2,
+   "values": {
+    "0": 1.0,
+    "1": 1.4
+   },
+   "figures": {
+    "0": {
+     "validation/psnr": 21.0
+    },
+    "1": {
+     "validation/psnr": 21.0
+    }
+   },
+   "minutes": {
+    "0": 1.5,
+    "1": 1.5
+   },
+   "wandb": {
+    "0": "p/10",
+    "1": "p/11"
+   },
+   "copies": {
+    "0": null,
+    "1": null
+   },
+   "reason": null,
+   "command": "python -m vaegan_pl.train data=mri model.gamma=1 model.fakes=both seed=0"
+  },
+"""
+    text = (sweep / "sweep.json").read_text()
+    assert first in text
+    assert list(json.loads(text)) == [
+        "made_by",
+        "sweep",
+        "objective",
+        "planned",
+        "jobs",
+        "measured_by_something_else",
+    ]
+
+
 def test_the_page_is_one_file_with_every_picture(sweep: Path) -> None:
     report(sweep)
     found: list[dict[str, str | None]] = []

@@ -44,7 +44,9 @@ class Bookkeeping(Callback):
         """
         directory = Path(config.hydra.sweep.dir)
         try:
-            options.check_measured(config, config.hydra.runtime.choices)
+            swept = options.swept_names(config.hydra.overrides.task) | {*(config.hydra.sweeper.params or {})}
+            if not swept & options.SWITCH_SAMPLES:  # otherwise each job is checked by itself
+                options.check_measured(config, config.hydra.runtime.choices)
             _seed_sampler(config)
             commands.note_missing(directory)
             directory.mkdir(parents=True, exist_ok=True)

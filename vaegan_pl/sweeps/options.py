@@ -27,6 +27,9 @@ LENGTHENS = "hydra.sweeper.n_trials"
 OF_SAMPLES = ("validation/kid", "validation/coverage", "validation/variety", "validation/active_dimensions")
 """Metrics that only `callbacks.quality` measures."""
 
+SWITCH_SAMPLES = frozenset({"callbacks.quality.n", "callbacks", "debug", "experiment", "sweep.objective"})
+"""Options that decide whether jobs measure their objective."""
+
 _NOT_OF_TRAINING = ("hydra.", "hydra/", "sweep.", "experiment=sweep_", "callbacks.pruning")
 
 
