@@ -14,6 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from vaegan_pl.cli import commands
+from vaegan_pl.console import drop_timestamps
 from vaegan_pl.errors import UserError
 from vaegan_pl.runs import layout
 from vaegan_pl.storage.files import printable
@@ -136,6 +137,7 @@ def conclude(directory: Path, new: bool, ended_by: BaseException | None) -> None
     Raises:
         UserError: if jobs failed, the process of a job died, or no job wrote anything here.
     """
+    drop_timestamps()
     if not jobs.directories(directory):
         if ended_by is None:
             raise UserError(

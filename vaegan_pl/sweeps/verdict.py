@@ -90,7 +90,7 @@ def announcement(ranking: Ranking, data: Sequence[str], again: str) -> list[str]
     if path is None:
         return [*lines, f"{'the model':13}none was kept; to train it again: {again}"]
     of_seed = [f"seed {run.seed}, the best of {len(best.values)}"] if len(best.values) > 1 else []
-    of_last = [] if path.name == BEST_MODEL else ["of the last epoch; runs keep a best epoch by KID only"]
+    of_last = [] if path.name == BEST_MODEL else ["last epoch, because runs keep a best epoch only by KID"]
     notes = f" ({'; '.join(of_seed + of_last)})" if of_seed + of_last else ""
     return [
         *lines,
