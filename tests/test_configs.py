@@ -24,7 +24,7 @@ from vaegan_pl.data.augmentation import Augmentation
 from vaegan_pl.data.datamodule import ImageFolders, PhantomFolders
 from vaegan_pl.model.generative import EquilibriumGate, GenerativeModel
 from vaegan_pl.storage import tensor_files
-from vaegan_pl.sweeps import driver
+from vaegan_pl.sweeps.options import identity
 from vaegan_pl.training.lightning_module import VAEGANModule
 
 from .conftest import SMALL
@@ -110,7 +110,7 @@ def test_debug_presets_run(debug: str, batches: int, run_command: Any, tmp_path:
     epochs = [] if debug == "fast" else ["trainer.max_epochs=2"]
     assert run_command(train, "train", f"debug={debug}", *options, *epochs, f"hydra.run.dir={tmp_path}/run") is None
     assert composed(f"debug={debug}", "callbacks=none").callbacks == {}
-    assert driver.identity([f"debug={debug}", "model.gamma=1"]) != driver.identity(["model.gamma=1"])
+    assert identity([f"debug={debug}", "model.gamma=1"]) != identity(["model.gamma=1"])
     assert tensor_files.load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == batches
 
 

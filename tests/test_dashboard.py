@@ -55,7 +55,8 @@ def test_what_wandb_refuses_is_one_message(run_command: Run, monkeypatch: pytest
     monkeypatch.setattr(Workspace, "save", refuse)
     output = run_command(dashboard, "dashboard", "entity=me", "project=mine", "offline=false")
     assert output is not None
-    assert output.startswith("error: W&B took no workspace for me/mine (ValueError: no such project); wandb login")
+    assert output.startswith("error: W&B did not accept a workspace for me/mine (ValueError: no such project)")
+    assert "run wandb login" in output
 
 
 def test_wandbs_own_sweep_names_options_that_exist() -> None:

@@ -42,7 +42,7 @@ from vaegan_pl.model.mixtures import Mixture
 from vaegan_pl.report import data_report, model_card
 from vaegan_pl.report.page import Section, Table, render
 from vaegan_pl.storage.files import printable
-from vaegan_pl.sweeps.driver import write_report
+from vaegan_pl.sweeps.bookkeeping import rank, write_report
 from vaegan_pl.sweeps.jobs import Job, Objective, Run, in_directory
 
 pytest.importorskip("gradio")
@@ -500,7 +500,7 @@ def test_cards_say_names_as_they_are(world: World, measured: Path, browser: Brow
 
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # long values leave little room for the maps
 def test_a_hostile_sweep_has_its_page(world: World, browser: Browser, trap: Trap) -> None:
-    paths = write_report(world.sweep, in_directory(world.sweep), overwrite=False)
+    paths = write_report(world.sweep, rank(world.sweep, in_directory(world.sweep)), overwrite=False)
     assert [path.name for path in paths] == ["sweep.csv", "sweep.json", "sweep.png", "sweep.html"]
     page = paths[-1].read_text()
     assert len(pictures(page)) == 3  # maps, parallel coordinates, curves

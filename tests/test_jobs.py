@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from vaegan_pl.errors import UserError
+from vaegan_pl.runs.metrics import read_series
 from vaegan_pl.storage.files import printable
-from vaegan_pl.sweeps.jobs import Job, Objective, Plan, Run, in_directory, read, read_plan, read_series, swept
+from vaegan_pl.sweeps.jobs import Job, Objective, Plan, Run, in_directory, read, read_plan, swept
 
 LOSSES = {"validation/kid": [(9, 3.0), (19, float("nan")), (29, 1.5), (39, 2.0)], "step": []}
 

@@ -29,7 +29,7 @@ def hopeless(sweep: Path, values: list[float], direction: str = "minimize", star
     pruner = optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup)
     callback = Pruning(sweep / "9" / "seed_0", KID, direction, pruner)
     callback.values = values
-    return callback._hopeless()
+    return callback._is_hopeless()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_successive_halving_keeps_the_best_third_at_each_rung(tmp_path: Path) ->
     for value, expected in ((9.0, True), (0.5, False)):
         callback = Pruning(tmp_path / "9" / "seed_0", KID, "minimize", pruner)
         callback.values = [value, value]
-        assert callback._hopeless() is expected
+        assert callback._is_hopeless() is expected
 
 
 def test_hyperband_is_refused(tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ from vaegan_pl.data.datamodule import images_of
 from vaegan_pl.errors import UserError
 from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.runs import layout
-from vaegan_pl.sweeps import driver, jobs
+from vaegan_pl.runs.metrics import read_series
+from vaegan_pl.sweeps import bookkeeping, driver, jobs
+from vaegan_pl.sweeps.options import OF_SAMPLES
 from vaegan_pl.training import checkpoints
 from vaegan_pl.training.loggers import WandB
 
@@ -104,7 +106,7 @@ def test_jobs_that_fail_are_recorded_and_the_others_run(run_command: Run) -> Non
     assert "training stopped" in str(found[1].reason)
     assert found[2].reason == "model.gamma=-1: must be a number of at least 0"
     assert [job.score for job in found[1:]] == [1e6] * 3
-    series = jobs.read_series(SWEEP / "0" / "seed_0" / "metrics.csv")["validation/kid"]
+    series = read_series(SWEEP / "0" / "seed_0" / "metrics.csv")["validation/kid"]
     assert found[0].score == min(value for _, value in series)
     assert not (SWEEP / "2" / "seed_0" / "vae_gan_model.pth").exists()
     page = (SWEEP / "sweep.html").read_text()
@@ -131,7 +133,7 @@ def test_each_run_has_a_wandb_run_of_its_own_in_one_group(run_command: Run) -> N
             assert summaries["validation/psnr"].get("max") is True
     assert len({run["run_id"] for run in found.values()}) == 4
     for one in jobs.in_directory(SWEEP):
-        curves = [jobs.read_series(one.directory / run.directory / "metrics.csv") for run in one.runs]
+        curves = [read_series(one.directory / run.directory / "metrics.csv") for run in one.runs]
         best = [min(value for _, value in curve["validation/kid"]) for curve in curves]
         assert one.score == pytest.approx(sum(best) / 2)
 
@@ -193,7 +195,7 @@ def test_another_sweep_is_not_mixed_with_one_of_the_same_name(run_command: Run) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["sweep.objective=validation/nosuch"], "sweep.objective=validation/nosuch: was not logged; take one of"),
+        (["sweep.objective=validation/nosuch"], "sweep.objective=validation/nosuch: was not logged; choose one of"),
         (["sweep.direction=up"], "sweep.direction=up: must be minimize or maximize"),
         (["sweep.seeds=0"], "sweep.seeds=0: must be at least 1"),
         (["sweep.seeds=abc"], "sweep.seeds=abc: must be a whole number, such as 1"),
@@ -208,10 +210,58 @@ def test_mistakes_end_with_one_clear_message(run_command: Run, options: list[str
     assert message in output
 
 
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("debug=fast", "leave debug=fast out"),
+        ("callbacks=unmeasured", "leave callbacks=unmeasured out"),
+        ("callbacks.quality.n=0", "leave callbacks.quality.n=0 out"),
+    ],
+)
+def test_a_sweep_that_would_not_measure_its_objective_is_refused(
+    run_command: Run, trained: list[str], option: str, named: str
+) -> None:
+    output = str(run_command(train, "train", "--multirun", *STUBBED, "model.gamma=0.1,1", option))
+    assert output.startswith("error: sweep.objective=validation/kid")
+    assert named in output
+    assert "sweep.objective=validation/psnr sweep.direction=maximize" in output
+    assert trained == []
+    assert not SWEEP.exists()
+
+
+def test_a_single_job_that_would_not_measure_its_objective_is_not_trained(run_command: Run, trained: list[str]) -> None:
+    output = str(run_command(train, "train", "--multirun", *STUBBED, "callbacks=default,unmeasured"))
+    assert "1 of 2 jobs failed: 1: sweep.objective=validation/kid" in output
+    assert trained == ["0/0"]
+    sizes = ["sweep.name=t", *STUBBED[1:], "debug=fast", "callbacks.quality.n=8,16"]
+    assert run_command(train, "train", "--multirun", *sizes) is None
+    assert trained == ["0/0", "0/0", "1/0"]
+
+
+def test_without_samples_a_sweep_is_ranked_by_reconstructions(run_command: Run) -> None:
+    by_psnr = ["sweep.objective=validation/psnr", "sweep.direction=maximize"]
+    few = [option for option in FEW if "quality" not in option]
+    assert run_command(train, "train", "--multirun", *few, "debug=fast", *by_psnr, "model.gamma=0.1,1") is None
+    assert [(job.state, job.score > 0) for job in found()] == [("finished", True)] * 2
+
+
+def test_the_console_names_the_winner(run_command: Run, trained: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for command, *arguments in (
+        (train, "train", "--multirun", *STUBBED, "model.gamma=0.1,1", "sweep.seeds=2"),
+        (sweep_report, "sweep_report", f"sweep={SWEEP}"),
+    ):
+        assert run_command(command, *arguments) is None
+        lines = capsys.readouterr().out.splitlines()
+        (place,) = (i for i, line in enumerate(lines) if line.startswith("winner"))
+        assert "job 0: model.gamma=0.1" in lines[place]
+        assert "validation/kid 1, mean over 2 seeds (1 to 1.01)" in lines[place + 1]
+        assert "leads by 1, more than the spread over seeds (0.01)" in lines[place + 3]
+
+
 def test_the_report_can_be_made_any_time(run_command: Run) -> None:
     SWEEP.mkdir(parents=True)
     message = run_command(sweep_report, "sweep_report", f"sweep={SWEEP}")
-    assert message == f"error: sweep={SWEEP}: holds no jobs of a sweep; give the directory that --multirun wrote"
+    assert message == f"error: sweep={SWEEP}: contains no jobs of a sweep; give the directory that --multirun wrote"
     (SWEEP / "0").mkdir()
     (SWEEP / "0" / "job.json").write_text("{")
     message = run_command(sweep_report, "sweep_report", f"sweep={SWEEP}")
@@ -229,7 +279,7 @@ def test_a_signal_stops_the_sweep_and_it_goes_on(run_command: Run, number: signa
     job = jobs.read(SWEEP / "0")
     assert job.state == "stopped"
     assert [run.value is not None for run in job.runs] == [True, False]
-    assert "1 jobs: 1 stopped." in (SWEEP / "sweep.html").read_text()
+    assert "1 job: 1 stopped." in (SWEEP / "sweep.html").read_text()
     first = (SWEEP / "0" / "seed_0" / "vae_gan_model.pth").stat().st_mtime_ns
     assert run_command(train, "train", "--multirun", *options, *stop) is None
     assert (SWEEP / "0" / "seed_0" / "vae_gan_model.pth").stat().st_mtime_ns == first
@@ -255,7 +305,7 @@ def test_a_hopeless_job_ends_early_even_if_it_was_stopped_before(run_command: Ru
     run_command(train, "train", *options, *warmup, *stop, "+callbacks.signal.batch=8")
     job = jobs.read(SWEEP / "5")
     assert (job.state, job.runs[0].pruned) == ("pruned", True)
-    curve = jobs.read_series(SWEEP / "5" / "seed_1" / "metrics.csv")["validation/kid"]
+    curve = read_series(SWEEP / "5" / "seed_1" / "metrics.csv")["validation/kid"]
     assert len(curve) == 3
     assert job.score == min(value for _, value in curve)
 
@@ -455,10 +505,10 @@ def test_a_job_that_another_process_still_does_is_not_lost() -> None:
     jobs.Job(SWEEP / "0", [], jobs.Objective("validation/kid", "minimize", 1e6)).write()
     held = layout.lock(SWEEP / "0")
     assert held is not None
-    driver.conclude(SWEEP, False, RuntimeError("another job was lost"))
+    bookkeeping.conclude(SWEEP, False, RuntimeError("another job was lost"))
     os.close(held)
-    with pytest.raises(UserError, match="the process of job 0 was lost"):
-        driver.conclude(SWEEP, False, RuntimeError("another job was lost"))
+    with pytest.raises(UserError, match="the process of job 0 died"):
+        bookkeeping.conclude(SWEEP, False, RuntimeError("another job was lost"))
 
 
 def test_a_process_that_the_launcher_lost_ends_in_one_message(
@@ -478,10 +528,10 @@ def test_a_process_that_the_launcher_lost_ends_in_one_message(
     monkeypatch.setattr(launcher, "launch", lose)
     output = run_command(train, "train", "--multirun", *FEW, "model.gamma=1,2")
     assert output == (
-        "error: the process of job 0 was lost (TerminatedWorkerError: a worker was killed); to go on, start the sweep "
+        "error: the process of job 0 died (TerminatedWorkerError: a worker was killed); to continue, start the sweep "
         "again with sweep.name=s"
     )
-    assert "2 jobs planned: 1 lost, 1 not begun." in (SWEEP / "sweep.html").read_text()
+    assert "2 jobs planned: 1 lost, 1 not started." in (SWEEP / "sweep.html").read_text()
 
 
 def by_options() -> dict[tuple[str, ...], str]:
@@ -660,11 +710,11 @@ def test_the_figures_of_a_run_stand_beside_its_objective(run_command: Run) -> No
     assert run_command(train, "train", "--multirun", *FEW, "trainer.max_epochs=2", "model.gamma=0.1,1") is None
     for one in found():
         (run,) = one.runs
-        series = jobs.read_series(one.directory / run.directory / "metrics.csv")
+        series = read_series(one.directory / run.directory / "metrics.csv")
         assert run.step is not None
         expected = {name: dict(curve)[run.step] for name, curve in series.items() if name.startswith("validation/")}
         assert run.figures == expected
-        assert {"validation/kid", "validation/psnr", "validation/coverage"} <= set(run.figures)
+        assert {"validation/psnr", *OF_SAMPLES} <= set(run.figures)
         assert run.seconds > 0.1
         assert run.wandb == f"vaegan_pl/{wandb_run(one.directory / run.directory)['run_id']}"
         assert "device " in (one.directory / run.directory / "train.log").read_text()

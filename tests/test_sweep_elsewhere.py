@@ -12,6 +12,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 
+from vaegan_pl.runs.metrics import read_series
 from vaegan_pl.sweeps import jobs
 from vaegan_pl.training import checkpoints
 
@@ -151,6 +152,6 @@ def test_a_search_prunes_and_repeats_nothing_when_it_is_started_again() -> None:
     assert {job.state for job in found} <= {"finished", "pruned"}
     assert len(found) == 4
     for job in found:
-        series = jobs.read_series(job.directory / "seed_0" / "metrics.csv")["validation/kid"]
+        series = read_series(job.directory / "seed_0" / "metrics.csv")["validation/kid"]
         assert job.score == min(value for _, value in series)
         assert (job.state == "pruned") == (len(series) < 3)

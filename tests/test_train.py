@@ -20,7 +20,8 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vaegan_pl.cli.evaluate import evaluate
-from vaegan_pl.cli.train import data_options, train
+from vaegan_pl.cli.train import train
+from vaegan_pl.runs.next_steps import data_options
 
 from .conftest import CLASSES, SMALL
 

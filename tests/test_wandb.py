@@ -21,7 +21,7 @@ from PIL import Image
 
 from vaegan_pl.cli.train import train
 from vaegan_pl.errors import UserError
-from vaegan_pl.sweeps import jobs
+from vaegan_pl.runs.metrics import read_series
 from vaegan_pl.training.loggers import WandB
 
 from .conftest import SMALL
@@ -225,7 +225,7 @@ def series(history: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
 
 def assert_whole(history: list[dict[str, Any]]) -> None:
     """Every row of `metrics.csv` and every picture is in it."""
-    expected = jobs.read_series(Path("run/metrics.csv"))
+    expected = read_series(Path("run/metrics.csv"))
     assert [step for step, _ in expected["loss/llike"]] == list(range(BATCHES))
     for name, values in expected.items():
         if name in ("step", "epoch"):
@@ -265,7 +265,7 @@ def assert_told(output: str, why: str) -> str:
     line = told(output, "W&B could not be reached")
     assert why in line
     (folder,) = Path("run/wandb").resolve().glob("offline-run-*")
-    assert line.endswith(f"; the run is kept offline; to upload it: wandb sync {folder}")
+    assert line.endswith(f"; the run is recorded offline; to upload it: wandb sync {folder}")
     assert "Traceback" not in output
     assert "WANDB_MODE" not in os.environ
     assert_no_key(output)

@@ -50,6 +50,13 @@ class PlainFormatter(logging.Formatter):
         return "\n".join(map(printable, super().formatMessage(record).split("\n")))
 
 
+def drop_timestamps() -> None:
+    """Show messages alone on the console from now on; Hydra puts the time before them between the jobs of a sweep."""
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(PlainFormatter("%(message)s"))
+
+
 class RunLog(logging.FileHandler):
     """The log of a run, which is not written before the run has its directory: a refused command leaves none.
 

@@ -1,4 +1,4 @@
-"""What a sweep found so far: `python -m vaegan_pl.sweep_report sweep=DIR`."""
+"""Report on a sweep, finished or not: `python -m vaegan_pl.sweep_report sweep=DIR`."""
 
 from vaegan_pl.cli import commands
 from vaegan_pl.cli.sweep_report import sweep_report

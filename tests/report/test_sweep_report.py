@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import random
 import resource
 import shutil
 import subprocess
@@ -14,9 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vaegan_pl.report.sweep_report import pareto_front
 from vaegan_pl.runs import layout
-from vaegan_pl.sweeps.driver import write_report
+from vaegan_pl.sweeps.bookkeeping import rank, write_report
 from vaegan_pl.sweeps.jobs import Job, Objective, Plan, Run, in_directory
 
 from .. import hostile
@@ -40,6 +38,10 @@ def make(sweep: Path, number: int, options: list[str], values: list[float | None
     Job(directory, ["data=mri", *options], Objective(KID, "minimize", 1e6), runs=done, **more).write()  # type: ignore[arg-type]
 
 
+def report(sweep: Path) -> list[Path]:
+    return write_report(sweep, rank(sweep, in_directory(sweep)), overwrite=False)
+
+
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     make(tmp_path, 0, ["model.gamma=1", "model.fakes=prior"], [3.0, 3.4], state="finished")
@@ -50,7 +52,7 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def test_jobs_are_ranked_in_all_files(sweep: Path) -> None:
-    paths = write_report(sweep, in_directory(sweep), overwrite=False)
+    paths = report(sweep)
     assert [path.name for path in paths] == ["sweep.csv", "sweep.json", "sweep.png", "sweep.html"]
     with paths[0].open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -71,11 +73,70 @@ def test_jobs_are_ranked_in_all_files(sweep: Path) -> None:
     page = paths[3].read_text()
     assert "4 jobs: 2 finished, 1 pruned, 1 failed." in page
     assert "numbers were &lt;lost&gt;" in page
-    assert "The first two lie 0.9 apart, their seeds no more than 0.4." in page
+    assert "The best job leads by 0.9, more than the spread over seeds (0.4)." in page
+
+
+def test_the_tables_are_those_of_earlier_versions_byte_for_byte(sweep: Path) -> None:
+    shutil.rmtree(sweep / "0")
+    shutil.rmtree(sweep / "2")
+    report(sweep)
+    head = f"rank,job,seed,model.gamma,{KID},validation/psnr,batch,minutes,state,copies,wandb,directory"
+    rows = [
+        f"1,1,0,1,1.0,21.0,19,1.5,finished,,p/10,{sweep}/1/seed_0",
+        f"1,1,1,1,1.4,21.0,19,1.5,finished,,p/11,{sweep}/1/seed_1",
+        f"2,3,0,10,,23.0,19,1.5,failed,,p/30,{sweep}/3/seed_0",
+        "",
+    ]
+    assert (sweep / "sweep.csv").read_bytes() == "\r\n".join([head, *rows]).encode()
+    first = """  {
+   "job": "1",
+   "state": "finished",
+   "options": {
+    "model.gamma": "1"
+   },
+   "score": 1.2,
+   "values": {
+    "0": 1.0,
+    "1": 1.4
+   },
+   "figures": {
+    "0": {
+     "validation/psnr": 21.0
+    },
+    "1": {
+     "validation/psnr": 21.0
+    }
+   },
+   "minutes": {
+    "0": 1.5,
+    "1": 1.5
+   },
+   "wandb": {
+    "0": "p/10",
+    "1": "p/11"
+   },
+   "copies": {
+    "0": null,
+    "1": null
+   },
+   "reason": null,
+   "command": "python -m vaegan_pl.train data=mri model.gamma=1 model.fakes=both seed=0"
+  },
+"""
+    text = (sweep / "sweep.json").read_text()
+    assert first in text
+    assert list(json.loads(text)) == [
+        "made_by",
+        "sweep",
+        "objective",
+        "planned",
+        "jobs",
+        "measured_by_something_else",
+    ]
 
 
 def test_the_page_is_one_file_with_every_picture(sweep: Path) -> None:
-    write_report(sweep, in_directory(sweep), overwrite=False)
+    report(sweep)
     found: list[dict[str, str | None]] = []
 
     class Images(HTMLParser):
@@ -93,9 +154,9 @@ def test_the_page_is_one_file_with_every_picture(sweep: Path) -> None:
 def test_a_sweep_under_way_or_of_failures_alone_has_a_page(sweep: Path) -> None:
     for number in range(3):
         shutil.rmtree(sweep / str(number))
-    write_report(sweep, in_directory(sweep), overwrite=False)
+    report(sweep)
     page = (sweep / "sweep.html").read_text()
-    assert "1 jobs: 1 failed." in page
+    assert "1 job: 1 failed." in page
     assert "<img" not in page
     assert not (sweep / "sweep.png").exists()
 
@@ -104,7 +165,7 @@ def test_a_browser_shows_the_page(sweep: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium (package chromium)")
-    write_report(sweep, in_directory(sweep), overwrite=False)
+    report(sweep)
     picture = sweep / "page.png"
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=900,3000", f"--screenshot={picture}"]
     subprocess.run([browser, *options, (sweep / "sweep.html").as_uri()], check=True, capture_output=True, timeout=120)
@@ -117,31 +178,16 @@ def test_a_browser_shows_the_page(sweep: Path) -> None:
     assert "All options at once" in dom
 
 
-def test_the_pareto_front_is_what_no_other_beats_in_both() -> None:
-    chance = random.Random(0)
-    for _ in range(50):
-        places = {str(i): (chance.randrange(6), chance.randrange(6)) for i in range(12)}
-        beaten = {
-            name
-            for name, (kid, psnr) in places.items()
-            for other in places.values()
-            if other != (kid, psnr) and other[0] <= kid and other[1] >= psnr
-        }
-        front = pareto_front(places)
-        assert {places[name] for name in front} == {places[name] for name in places if name not in beaten}
-        assert [places[name][0] for name in front] == sorted(places[name][0] for name in front)
-
-
 def test_the_page_says_what_is_planned_running_and_lost(sweep: Path) -> None:
     make(sweep, 4, ["model.gamma=100", "model.fakes=prior"], [None])
     make(sweep, 5, ["model.gamma=100", "model.fakes=both"], [None])
     Plan([], Objective(KID, "minimize", 1e6), planned=9).write(sweep)
     held = layout.lock(sweep / "5")
     assert held is not None
-    write_report(sweep, in_directory(sweep), overwrite=False)
+    report(sweep)
     os.close(held)
     page = (sweep / "sweep.html").read_text()
-    assert "9 jobs planned: 2 finished, 1 pruned, 1 failed, 1 running, 1 lost, 3 not begun." in page
+    assert "9 jobs planned: 2 finished, 1 pruned, 1 failed, 1 running, 1 lost, 3 not started." in page
     states = {job["job"]: job["state"] for job in json.loads((sweep / "sweep.json").read_text())["jobs"]}
     assert (states["4"], states["5"]) == ("lost", "running")
 
@@ -155,7 +201,7 @@ def test_a_command_to_paste_holds_known_options_alone(sweep: Path) -> None:
         "$(reboot)=1",
     ]
     make(sweep, 0, options, [0.5], state="finished")
-    write_report(sweep, in_directory(sweep), overwrite=False)
+    report(sweep)
     best = json.loads((sweep / "sweep.json").read_text())["jobs"][0]
     command = "python -m vaegan_pl.train data=mri model.gamma=0.5 data.root=/data seed=0"
     assert best["command"] == f"{command}  # without 3 options that no configuration lists"
@@ -171,7 +217,7 @@ def test_pictures_and_curves_of_others_cost_nothing(sweep: Path, tmp_path_factor
     (sweep / "1/seed_0/images/samples_epoch_0002.png").symlink_to(elsewhere / "private.png")
     (sweep / "2/seed_0/metrics.csv").write_text(f"step,{KID}\n" + "1,2\n" * 2**20)
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    write_report(sweep, in_directory(sweep), overwrite=False)
+    report(sweep)
     assert time.process_time() - started < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
     assert "samples of each job" not in (sweep / "sweep.html").read_text()

@@ -29,7 +29,7 @@ def checkpoint_of(directory: Path, config: DictConfig) -> Checkpoint | None:
     """
     import torch
 
-    from vaegan_pl.sweeps.jobs import METRICS, read_series
+    from vaegan_pl.runs.metrics import METRICS, read_series
     from vaegan_pl.training.checkpoints import check_fits, limits_reached, newest
 
     if config.trainer.get("overfit_batches"):

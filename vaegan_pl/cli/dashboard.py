@@ -15,13 +15,17 @@ log = logging.getLogger(__name__)
 
 
 def dashboard(config: DictConfig) -> None:
-    """Write the workspace as JSON; with `offline=false` create it in W&B, or replace the one at `url`."""
+    """Write the workspace as JSON; with `offline=false`, create it in W&B or replace the one at `url`.
+
+    Raises:
+        UserError: if wandb-workspaces is not installed, or W&B refuses the workspace.
+    """
     path = Path(str(config.output)) / "workspace.json"
     claim(path.parent, re.escape(path.name), config.overwrite)
     try:
         from wandb_workspaces.workspaces import Workspace
     except ImportError as error:
-        raise UserError("the dashboard needs wandb-workspaces; pip install -e '.[dashboard]'") from error
+        raise UserError("the dashboard needs wandb-workspaces; run pip install -e '.[dashboard]'") from error
     from vaegan_pl.report.workspace import workspace
 
     made = workspace(str(config.entity), str(config.project), str(config.name))
@@ -29,7 +33,7 @@ def dashboard(config: DictConfig) -> None:
         content = made._to_model().model_dump(by_alias=True, mode="json")
         atomic_write(path, json.dumps({"made_by": MADE_BY, **content}, indent=1, ensure_ascii=False), durable=False)
         log.info("%s", path)
-        log.info("to publish it: wandb login, then the same command with offline=false")
+        log.info("to publish it, run wandb login, then this command with offline=false")
         return
     try:
         if config.url is not None:
@@ -38,7 +42,7 @@ def dashboard(config: DictConfig) -> None:
         made.save()
     except Exception as error:  # no key, no such entity or project, no network
         raise UserError(
-            f"W&B took no workspace for {config.entity}/{config.project} ({type(error).__name__}: {error}); "
-            "wandb login, check entity and project, or take offline=true"
+            f"W&B did not accept a workspace for {config.entity}/{config.project} ({type(error).__name__}: {error}); "
+            "run wandb login, check entity and project, or set offline=true"
         ) from error
     log.info("%s", made.url)

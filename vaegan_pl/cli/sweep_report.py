@@ -1,17 +1,13 @@
-"""What a sweep found so far: `python -m vaegan_pl.sweep_report sweep=DIR`."""
+"""Report on a sweep, finished or not: `python -m vaegan_pl.sweep_report sweep=DIR`."""
 
-import logging
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from vaegan_pl.sweeps import driver, jobs
-
-log = logging.getLogger(__name__)
+from vaegan_pl.sweeps import bookkeeping, jobs
 
 
 def sweep_report(config: DictConfig) -> None:
-    """Write `sweep.csv`, `sweep.json` and `sweep.html` into a sweep's directory."""
+    """Write `sweep.csv`, `sweep.json`, `sweep.png` and `sweep.html` into a sweep's directory, and name the winner."""
     directory = Path(str(config.sweep))
-    for path in driver.write_report(directory, jobs.in_directory(directory), config.overwrite):
-        log.info("%s", path)
+    bookkeeping.report(directory, jobs.in_directory(directory), config.overwrite)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import secrets
 import sys
 import warnings
@@ -16,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from vaegan_pl.cli import build, checks, commands, continuing
 from vaegan_pl.cli.commands import CONFIG_DIRECTORY
-from vaegan_pl.console import quoted
 from vaegan_pl.runs import layout, stored_config
+from vaegan_pl.runs.next_steps import data_options
 from vaegan_pl.sweeps import driver
 
 if TYPE_CHECKING:
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from vaegan_pl.training.callbacks import RunDirectory
 
 log = logging.getLogger(__name__)
-
-OF_DATA = re.compile(r"output_root=|[+~]*data\.(?!batch_size|augmentation)")
-"""Options that say which images there are, how they are split, and where phantoms lie."""
 
 EXPECTED_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\). is deprecated",  # Lightning 2.6, inside itself
@@ -156,17 +152,6 @@ def callbacks_of(config: DictConfig, directory: Path) -> "tuple[RunDirectory, li
             logger.log_hyperparams(options)
 
     return RunDirectory(directory, Path(config.output_root), loggers, describe), callbacks
-
-
-def data_options(chosen: str, overrides: list[str]) -> list[str]:
-    """What `evaluate` must be told of a run's images.
-
-    Args:
-        chosen: the configuration of the data: phantom, mri, report.
-        overrides: the run's options.
-    """
-    given = [override for override in overrides if OF_DATA.match(override)]
-    return [f"data={chosen}", *map(quoted, given)]
 
 
 def load_images(data: "ImageFolders", trainer: "L.Trainer") -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from vaegan_pl.report.page import drawn
+from vaegan_pl.runs.metrics import read_series
 from vaegan_pl.storage.files import atomic_write
-from vaegan_pl.sweeps.jobs import read_series
 
 PANELS = {
     "L_prior [nats]": {"loss/prior": "training", "validation/prior": "held out"},

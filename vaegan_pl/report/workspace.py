@@ -1,4 +1,4 @@
-"""A W&B workspace whose sections follow the questions one has of a run or a sweep."""
+"""A W&B workspace for runs and sweeps: losses, discriminator, quality, images, options against KID."""
 
 from typing import TYPE_CHECKING
 
@@ -8,28 +8,28 @@ if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
 STEP = "trainer/global_step"
-"""What every metric is logged against: batches."""
+"""The metric on the x axis of every plot: the batch number."""
 
 SECTIONS = {
     "Losses": ("loss/", "decoder/"),
     "Discriminator": ("discriminator/", "gate/"),
     "Quality of held-out images and samples": ("validation/",),
 }
-"""Titles, and how the names of their metrics begin."""
+"""Titles of sections, and the prefixes of their metrics."""
 
 IMAGES = ("images/progress", "images/samples", "images/reconstructions")
 SWEPT = ("model.gamma", "optimizer.encoder.lr", "optimizer.decoder.lr", "optimizer.discriminator.lr")
 OBJECTIVE = "validation/kid.min"
-"""As the summary of a run has it; see `loggers.BEST`."""
+"""The name of the best KID in the summary of a run; see `loggers.BEST`."""
 
 
 def workspace(entity: str, project: str, name: str) -> "Workspace":
-    """The workspace; nothing is sent.
+    """The workspace as an object; nothing is sent.
 
     Args:
         entity: W&B user or team.
-        project: the project's name.
-        name: what the workspace is called.
+        project: name of the W&B project.
+        name: title of the workspace.
     """
     from wandb_workspaces import workspaces
 
@@ -82,7 +82,7 @@ def _sweep() -> "Section":
     return Section(
         name="Sweeps",
         panels=[
-            ParallelCoordinatesPlot(title="options to KID", columns=columns),
+            ParallelCoordinatesPlot(title="options against KID", columns=columns),
             ParameterImportancePlot(with_respect_to=OBJECTIVE),
             *(
                 ScatterPlot(title=f"KID against {name}", x=Config(name), y=objective, log_x=True)

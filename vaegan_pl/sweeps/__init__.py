@@ -1,1 +1,1 @@
-"""Sweeps: jobs, their order, pruning and records."""
+"""Sweeps: planning, jobs and their records, pruning, ranking."""

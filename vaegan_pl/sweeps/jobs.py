@@ -1,98 +1,31 @@
-"""Jobs of a sweep, as their directories keep them."""
+"""Records of a sweep and its jobs, which may come from anyone."""
 
-import csv
 import json
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, get_args
 
 from vaegan_pl.errors import UserError
-from vaegan_pl.storage.files import RefusedError, atomic_write, printable, read_json, read_text
+from vaegan_pl.runs.metrics import Series
+from vaegan_pl.storage.files import RefusedError, atomic_write, printable, read_json
 
 RECORD, PLAN = "job.json", "options.json"
-"""What a job keeps in its directory, and a sweep in its own."""
-
-METRICS = "metrics.csv"
+"""The files with the record of a job and with the plan of a sweep, in the directory of each."""
 
 State = Literal["running", "stopped", "finished", "pruned", "failed"]
-Series = dict[str, list[tuple[int, float]]]
 
-
-MOST_METRICS, MOST_COLUMNS, MOST_VALUES = 2**24, 100, 2**19
-"""The most bytes, columns and values of a `metrics.csv`; a thousand epochs have a few megabytes."""
-
-MOST_LETTERS = 4000
-"""The most letters of an option or a reason in a record."""
+MOST_CHARACTERS = 4000
+"""The longest option or reason in a record."""
 
 MOST_OVERRIDES, MOST_RUNS, MOST_NUMBER = 1000, 1000, 1e30
 """The most options and runs of a job, and the largest number in a record."""
 
 _NUMBER = re.compile("[0-9]{1,9}")
-"""Names of the directories of jobs."""
-
-_STEP = re.compile(r"[0-9]{1,15}")
-
-
-def read_rows(metrics: Path) -> Iterator[dict[str, str]]:
-    """The rows of a `metrics.csv`, without a last one that was not finished.
-
-    Raises:
-        OSError: if it cannot be opened.
-        UserError: if anything in it is not what a run writes.
-    """
-    try:
-        lines = read_text(metrics, MOST_METRICS).splitlines(keepends=True)
-        reader = csv.reader((line for line in lines if line.endswith("\n")), strict=True)
-        names, left = next(reader, None), MOST_VALUES
-        if names is None:
-            return
-        _check_names(names)
-        for row in reader:
-            left -= len(row)
-            if left < 0:
-                raise RefusedError(f"holds more than {MOST_VALUES:,} values")
-            for name, value in zip(names, row, strict=True):
-                if value and not (_STEP.fullmatch(value) if name == "step" else _is_number(value)):
-                    raise RefusedError(f"is damaged (line {reader.line_num}: {printable(value)[:40]} is not a number)")
-            yield dict(zip(names, row, strict=True))
-    except (RefusedError, csv.Error, ValueError) as error:
-        reason = error if isinstance(error, RefusedError) else f"is damaged ({printable(error)})"
-        raise UserError(f"{metrics}: {reason}; move it away, or restore it") from error
-
-
-def _check_names(names: Sequence[str]) -> None:
-    can_be_shown = all(name and len(name) < MOST_COLUMNS and printable(name) == name for name in names)
-    once = len({*names}) == len(names) <= MOST_COLUMNS
-    if not can_be_shown or not once or "step" not in names:
-        raise RefusedError("is damaged (its first line does not name the columns)")
-
-
-def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
-
-
-def read_series(metrics: Path) -> Series:
-    """The columns of a `metrics.csv` as pairs of batch and value, without empty cells.
-
-    Raises:
-        OSError: see `read_rows`.
-        UserError: see `read_rows`.
-    """
-    series: Series = defaultdict(list)
-    for row in read_rows(metrics):
-        for name, value in row.items():
-            if value and row["step"]:
-                series[name].append((int(row["step"]), float(value)))
-    return series
+"""The name of a job's directory."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +33,10 @@ class Objective:
     """What the runs of a sweep are ranked by.
 
     Attributes:
-        metric: name of a logged metric.
-        direction: whether the least or the greatest value is best.
-        worst: how bad a run counts that has no finite value, or copies training images; a positive number.
+        metric: the name of a logged metric.
+        direction: whether the lowest or the highest value is best.
+        worst: the value given to failed jobs and to runs that copy training images; a positive number, whose sign
+            follows the direction.
     """
 
     metric: str
@@ -119,18 +53,18 @@ class Objective:
 
     @property
     def penalty(self) -> float:
-        """The value of such a run."""
+        """The value of a failed job, or of a run that copies training images."""
         return self.worst if self.direction == "minimize" else -self.worst
 
     def best(self, series: Series) -> tuple[int, float]:
-        """Batch and value of the best epoch.
+        """The batch number and the value of the best epoch.
 
         Raises:
-            UserError: if the metric was not logged, or never finite.
+            UserError: if the metric was not logged or was never finite.
         """
         if self.metric not in series:
             known = ", ".join(sorted(name for name in series if "/" in name))
-            raise UserError(f"sweep.objective={self.metric}: was not logged; take one of {known}")
+            raise UserError(f"sweep.objective={self.metric}: was not logged; choose one of {known}")
         finite = [(step, value) for step, value in series[self.metric] if math.isfinite(value)]
         if not finite:
             raise UserError(f"{self.metric} was never a finite number")
@@ -144,12 +78,12 @@ class Run:
     Attributes:
         seed: the seed.
         value: the objective's best value; None until it is known.
-        step: the batch that the value was logged at.
-        copies: verdict of the audit of copies; None where none was made.
-        pruned: whether it was stopped early, as hopeless.
-        figures: the other validation figures of that batch, by name.
-        seconds: how long it trained, over all attempts.
-        wandb: project and id of its W&B run; None without one.
+        step: the batch at which that value was logged.
+        copies: the verdict of the copy audit (PASS, WARN or FAIL); None if there was no audit.
+        pruned: whether the pruner stopped it early.
+        figures: the validation metrics logged at that batch, by name.
+        seconds: training time over all attempts.
+        wandb: project and ID of its W&B run; None if it has none.
     """
 
     seed: int
@@ -163,23 +97,23 @@ class Run:
 
     @property
     def directory(self) -> str:
-        """Where it is, from the job's directory."""
+        """Its directory, relative to the job's."""
         return f"seed_{self.seed}"
 
 
 @dataclass
 class Job:
-    """What is known of one job.
+    """The record of one job.
 
     Attributes:
         directory: its directory.
-        overrides: the options it was started with.
+        overrides: its options.
         objective: what it is ranked by.
-        state: `running` also of a job whose process was lost.
-        attempts: how often it was started since it last got on or ended in good order.
-        moved: when its last checkpoint was written, in seconds since 1970, as of its last start.
-        audit: how many samples of each run were searched for copies.
-        runs: one a seed.
+        state: the last recorded state; a job whose process died stays `running`.
+        attempts: the number of starts since it last made progress or ended properly.
+        moved: when its last checkpoint had been written at its last start, in seconds since 1970.
+        audit: the number of samples per run in the copy audit; 0 for none.
+        runs: one per seed.
         reason: why it failed.
     """
 
@@ -195,37 +129,37 @@ class Job:
 
     @property
     def number(self) -> str:
-        """Name of its directory."""
+        """The name of its directory."""
         return self.directory.name
 
     @property
     def values(self) -> list[float]:
-        """Of each run that has one; the worst for those that copy training images."""
+        """The value of each measured run; the penalty for runs that copy training images."""
         values = [(run, run.value) for run in self.runs]
         return [self.objective.penalty if run.copies == "FAIL" else v for run, v in values if v is not None]
 
     @property
     def counts(self) -> bool:
-        """Whether it can be compared with others: it is done, and copies no training images."""
+        """Whether it can be ranked: it is done, and no run copies training images."""
         return self.state in ("finished", "pruned") and all(run.copies != "FAIL" for run in self.runs)
 
     @property
     def score(self) -> float:
-        """Mean over the runs; the worst while there is none, or the job failed."""
+        """The mean of its values; the penalty if it failed or has no values."""
         return self.objective.penalty if self.state == "failed" or not self.values else fmean(self.values)
 
     def write(self) -> None:
-        """Keep it in its directory, in one step."""
+        """Write the record into its directory, atomically."""
         content = {**asdict(self), "directory": None, "score": self.score}
         atomic_write(self.directory / RECORD, json.dumps(content, indent=1))
 
 
 def read(directory: Path) -> Job:
-    """A job's record.
+    """Read a job's record.
 
     Raises:
         OSError: if it cannot be opened.
-        UserError: if it is damaged, or holds anything but what `Job.write` writes.
+        UserError: if it is damaged or holds anything that `Job.write` does not write.
     """
     path = directory / RECORD
     try:
@@ -252,21 +186,21 @@ def _run(content: dict[str, Any]) -> Run:
     place = content.pop("directory", None)  # in records of earlier versions
     run = Run(**content)
     if place not in (None, run.directory):
-        raise ValueError("a run that lies elsewhere")
+        raise ValueError("a run in another directory")
     return run
 
 
 def _check(job: Job) -> None:
-    """Refuse values of other types than a job's, and text that cannot be shown.
+    """Check the types and ranges of a record's values.
 
     Raises:
-        TypeError: for such a value.
-        ValueError: for a number out of its range.
+        TypeError: for a value of the wrong type.
+        ValueError: for a number out of range, or text that is too long or cannot be displayed.
     """
     if len(_list(job.overrides)) > MOST_OVERRIDES or len(job.runs) > MOST_RUNS:
         raise ValueError("too many options or runs")
     if not job.runs and job.state in ("finished", "pruned"):
-        raise ValueError("a job that is done without a run")
+        raise ValueError("a finished job without runs")
     _is(str, *_list(job.overrides), job.state, job.objective.metric, job.objective.direction)
     _is((str, type(None)), job.reason)
     _is((int, float), job.moved, job.objective.worst)
@@ -274,7 +208,7 @@ def _check(job: Job) -> None:
     if job.state not in get_args(State):
         raise ValueError(f"state {job.state}")
     if job.reason is not None:
-        job.reason = "\n".join(map(printable, job.reason.split("\n")))[:MOST_LETTERS]
+        job.reason = "\n".join(map(printable, job.reason.split("\n")))[:MOST_CHARACTERS]
     for run in job.runs:
         _is(int, run.seed)
         _is((int, type(None)), run.step)
@@ -290,8 +224,8 @@ def _check(job: Job) -> None:
             raise ValueError("a value that is not finite")
     of_runs = (text for run in job.runs for text in (*run.figures, run.wandb or ""))
     for text in (*job.overrides, job.objective.metric, *of_runs):
-        if len(text) > MOST_LETTERS or printable(text) != text:
-            raise ValueError("text that is too long, or cannot be shown")
+        if len(text) > MOST_CHARACTERS or printable(text) != text:
+            raise ValueError("text that is too long or cannot be displayed")
 
 
 def _is(kind: type | tuple[type, ...], *values: object) -> None:
@@ -303,19 +237,19 @@ def _is(kind: type | tuple[type, ...], *values: object) -> None:
 
 
 def in_directory(sweep: Path) -> list[Job]:
-    """The jobs of a sweep, in the order of their numbers.
+    """Read all jobs of a sweep, ordered by number.
 
     Raises:
-        UserError: if there are none, or a record is damaged.
+        UserError: if there are none or a record is damaged.
     """
     found = [read(folder) for folder in directories(sweep)]
     if not found:
-        raise UserError(f"sweep={sweep}: holds no jobs of a sweep; give the directory that --multirun wrote")
+        raise UserError(f"sweep={sweep}: contains no jobs of a sweep; give the directory that --multirun wrote")
     return sorted(found, key=lambda job: (not job.number.isdecimal(), job.number.zfill(9)))
 
 
 def directories(sweep: Path) -> list[Path]:
-    """The directories of the jobs of a sweep that have begun; links are none."""
+    """The directories of the jobs that have started; symbolic links are left out."""
     found = (path.parent for path in sorted(sweep.glob(f"*/{RECORD}")))
     return [folder for folder in found if _NUMBER.fullmatch(folder.name) and not folder.is_symlink()]
 
@@ -325,10 +259,11 @@ class Plan:
     """What a sweep was started to do.
 
     Attributes:
-        options: the command line.
+        options: the options of its command line.
         objective: what its jobs are ranked by.
-        planned: how many jobs there are to be.
-        jobs: where jobs lie, by what tells them from others; empty where they are proposed one after the other.
+        planned: the total number of jobs; None if unknown.
+        jobs: the directory of each job, by its identity (see `options.identity`); empty for a search, whose jobs are
+            proposed one at a time.
     """
 
     options: list[str]
@@ -337,12 +272,12 @@ class Plan:
     jobs: dict[str, str] = field(default_factory=dict)
 
     def write(self, sweep: Path) -> None:
-        """Keep it in the sweep's directory, in one step."""
+        """Write the plan into the sweep's directory, atomically."""
         atomic_write(sweep / PLAN, json.dumps(asdict(self), indent=1))
 
 
 def read_plan(sweep: Path) -> Plan | None:
-    """A sweep's plan; None if it has none.
+    """Read a sweep's plan; None if it has none.
 
     Raises:
         OSError: if it cannot be opened.
@@ -364,10 +299,10 @@ def read_plan(sweep: Path) -> Plan | None:
         if plan.objective is not None:
             _is(str, plan.objective.metric)
         if not all(map(_NUMBER.fullmatch, plan.jobs.values())):
-            raise ValueError("jobs that lie elsewhere")
+            raise ValueError("jobs in other directories")
         metric = "" if plan.objective is None else plan.objective.metric
         if any(printable(text) != text for key in (*plan.options, *plan.jobs, metric) for text in key.split("\n")):
-            raise ValueError("text that cannot be shown")
+            raise ValueError("text that cannot be displayed")
     except (RefusedError, UserError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = printable(error)[:200]
         raise UserError(f"{printable(path)}: is damaged ({reason}); take another sweep.name, or restore it") from error
@@ -375,7 +310,7 @@ def read_plan(sweep: Path) -> Plan | None:
 
 
 def swept(jobs: Sequence[Job]) -> dict[str, list[str]]:
-    """The options in which jobs differ, and each job's value of them; empty where a job has none."""
+    """For each option in which jobs differ, its value in every job; an empty string where a job does not set it."""
     options = [dict(override.lstrip("+~").partition("=")[::2] for override in job.overrides) for job in jobs]
     names = sorted({name for each in options for name in each})
     table = {name: [each.get(name, "") for each in options] for name in names}

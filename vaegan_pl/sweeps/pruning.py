@@ -1,4 +1,4 @@
-"""What jobs of a sweep do besides: look that they can be ranked, and end where they are hopeless beside the others."""
+"""Callbacks of a sweep's jobs: one checks that the objective is measured, one stops unpromising jobs."""
 
 import logging
 import math
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import lightning as L
 
 from vaegan_pl.errors import UserError
+from vaegan_pl.runs.metrics import METRICS, read_series
 from vaegan_pl.sweeps import jobs
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Objective(L.Callback):
-    """Stops a job after its first epoch if what it is to be ranked by was not measured.
+    """Stops a job after its first epoch if the objective was not logged.
 
     Args:
         metric: the logged metric.
@@ -28,31 +29,31 @@ class Objective(L.Callback):
         self.metric = metric
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look for it.
+        """Look for the metric.
 
         Raises:
-            UserError: if it is not there.
+            UserError: if it was not logged.
         """
         if self.metric not in trainer.callback_metrics:
             known = ", ".join(sorted(name for name in trainer.callback_metrics if "/" in name))
-            raise UserError(f"sweep.objective={self.metric}: was not logged; take one of {known}")
+            raise UserError(f"sweep.objective={self.metric}: was not logged; choose one of {known}")
 
 
 class Pruning(L.Callback):
-    """Ends a run, in good order, when one of Optuna's pruners would.
+    """Stops a run early when one of Optuna's pruners says so.
 
-    The pruner is shown the learning curves of the runs that are done, as their directories keep them, so that it works
-    wherever the jobs run.
+    The pruner sees the learning curves of finished runs, read from their directories, so pruning works wherever jobs
+    run.
 
     Args:
-        run: the run's directory, in that of its job, in that of the sweep.
+        run: the run's directory, which lies in its job's directory, which lies in the sweep's.
         metric: the logged metric to judge by, the sweep's objective.
         direction: `minimize` or `maximize`.
-        pruner: decides; epochs are its steps, and runs its trials.
+        pruner: one of Optuna's; its steps are epochs, and its trials are runs.
 
     Raises:
-        ValueError: if the metric is not one of those that are logged once an epoch, or the pruner goes by the numbers
-            of trials (Hyperband), which runs do not have.
+        ValueError: if the metric is not logged once per epoch, or the pruner needs numbered trials (Hyperband), which
+            runs are not.
     """
 
     def __init__(self, run: str | Path, metric: str, direction: str, pruner: "optuna.pruners.BasePruner") -> None:
@@ -69,22 +70,22 @@ class Pruning(L.Callback):
         self.values: list[float] = []
 
     def state_dict(self) -> dict[str, list[float]]:
-        """The values of the epochs before."""
+        """The objective's values so far."""
         return {"values": self.values}
 
     def load_state_dict(self, state_dict: dict[str, list[float]]) -> None:
-        """Go on from there."""
+        """Restore the values so far."""
         self.values = [float(value) for value in state_dict["values"]]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Ask the pruner, and end the run if it says so; after the last epoch there is nothing to ask."""
+        """Ask the pruner, except after the last epoch, and stop the run if it says so."""
         self.values.append(float(trainer.callback_metrics.get(self.metric, math.nan)))
-        if trainer.current_epoch + 1 != trainer.max_epochs and self._hopeless():
-            log.warning("epoch %d: pruned, as hopeless beside the other jobs", trainer.current_epoch + 1)
+        if trainer.current_epoch + 1 != trainer.max_epochs and self._is_hopeless():
+            log.warning("epoch %d: pruned, because other jobs are better", trainer.current_epoch + 1)
             pl_module.log("sweep/pruned", 1.0)
             trainer.should_stop = True
 
-    def _hopeless(self) -> bool:
+    def _is_hopeless(self) -> bool:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -94,15 +95,18 @@ class Pruning(L.Callback):
                 other = jobs.read(folder)
                 for run in other.runs:
                     if other.directory != self.job and run.value is not None and not run.pruned:
-                        curve = jobs.read_series(folder / run.directory / jobs.METRICS).get(self.metric, [])
+                        curve = read_series(folder / run.directory / METRICS).get(self.metric, [])
                         study.tell(_show(study, [value for _, value in curve])[0], run.value)
             except (UserError, OSError) as error:
-                log.warning("a job is not compared with: %s", error)
+                log.warning("a job is left out of the comparison: %s", error)
         return _show(study, self.values)[1]
 
 
 def _show(study: "optuna.Study", values: Sequence[float]) -> "tuple[optuna.Trial, bool]":
-    """A trial of these values, and what the pruner says after the last; some keep in a trial what they said before."""
+    """A trial with these values, and whether the pruner stops it after the last.
+
+    The pruner is asked after every value, because some pruners store their earlier decisions in the trial.
+    """
     trial, hopeless = study.ask(), False
     for epoch, value in enumerate(values):
         if math.isfinite(value):

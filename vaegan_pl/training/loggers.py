@@ -1,4 +1,4 @@
-"""Loggers that outlive their failures: no figure stops a run because it could not be written."""
+"""Loggers whose failures do not stop a run."""
 
 import csv
 import logging
@@ -23,8 +23,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from vaegan_pl.errors import UserError
+from vaegan_pl.runs.metrics import METRICS, read_rows, read_series
 from vaegan_pl.storage.files import RefusedError, atomic_write, printable, read_text
-from vaegan_pl.sweeps.jobs import METRICS, read_rows, read_series
 
 if TYPE_CHECKING:
     import wandb
@@ -38,39 +38,39 @@ BEST = {
     "validation/psnr": "max",
     "validation/ssim": "max",
 }
-"""Which value sums up a run, where it is not the last."""
+"""Metrics whose best value, not the last, goes into the summary of a run, and which value is best."""
 
 
 @runtime_checkable
 class Continued(Protocol):
-    """A logger whose rows after a checkpoint are made again by the run that continues from it."""
+    """A logger that drops what was logged after a checkpoint when a run resumes from it."""
 
     def keep(self, before: int) -> None:
-        """Drop what was logged from a step on."""
+        """Drop everything logged at step `before` or later."""
 
 
 @runtime_checkable
 class Album(Protocol):
-    """A logger that takes pictures."""
+    """A logger that accepts pictures."""
 
     def log_picture(self, name: str, picture: Image.Image, step: int) -> None:
-        """Log one."""
+        """Log a picture."""
 
 
 class _Rows(ExperimentWriter):
-    """The rows of `metrics.csv`: those of an earlier process stay."""
+    """The rows of `metrics.csv`; rows of an earlier process are kept."""
 
     def _check_log_dir_exists(self) -> None:
-        """Nothing is deleted."""
+        """Delete nothing, unlike Lightning."""
 
     def log_hparams(self, params: dict[str, Any]) -> None:
-        """Write `hparams.yaml`, in one step."""
+        """Write `hparams.yaml`, atomically."""
         self.hparams.update(params)
         text = yaml.safe_dump(self.hparams, sort_keys=False, allow_unicode=True)
         atomic_write(Path(self.log_dir, self.NAME_HPARAMS_FILE), text, durable=False)
 
     def keep(self, before: int) -> None:
-        """Drop the rows of steps that will be made again, and whatever was not finished."""
+        """Drop the rows of step `before` and later, and an unfinished last line."""
         rows = [row for row in self._rows() if row["step"] and int(row["step"]) < before]
         self.metrics_keys = sorted({key for row in rows for key, value in row.items() if value})
         if rows:
@@ -79,10 +79,10 @@ class _Rows(ExperimentWriter):
             Path(self.metrics_file_path).unlink(missing_ok=True)
 
     def save(self) -> None:
-        """Append the rows that were logged since the last time, or none of them.
+        """Append all rows logged since the last call, or none of them.
 
         Raises:
-            OSError: if they cannot be written; the file then stays as it was, and the rows wait.
+            OSError: if they cannot be written; the file is unchanged, and the rows are kept for the next call.
         """
         if not self.metrics:
             return
@@ -103,7 +103,7 @@ class _Rows(ExperimentWriter):
         self.metrics_keys, self.metrics = keys, []
 
     def _rows(self) -> list[dict[str, str]]:
-        """The rows of the file, but for a last line that was not finished."""
+        """The rows of the file, without an unfinished last line."""
         path = Path(self.metrics_file_path)
         return list(read_rows(path)) if path.exists() else []
 
@@ -118,10 +118,10 @@ class _Rows(ExperimentWriter):
 
 
 class MetricsFile(CSVLogger):
-    """`metrics.csv` and `hparams.yaml`; rows that cannot be written wait until they can.
+    """Writes `metrics.csv` and `hparams.yaml`; rows that cannot be written are kept and tried again.
 
     Args:
-        directory: where they go.
+        directory: where the files go.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -131,7 +131,7 @@ class MetricsFile(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> _Rows:
-        """What holds the rows."""
+        """The object that holds the rows."""
         if self._experiment is None:
             self._experiment = _Rows(self.log_dir)
         assert isinstance(self._experiment, _Rows)
@@ -139,7 +139,7 @@ class MetricsFile(CSVLogger):
 
     @rank_zero_only
     def keep(self, before: int) -> None:
-        """Continue at a step: the rows of that step and those after it will be made again."""
+        """Drop the rows of step `before` and later, which a resumed run logs again."""
         self._try(lambda: self.experiment.keep(before))
 
     @rank_zero_only
@@ -149,7 +149,7 @@ class MetricsFile(CSVLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the rows that were logged since the last time."""
+        """Write the rows logged since the last call."""
         self._try(super().save)
 
     def _try(self, write: Callable[[], None]) -> None:
@@ -158,12 +158,12 @@ class MetricsFile(CSVLogger):
             self.told = False
         except OSError as error:
             if not self.told:
-                log.warning("%s cannot be written (%s); its rows are kept until it can", self.log_dir, error)
+                log.warning("%s cannot be written (%s); its rows are kept and tried again", self.log_dir, error)
             self.told = True
 
 
 def _attempt(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, but a failure is told once and the logger then left alone."""
+    """The same method, except that after a first failure, which is reported, the logger is not used any more."""
 
     @wraps(method)
     def attempt(self: "WandB | TensorBoard", *arguments: Any, **options: Any) -> Any:
@@ -171,7 +171,7 @@ def _attempt(method: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return method(self, *arguments, **options)
             except Exception as error:  # whatever W&B, its service process, the network or a disk do
-                if self.unavailable:  # it could not be started, and said so
+                if self.unavailable:  # it could not be started, which was reported
                     return None
                 self.unavailable = True
                 upload = self.upload if isinstance(self, WandB) else ""
@@ -183,27 +183,30 @@ def _attempt(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, in one line; servers answer with whole pages."""
+    """The error in one line; servers answer with whole pages."""
     return f"{type(error).__name__}: {shorten(str(error), 300, placeholder=' ...')}"
 
 
 class WandB(WandbLogger):
-    """A W&B run that is continued under its own id, and whose failures do not stop training.
+    """A W&B run that is resumed under its own ID, and whose failures do not stop training.
 
-    A run that was to be sent to W&B, and cannot be, is kept offline. The summary holds the best value of each of
-    `BEST`.
+    A run that should be online is recorded offline if W&B cannot be reached. Its summary holds the best value of each
+    metric in `BEST`.
 
     Args:
-        offline: whether the run stays on this machine. If None, WANDB_MODE in the environment decides, and without it
-            the run stays. WANDB_MODE=disabled switches W&B off in any case.
-        project: the project in W&B. If None, WANDB_PROJECT in the environment, else `vaegan_pl`.
-        settings: W&B's settings, where they differ from `SETTINGS`.
+        offline: whether the run stays on this machine. If None, WANDB_MODE in the environment decides, and runs stay
+            offline if it is not set. WANDB_MODE=disabled always switches W&B off.
+        project: the W&B project. If None, WANDB_PROJECT in the environment, or else `vaegan_pl`.
+        settings: W&B settings that differ from `SETTINGS`.
         **options: see `lightning.pytorch.loggers.WandbLogger`.
+
+    Raises:
+        UserError: if WANDB_MODE or the project is invalid, or the settings hold the API key.
     """
 
     CALLED = "W&B"
     SETTINGS: ClassVar = {"silent": True, "init_timeout": 30.0, "finish_timeout": 120.0, "finish_timeout_raises": True}
-    """Silences W&B's output, and limits the seconds to wait for the server; W&B's default at the end is forever."""
+    """No output of W&B's own, and limits in seconds on waiting for the server; W&B's default at the end is forever."""
 
     def __init__(
         self,
@@ -216,7 +219,7 @@ class WandB(WandbLogger):
         project = project or os.environ.get("WANDB_PROJECT") or "vaegan_pl"
         if len(project) > 128 or {*project} & {*"/\\#?%:"}:
             raise UserError(
-                f"logger.wandb.project={printable(project)}: must be of 128 letters at most, without /\\#?%:"
+                f"logger.wandb.project={printable(project)}: must have at most 128 characters, without any of /\\#?%:"
             )
         super().__init__(offline=self.mode == "offline", project=project, **options)
         self._settings = {**self.SETTINGS, **_checked(settings or {})}
@@ -226,7 +229,7 @@ class WandB(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """W&B's run; what does nothing, where W&B is switched off or cannot be started."""
+        """The W&B run; a dummy if W&B is switched off or cannot be started."""
         if self._experiment is None and not self.unavailable:
             self._start()
         return _DummyExperiment() if self._experiment is None else self._experiment
@@ -248,7 +251,7 @@ class WandB(WandbLogger):
         self.log_image(f"images/{name}", [picture], step=step)
 
     def _start(self) -> None:
-        """Start W&B's run, offline where the server cannot be reached."""
+        """Start the W&B run, offline if the server cannot be reached."""
         failures = []
         for mode in (self.mode, "offline"):
             try:
@@ -265,16 +268,16 @@ class WandB(WandbLogger):
         self.upload = shlex.join(["wandb", "sync", *online, str(Path(self._experiment.dir).parent)])
         if failures and self.mode != "offline":
             why, how = failures[0], self.upload
-            log.warning("W&B could not be reached (%s); the run is kept offline; to upload it: %s", why, how)
+            log.warning("W&B could not be reached (%s); the run is recorded offline; to upload it: %s", why, how)
 
     def _init(self, mode: str) -> Any:
         import wandb
 
         if mode != "offline":
             _check_settings_of(Path(self.save_dir or "."))
-            # W&B reports on itself to its server, and would tell of each report that was not taken.
+            # W&B sends reports on itself, and would log each one that its server does not accept.
             logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-        # `anonymous` makes W&B warn; `resume` lets `wandb sync` number the steps of several parts of a run as one.
+        # `anonymous` makes W&B warn. `resume` lets `wandb sync` number the steps of all parts of a run consecutively.
         options = {name: value for name, value in self._wandb_init.items() if name != "anonymous"}
         run = wandb.init(**{**options, "mode": mode, "settings": wandb.Settings(**self._settings)})
         run.define_metric("trainer/global_step")
@@ -285,7 +288,7 @@ class WandB(WandbLogger):
 
     @_attempt
     def _sum_up(self, status: str) -> None:
-        """Log the best values of the whole run, of which W&B knows the last part alone if it was continued."""
+        """Log the best values of the whole run; of a resumed run, W&B knows only the last part."""
         metrics = Path(self.save_dir or ".") / METRICS
         if metrics.is_file():
             series = read_series(metrics)
@@ -316,7 +319,7 @@ class WandB(WandbLogger):
 
 
 def _wandb_mode(offline: bool | None) -> str:
-    """What is asked for: `online`, `offline` or `disabled`.
+    """The mode asked for: `online`, `offline` or `disabled`.
 
     Raises:
         UserError: if WANDB_MODE is none of W&B's modes.
@@ -332,15 +335,15 @@ def _wandb_mode(offline: bool | None) -> str:
 
 
 HARMLESS_SETTINGS = frozenset({"entity", "project", "organization", "mode", "disabled"})
-"""What W&B's settings in the working directory may hold."""
+"""The W&B settings that are accepted from the working directory."""
 
 
 def _checked(settings: "wandb.Settings | Mapping[str, Any]") -> dict[str, Any]:
     """Settings as a dictionary.
 
     Raises:
-        UserError: if they hold the API key, which would be written into the files of the run.
-        ValueError: if W&B does not have them.
+        UserError: if they hold the API key, which would be written into the run's files.
+        ValueError: if W&B does not know a setting.
     """
     if not settings:
         return {}
@@ -357,7 +360,7 @@ def _checked(settings: "wandb.Settings | Mapping[str, Any]") -> dict[str, Any]:
 
 
 def _end_service() -> None:
-    """End W&B's service process, or leave that of another process: the id of a run that failed stays taken there."""
+    """End W&B's service process or disconnect from it; otherwise the ID of a failed run stays reserved there."""
     import wandb
 
     with suppress(Exception, SystemExit):  # SystemExit: the service process failed
@@ -366,13 +369,13 @@ def _end_service() -> None:
 
 
 def _check_settings_of(directory: Path) -> None:
-    """Stop where W&B would read settings that came with a run: they say where the user's key is sent.
+    """Check that W&B will not read settings that came with a run, which could send the user's API key elsewhere.
 
-    W&B reads those of the working directory. They may be the user's own, and name a project; whatever else they hold
-    may have come with a run.
+    W&B reads settings from the working directory. The user's own may name a project; anything else may have come with a
+    run.
 
     Raises:
-        PermissionError: for such settings.
+        PermissionError: if there are such settings.
     """
     known = {*HARMLESS_SETTINGS, *(["base_url"] if "WANDB_BASE_URL" in os.environ else [])}
     for path in (Path.cwd() / name / "settings" for name in ("wandb", ".wandb")):
@@ -391,7 +394,7 @@ def _check_settings_of(directory: Path) -> None:
 
 
 class TensorBoard(TensorBoardLogger):
-    """Scalars, options and pictures for TensorBoard; its failures do not stop training.
+    """Writes scalars, options and pictures for TensorBoard; failures do not stop training.
 
     Args:
         directory: where the event files go.
@@ -406,7 +409,9 @@ class TensorBoard(TensorBoardLogger):
         try:
             super().__init__(directory, name="", version="", default_hp_metric=False)
         except ModuleNotFoundError as error:
-            raise UserError("logger=tensorboard: is not installed; pip install -e '.[tensorboard]'") from error
+            raise UserError(
+                "logger=tensorboard: TensorBoard is not installed; run pip install -e '.[tensorboard]'"
+            ) from error
         self.unavailable = False
 
     log_hyperparams = rank_zero_only(_attempt(TensorBoardLogger.log_hyperparams))
@@ -417,13 +422,13 @@ class TensorBoard(TensorBoardLogger):
     @rank_zero_only
     @_attempt
     def log_picture(self, name: str, picture: Image.Image, step: int) -> None:
-        """Log one picture; at the last batch, so that a run that continues after it keeps the picture."""
+        """Log one picture at the last batch, so that a run that resumes after it keeps the picture."""
         self.experiment.add_image(f"images/{name}", np.asarray(picture.convert("L")), step - 1, dataformats="HW")
 
     @rank_zero_only
     @_attempt
     def keep(self, before: int) -> None:
-        """Continue at a step: TensorBoard forgets what earlier files hold of that step and those after it."""
+        """Make TensorBoard drop step `before` and later from earlier files, which a resumed run logs again."""
         if len(list(Path(self.log_dir).glob("events.*"))) > 1:
             self.experiment.close()
             self._experiment, self._kwargs["purge_step"] = None, before

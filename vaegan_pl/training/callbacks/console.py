@@ -13,6 +13,7 @@ from vaegan_pl.console import as_typed
 from vaegan_pl.data.datamodule import ImageFolders
 from vaegan_pl.hardware import native_bfloat16
 from vaegan_pl.report import data_report
+from vaegan_pl.runs import next_steps
 from vaegan_pl.training.callbacks.common import data_of, epochs_of
 from vaegan_pl.training.checkpoints import trained
 from vaegan_pl.training.loggers import TensorBoard, WandB
@@ -80,12 +81,10 @@ class Console(L.Callback):
         if (self.directory / "curves.png").exists():
             log.info("curves       %s", self.directory / "curves.png")
         log.info("the model    %s", self.directory / "vae_gan_model.pth")
-        weights_ = as_typed("weights", self.directory / "vae_gan_model.pth")
-        if self.data_options is None:
-            log.info("measure it   python -m vaegan_pl.evaluate %s (and this run's data options)", weights_)
-        else:
-            log.info("measure it   python -m vaegan_pl.evaluate %s", " ".join([weights_, *self.data_options]))
-        log.info("sample it    python -m vaegan_pl.sample %s", weights_)
+        model_file = self.directory / "vae_gan_model.pth"
+        unknown = " (and this run's data options)" if self.data_options is None else ""
+        log.info("measure it   %s%s", next_steps.evaluate(model_file, self.data_options or []), unknown)
+        log.info("sample it    %s", next_steps.sample(model_file))
         images = data_of(trainer)
         where = f" {as_typed('data.root', images.root)}" if type(images) is ImageFolders else ""
-        log.info("open it      python -m vaegan_pl.explore %s%s", weights_, where)
+        log.info("open it      python -m vaegan_pl.explore %s%s", as_typed("weights", model_file), where)
