@@ -259,10 +259,10 @@ def save(
 
 
 def check_storable(networks: nn.Module) -> None:
-    """Stop networks of one's own, which a model file cannot hold, before they are trained.
+    """Check, before training, that a model file can hold the networks.
 
     Raises:
-        UserError: unless they are what `load` would make of their description.
+        UserError: unless they are what `load` would build from their description, as networks of your own are not.
     """
     storable = type(networks) is Networks
     if isinstance(networks, Networks):
@@ -272,8 +272,9 @@ def check_storable(networks: nn.Module) -> None:
         storable = storable and own == other
     if not storable:
         raise UserError(
-            f"model.networks: {_kind(networks)} cannot be kept in a model file, which holds this project's networks "
-            "only; take model.networks._target_=vaegan_pl.model.networks.for_image_size and change its options"
+            "model.networks: networks of your own cannot be kept in a model file, which holds this project's networks "
+            "only; to train with checkpoints alone, set callbacks.model_file=null; for a model file, take "
+            "model.networks._target_=vaegan_pl.model.networks.for_image_size and change its options"
         )
 
 

@@ -79,13 +79,18 @@ class Console(L.Callback):
         log.info("look at      %s", self.directory / "images" / "progress.png")
         if (self.directory / "curves.png").exists():
             log.info("curves       %s", self.directory / "curves.png")
-        log.info("the model    %s", self.directory / "vae_gan_model.pth")
-        weights_ = as_typed("weights", self.directory / "vae_gan_model.pth")
+        model = self.directory / "vae_gan_model.pth"
+        if not model.exists():
+            kept = self.directory / "checkpoints"
+            log.info("no model file%s", f"; the networks are in {kept}" if kept.exists() else "")
+            return
+        log.info("the model    %s", model)
+        weights = as_typed("weights", model)
         if self.data_options is None:
-            log.info("measure it   python -m vaegan_pl.evaluate %s (and this run's data options)", weights_)
+            log.info("measure it   python -m vaegan_pl.evaluate %s (and this run's data options)", weights)
         else:
-            log.info("measure it   python -m vaegan_pl.evaluate %s", " ".join([weights_, *self.data_options]))
-        log.info("sample it    python -m vaegan_pl.sample %s", weights_)
+            log.info("measure it   python -m vaegan_pl.evaluate %s", " ".join([weights, *self.data_options]))
+        log.info("sample it    python -m vaegan_pl.sample %s", weights)
         images = data_of(trainer)
         where = f" {as_typed('data.root', images.root)}" if type(images) is ImageFolders else ""
-        log.info("open it      python -m vaegan_pl.explore %s%s", weights_, where)
+        log.info("open it      python -m vaegan_pl.explore %s%s", weights, where)
