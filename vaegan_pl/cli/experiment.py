@@ -78,13 +78,12 @@ def _composed(options: Sequence[str], config_dir: str | Path | None) -> DictConf
 @contextmanager
 def _hydra() -> Iterator[None]:
     """Hydra with `conf/`, also in a program or notebook that uses Hydra itself."""
-    whole = GlobalHydra.instance()
-    before, whole.hydra = whole.hydra, None
+    before, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:
         with initialize_config_dir(str(commands.CONFIG_DIRECTORY), version_base="1.3"):
             yield
     finally:
-        whole.hydra = before
+        GlobalHydra.instance().hydra = before  # leaving Hydra's context has put another instance in place
 
 
 def _check_directory(config: DictConfig) -> None:
