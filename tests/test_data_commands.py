@@ -51,7 +51,7 @@ def test_phantoms_are_called_phantoms(run_command: Run) -> None:
         (["data.root=mine", "data.aliases=null"], "data.aliases"),
         (["data.root=mine", "data.cache=null"], "data.cache=None: must be a folder"),
         (["data.root=mine", "data.white=abc"], "data.white=abc: must be a whole number, such as 65535"),
-        (["data.root=mine", "data.patient='(Q)'"], "data.patient=(Q): finds no patient in glioma/0.png"),
+        (["data.root=mine", "data.patient='(Q)'"], "data.patient=(Q): matches no patient in glioma/0.png"),
         (["data.root=~/nowhere"], f"data.root={Path.home()}/nowhere: no such folder"),
     ],
 )

@@ -200,7 +200,7 @@ def test_a_forgotten_data_mri_is_what_the_message_is_about(run_command: Run) -> 
     before = sorted(Path("data").rglob("*"))
     output = run_command(train, "train", *SMALL, "data.root=data", "hydra.run.dir=run")
     assert output == (
-        "error: data.root=data: holds files of yours, and data=phantom draws its own images; to train on yours, add "
+        "error: data.root=data: holds other files, and data=phantom draws its own images; to train on your images, add "
         "data=mri"
     )
     assert sorted(Path("data").rglob("*")) == before

@@ -1,13 +1,17 @@
-"""A model file from Python: `vaegan_pl.load`."""
+"""Models from Python: `vaegan_pl.load` opens their files, `vaegan_pl.build` trains them."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 from torch import Tensor
 
@@ -15,12 +19,21 @@ import vaegan_pl
 from vaegan_pl.cli.sample import sample
 from vaegan_pl.errors import UserError
 from vaegan_pl.report.pictures import CAPTION_SIZE, MARGIN
+from vaegan_pl.training.lightning_module import VAEGANModule
 
-from .conftest import MIXTURES, networks_with, save_model
+from .conftest import MIXTURES, SMALL, networks_with, save_model
 
 Run = Callable[..., str | None]
+PAGE = (Path(__file__).parents[1] / "docs" / "using.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+FEW = [option for option in SMALL if not option.lstrip("~").startswith("callbacks")]
+FEW += ["data.per_class.Training=16", "data.per_class.Testing=4", "+trainer.limit_val_batches=1"]
 
 X = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+OF_LIGHTNING = pytest.mark.filterwarnings(
+    "ignore:The .* does not have many workers", "ignore:.*LeafSpec", "ignore:The number of training batches"
+)
+"""Its warnings, which the command silences."""
 
 
 @pytest.fixture
@@ -129,11 +142,96 @@ def test_what_it_returns_can_be_trained_on(path: Path) -> None:
 
 
 def test_the_page_on_using_a_model_is_right(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "using.md").read_text()
-    (block,) = (b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "vaegan_pl.load" in b)
+    (block,) = (block for block in BLOCKS if "vaegan_pl.load" in block)
     monkeypatch.chdir(path.parent)
     path.rename("vae_gan_model.pth")
     names: dict[str, Any] = {}
     exec(block.replace("glioma", "a"), names)
     assert names["images"].shape == (16, 1, 16, 16)
     torch.testing.assert_close(names["again"], names["model"].reconstruct(names["images"]))
+
+
+@OF_LIGHTNING
+def test_the_page_on_training_from_python_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = (block for block in BLOCKS if "vaegan_pl.build" in block)
+    names: dict[str, Any] = {"few": FEW}
+    exec(block.replace("build(", "build(*few, "), names)
+    module, data, trainer = (getattr(names["made"], name) for name in ("module", "data", "trainer"))
+    assert trainer.global_step == 2
+    assert trainer.callback_metrics["loss/llike"] > 0
+    assert names["images"].shape == (16, 1, 32, 32)
+    assert isinstance(module, VAEGANModule)
+    assert module.model.ema == 0.995  # of conf/model/larsen_plus.yaml
+    assert len(next(iter(data.train_dataloader()))[0]) == 16
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
+    assert {path.name for path in Path("outputs").iterdir()} == {"phantoms", "cache"}
+    with pytest.raises(FrozenInstanceError):
+        names["made"].data = None
+
+
+@OF_LIGHTNING
+def test_callbacks_and_loggers_leave_the_files_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = ["callbacks=unmeasured", "~callbacks.curves", "~callbacks.data_report", "logger=csv"]
+    options = [*FEW, *kept, "trainer.max_epochs=1", "+trainer.limit_train_batches=1", "directory=my_run"]
+    made = vaegan_pl.build(*options)
+    made.trainer.fit(made.module, made.data)
+    assert {path.name for path in Path("my_run").iterdir()} == {
+        "checkpoints", "images", "metrics.csv", "model_card.md", "vae_gan_model.pth"
+    }  # fmt: skip
+    x, _ = made.data.validation_images(4)
+    with torch.no_grad():
+        mean, _ = made.module.model.inference_networks.eval().encoder(x)
+    torch.testing.assert_close(vaegan_pl.load("my_run/vae_gan_model.pth").encode(x), mean)
+    with pytest.raises(UserError, match=r"my_run: holds a run already .* choose another directory"):
+        vaegan_pl.build(*options)
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    first, again, other = (
+        vaegan_pl.build(*FEW, f"seed={seed}").module.model.networks.decoder.state_dict()["image.0.weight"]
+        for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["moedl=x"], "no option moedl; did you mean model"),
+        (["model=nope"], "model=nope: take one of .*larsen_plus"),
+        (["data.batch_size=x"], "data.batch_size=x: must be a whole number"),
+        (["model.gamma=-1"], "model.gamma=-1: must be"),
+        (["+surprise=1"], "no option surprise"),
+        (["data=mri"], r"add data\.root="),
+        (["data=mri", "data.root=nowhere"], "data.root=nowhere: no such folder"),
+        (["callbacks=default"], "add directory=PATH"),
+        (["resume=latest"], "python -m vaegan_pl.train"),
+        (["larsen"], "name=value"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_in_options_are_named(options: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        vaegan_pl.build(*options)
+
+
+def test_a_program_that_uses_hydra_itself_can_build(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("a: 1")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        assert vaegan_pl.build(*FEW).data.batch_size == 16
+        assert compose("mine").a == 1
+
+
+def test_the_package_is_imported_without_torch_or_hydra() -> None:
+    code = "import sys, vaegan_pl; sys.exit(bool({'torch', 'lightning', 'hydra'} & {*sys.modules}))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_lightnings_way_to_open_a_checkpoint_is_refused_with_what_to_use() -> None:
+    with pytest.raises(UserError) as refused:
+        VAEGANModule.load_from_checkpoint("outputs/latest/checkpoints/last.ckpt", map_location="cpu")
+    assert "vaegan_pl.load('outputs/latest/vae_gan_model.pth')" in str(refused.value)
+    assert "resume=outputs/latest" in str(refused.value)

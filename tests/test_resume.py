@@ -252,7 +252,7 @@ def test_other_images_are_not_continued_on(reference: Path, monkeypatch: pytest.
     message = run_command(train, "train", "resume=run", *kill, "data.root=moved")
     rmtree("moved")
     assert message is not None
-    assert "moved: holds other images, or splits them otherwise, than those this run was started on" in message
+    assert "moved: the images or their splits have changed since this run was started" in message
     assert tree(Path("run")) == before
 
 

@@ -6,9 +6,32 @@ from typing import TYPE_CHECKING
 from vaegan_pl.version import __version__
 
 if TYPE_CHECKING:
+    from vaegan_pl.cli.experiment import Experiment
     from vaegan_pl.model.saved_model import SavedModel
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "build", "load"]
+
+
+def build(*options: str, config_dir: "str | Path | None" = None) -> "Experiment":
+    """Build a model, its data and a Trainer with the defaults of `python -m vaegan_pl.train`.
+
+    Train with `trainer.fit(module, data)`. Callbacks and loggers are off unless an option chooses them, as
+    `callbacks=default` and `logger=csv` do; they write into `directory=PATH`. Weights are initialised from the option
+    `seed`, to which the global random number generators are set.
+
+    Args:
+        *options: options of the command: `model=larsen_plus`, `data=mri`, `data.root=PATH`, ...
+        config_dir: a folder with configurations of your own, as `--config-dir` names it; see docs/extending.md.
+
+    Returns:
+        A frozen dataclass of `module`, `data` and `trainer`.
+
+    Raises:
+        UserError: for an option that does not exist or that has a value it cannot have.
+    """
+    from vaegan_pl.cli.experiment import experiment  # torch takes seconds to import
+
+    return experiment(options, config_dir)
 
 
 def load(path: "str | Path") -> "SavedModel":

@@ -104,7 +104,7 @@ def test_a_patient_is_never_in_two_splits(tmp_path: Path, write_classes: Write) 
     assert [len(whose[split]) for split in SPLITS] == [24, 8, 8]
     assert len(set.union(*whose.values())) == 40
     assert [len(collection.split.images(split)) for split in SPLITS] == [72, 24, 24]
-    with pytest.raises(UserError, match=r"data\.patient=\(Q\): finds no patient in glioma/P0-g_0.png"):
+    with pytest.raises(UserError, match=r"data\.patient=\(Q\): matches no patient in glioma/P0-g_0.png"):
         collected(root, replace(GROUP, patient="(Q)"))
 
 
@@ -124,7 +124,7 @@ def test_the_fingerprint_is_of_pixels_and_classes(tmp_path: Path, write_classes:
 
 def test_what_has_no_meaning_for_the_official_split_is_refused(leaky: Path) -> None:
     for splitting in (replace(OFFICIAL, copies="weight"), replace(OFFICIAL, patient="(x)")):
-        with pytest.raises(UserError, match=r"data\.split=official: data\.patient and data\.copies have no meaning"):
+        with pytest.raises(UserError, match=r"data\.split=official: data\.patient and data\.copies have no effect"):
             collected(leaky, splitting)
     shutil.rmtree(leaky / "Testing" / "glioma")
     with pytest.raises(UserError, match="leaky: the folders hold no readable validation image of glioma"):

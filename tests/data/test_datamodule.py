@@ -196,13 +196,13 @@ def test_options_out_of_range_are_refused(tmp_path: Path, option: str, value: ob
 
 
 def test_shares_must_leave_something_to_train_on(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must leave something to train on"):
+    with pytest.raises(ValueError, match="must leave images to train on"):
         ImageFolders(root=tmp_path, cache=tmp_path, **{**OPTIONS, "validation_fraction": 0.5, "test_fraction": 0.5})
 
 
 @pytest.mark.parametrize("classes", [["glioma", "glioma"], ["no tumor", "NoTumor"], []])
 def test_class_names_must_be_distinct(tmp_path: Path, classes: list[str]) -> None:
-    with pytest.raises(ValueError, match="must name at least one class, and none twice"):
+    with pytest.raises(ValueError, match="must name at least one class, and each only once"):
         ImageFolders(root=tmp_path, cache=tmp_path, **{**OPTIONS, "classes": classes})
 
 
@@ -231,5 +231,5 @@ def test_phantoms_need_names(tmp_path: Path) -> None:
     phantoms = PhantomFolders(
         phantom_seed=0, per_class={"Training": 1}, root=tmp_path / "p", cache=tmp_path / "cache", **unnamed
     )
-    with pytest.raises(UserError, match=r"data\.classes: phantoms need names"):
+    with pytest.raises(UserError, match=r"data\.classes: phantoms need class names"):
         phantoms.prepare_data()

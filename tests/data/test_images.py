@@ -40,7 +40,7 @@ def test_a_long_thin_image_takes_little_memory() -> None:
 def test_files_of_several_pictures_are_refused(tmp_path: Path) -> None:
     pages = [Image.fromarray(RAMP), Image.fromarray(RAMP.T)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
-    with pytest.raises(ValueError, match="holds 2 pictures; save each as a file of its own"):
+    with pytest.raises(ValueError, match="holds 2 images; save each"):
         read_grey(tmp_path / "a.tif", WHITE)
 
 

@@ -56,7 +56,7 @@ def test_images_of_ones_own_are_not_taken_for_a_place_to_draw(tmp_path: Path, ma
     (tmp_path / "mine" / "glioma" / "1.png").write_bytes(b"precious")
     if marker is not None:
         (tmp_path / "mine" / PHANTOM_MARKER).write_text(marker)
-    with pytest.raises(UserError, match=r"holds files of yours.*to train on yours, add data=mri") as refusal:
+    with pytest.raises(UserError, match=r"holds other files.*to train on your images, add data=mri") as refusal:
         draw_folders(tmp_path / "mine", CLASSES, FEW, seed=0)
     assert "remove" not in str(refusal.value)
     assert (tmp_path / "mine" / "glioma" / "1.png").read_bytes() == b"precious"

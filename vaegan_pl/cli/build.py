@@ -1,4 +1,4 @@
-"""What a configuration names, made: the module, its loggers and callbacks, the Trainer."""
+"""Instantiate what a configuration names: the data, the module, loggers and callbacks, the Trainer."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,10 +7,33 @@ from omegaconf import DictConfig, OmegaConf
 from vaegan_pl.errors import UserError
 
 if TYPE_CHECKING:
-    import lightning as L
+    from collections.abc import Sequence
 
+    import lightning as L
+    from lightning.pytorch.loggers import Logger
+
+    from vaegan_pl.data.datamodule import ImageFolders
     from vaegan_pl.model.generative import GenerativeModel
     from vaegan_pl.training.lightning_module import VAEGANModule
+
+
+def data(config: DictConfig) -> "ImageFolders":
+    """The data module.
+
+    Raises:
+        UserError: if `data._target_` names something else.
+    """
+    from hydra.utils import instantiate
+
+    from vaegan_pl.data.datamodule import ImageFolders
+
+    made = instantiate(config.data, _convert_="all")
+    if not isinstance(made, ImageFolders):
+        raise UserError(
+            f"data._target_: gives a {type(made).__name__}; it must give vaegan_pl.data.datamodule.ImageFolders or a "
+            "subclass of it"
+        )
+    return made
 
 
 def model_and_optimizers(config: DictConfig) -> "tuple[GenerativeModel, dict[str, Any], Any]":
@@ -62,8 +85,8 @@ def parts(config: DictConfig, group: str, kind: type) -> list[Any]:
     return [part for part in found.values() if part is not None]
 
 
-def trainer(config: DictConfig, callbacks: "list[L.Callback]") -> "L.Trainer":
-    """Lightning's Trainer; `RunDirectory` gives it its loggers."""
+def trainer(config: DictConfig, callbacks: "list[L.Callback]", loggers: "Sequence[Logger]" = ()) -> "L.Trainer":
+    """Lightning's Trainer, without loggers where `RunDirectory` gives it them later."""
     from hydra.utils import instantiate
 
     from vaegan_pl.hardware import alone
@@ -78,6 +101,11 @@ def trainer(config: DictConfig, callbacks: "list[L.Callback]") -> "L.Trainer":
         plugins.append(SyncAllBatchNorms())
     if (config.trainer.devices, config.trainer.num_nodes) == (1, 1):
         plugins += alone()
-    own: dict[str, Any] = {"logger": False, "callbacks": callbacks, "sync_batchnorm": False, "plugins": plugins}
+    own: dict[str, Any] = {
+        "logger": list(loggers) or False,
+        "callbacks": callbacks,
+        "sync_batchnorm": False,
+        "plugins": plugins,
+    }
     made: L.Trainer = instantiate(options, **own, _convert_="all")
     return made

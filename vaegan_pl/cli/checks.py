@@ -21,6 +21,9 @@ SET_AT_THE_START = ("trainer", "experiment", "debug")
 OUTPUTS = ("directory", "path", "best", "picture")
 """Options of loggers and callbacks that say where something is written."""
 
+READS_FOLDERS = "vaegan_pl.data.datamodule.ImageFolders"
+"""The data module that takes its images as they are."""
+
 BYTES_PER_PARAMETER = 12
 """Of a float32 parameter, its gradient and one number of its optimizer."""
 
@@ -42,7 +45,7 @@ def check_supported(config: DictConfig) -> None:
     commands.check_seed(config.seed)
     if networks.image_size != config.data.image_size or networks.image_channels != 1:
         raise UserError("model.networks: must take grey images of data.image_size; set data.image_size alone")
-    if "phantom_seed" not in config.data:  # phantoms are drawn when nothing else is wrong
+    if config.data.get("_target_") == READS_FOLDERS:  # its subclasses may write the images first
         classes = None if config.data.classes is None else [str(name) for name in config.data.classes]
         aliases = {str(alias): str(name) for alias, name in (config.data.aliases or {}).items()}
         list_images(Path(str(config.data.root)), classes, aliases)

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import wraps
 from pathlib import Path
@@ -279,8 +279,28 @@ def check_options(config: DictConfig, config_name: str, only: str | None = None)
         UserError: for a value of another type than its default, and for an added option that no command reads.
     """
     hydra_config = HydraConfig.get()
-    chosen = OverridesParser.create().parse_overrides(list(hydra_config.overrides.task))
-    groups = [o.input_line for o in chosen if o.key_or_group in hydra_config.runtime.choices and o.input_line]
+    given = [*hydra_config.overrides.hydra, *hydra_config.overrides.task]
+    check_values(config, config_name, given, hydra_config.runtime.choices, only)
+
+
+def check_values(
+    config: DictConfig, config_name: str, options: Sequence[str], choices: Mapping[str, Any], only: str | None = None
+) -> None:
+    """The same while Hydra is initialised, but no command runs.
+
+    Args:
+        config: the configuration.
+        config_name: the name of its file in `conf/`.
+        options: what it was composed with.
+        choices: the groups of the configuration, and what was chosen of each.
+        only: see `check_options`.
+
+    Raises:
+        UserError: see `check_options`.
+    """
+    chosen = OverridesParser.create().parse_overrides(list(options))
+    kept = {*choices, "hydra.searchpath"}
+    groups = [o.input_line for o in chosen if o.key_or_group in kept and o.input_line]
     defaults = OmegaConf.to_container(hydra.compose(config_name, groups))
     values = OmegaConf.to_container(config)
     assert isinstance(defaults, dict)

@@ -50,10 +50,10 @@ def fit(config: DictConfig) -> None:
     checks.check_supported(config)
     warn_if_experiment_missing(HydraConfig.get().runtime.choices.get("model"), HydraConfig.get().overrides.task)
     import lightning as L
-    from hydra.utils import instantiate
 
     from vaegan_pl.hardware import choose_precision, pick_device, prepare_cpu
     from vaegan_pl.model.weights import check_storable
+    from vaegan_pl.training.callbacks import ModelFile
 
     silence_expected_warnings()
     device = pick_device(config.trainer.accelerator, "trainer.accelerator")
@@ -61,13 +61,14 @@ def fit(config: DictConfig) -> None:
     checkpoint = continuing.checkpoint_of(directory, config) if config.resume else None
     checks.check_memory(config)
     L.seed_everything(config.seed, verbose=False)
-    data: ImageFolders = instantiate(config.data, _convert_="all")
+    data = build.data(config)
     module = build.module(config)
-    check_storable(module.model.networks)
     checks.check_unused(HydraConfig.get().overrides.task, set(module.optimizer_factories) - set(module.model.NETWORKS))
     config.run_id = config.run_id or run_id()
     with ExitStack() as at_the_end:  # W&B is closed first, then the directory is unlocked
         run_directory, callbacks = callbacks_of(config, directory)
+        if any(isinstance(callback, ModelFile) for callback in callbacks):
+            check_storable(module.model.networks)
         trainer = build.trainer(config, [run_directory, *callbacks])
         checks.check_devices(trainer)
         if device.type == "cpu":

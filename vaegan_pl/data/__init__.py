@@ -1,1 +1,1 @@
-"""The data: folders of images, phantoms drawn as such folders, and the LightningDataModule over both."""
+"""Folders of images, phantoms drawn into such folders, and the LightningDataModule that reads both."""

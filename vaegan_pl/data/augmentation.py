@@ -15,12 +15,12 @@ BLACK = -1.0
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Which changes, and how large.
+    """The changes to make, and how large they may be.
 
     Attributes:
         horizontal_flip: probability of a left-right flip, in [0, 1].
-        shift: largest shift in each direction, as a share of the side, in [0, 0.5]; what comes in is black.
-        brightness: largest change of brightness, as a share of the whole range, in [0, 1].
+        shift: largest shift in each direction, as a share of the side, in [0, 0.5]; the uncovered margin is black.
+        brightness: largest change of brightness, as a share of the whole grey range, in [0, 1].
         contrast: largest change of contrast, as a share of the image's own, in [0, 1].
 
     Raises:
@@ -40,7 +40,7 @@ class Augmentation:
     def __call__(
         self, x: Float[Tensor, "batch 1 side side"], u: Float[Tensor, "batch 5"]
     ) -> Float[Tensor, "batch 1 side side"]:
-        """Change images in [-1, 1], by five numbers in [0, 1) for each; stays in [-1, 1]."""
+        """Images in [-1, 1], changed by five random numbers in [0, 1) for each; the result is in [-1, 1]."""
         if self.horizontal_flip:
             x = torch.where((u[:, 0] < self.horizontal_flip)[:, None, None, None], x.flip(3), x)
         if self.shift:
@@ -57,5 +57,5 @@ class Augmentation:
 
 @lru_cache(maxsize=1)
 def draw(seed: int, epoch: int, n: int) -> Float32[ndarray, "n 6"]:
-    """The random numbers of `n` items in one epoch: the first chooses, the others change."""
+    """Random numbers in [0, 1) for `n` items in one epoch: one to choose an image, five to augment it."""
     return np.random.default_rng([seed, epoch, 1]).random((n, 6), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""A folder of images as a whole: what is there, what is a copy of what, and what trains."""
+"""A folder of images as a whole: its files, near-copies and splits."""
 
 import hashlib
 import json
@@ -25,14 +25,14 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Splitting:
-    """How images are shared out.
+    """How images are split.
 
     Attributes:
         by: `group` pools all folders and splits by groups of near-copies; `official` keeps the folders' own split.
-        validation_fraction: share of each class's groups (or patients) that validates, where `by` is `group`.
-        test_fraction: share of each class's groups (or patients) that tests, where `by` is `group`.
-        patient: regular expression whose first group, found in the path inside the folder, tells whose an image is;
-            None if paths do not tell.
+        validation_fraction: share of each class's groups (or patients) for validation, if `by` is `group`.
+        test_fraction: share of each class's groups (or patients) for testing, if `by` is `group`.
+        patient: regular expression whose first group matches the patient in an image's path inside the folder; None if
+            paths do not contain it.
         copies: `drop` or `weight`; see `splits.by_group`.
         seed: seed of the split.
     """
@@ -51,12 +51,12 @@ class Collection:
 
     Attributes:
         root: the folder.
-        listing: the files, in the order that all indices refer to.
+        listing: the files; all indices refer to their order.
         decoding: how they were read.
-        prepared: what was read.
-        groups: the group of near-copies of each file, counted from 0; negative where it is unreadable.
-        splitting: how they were shared out.
-        split: which images went where.
+        prepared: the decoded images.
+        groups: the group of near-copies of each file, counted from 0; negative for unreadable files.
+        splitting: how they were split.
+        split: the images of each split.
     """
 
     root: Path
@@ -74,12 +74,12 @@ class Collection:
 
     @property
     def is_phantom(self) -> bool:
-        """Whether the images are drawings of this project: its marker stands in the folder or above it."""
+        """Whether the images are phantoms: the marker file is in the folder or in one above it."""
         root = self.root.resolve()
         return any((folder / PHANTOM_MARKER).exists() for folder in (root, *root.parents))
 
     def fingerprint(self, images: Iterable[int] | None = None) -> str:
-        """SHA-256 over the sorted classes and pixel hashes of images, or of all: the same wherever they lie."""
+        """SHA-256 over the sorted classes and pixel hashes of images, all by default; independent of their paths."""
         chosen = range(len(self.listing.files)) if images is None else images
         lines = (
             f"{self.listing.classes[self.listing.files[i].label]} {self.prepared.keys[i]}\n"
@@ -89,7 +89,7 @@ class Collection:
         return hashlib.sha256("".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
 
     def order(self) -> str:
-        """SHA-256 of what each split holds, image by image: the same where training goes the same way."""
+        """SHA-256 over the images of each split in order; if it is equal, training sees the same batches."""
         held = {
             split: [
                 [(self.prepared.keys[image], int(self.labels[image])) for image in group] for group in sorted(groups)
@@ -100,7 +100,7 @@ class Collection:
 
     @cached_property
     def copies(self) -> list[list[int]]:
-        """Groups of more than one image, the largest first."""
+        """Groups of more than one image, largest first."""
         members = defaultdict(list)
         for image, group in enumerate(self.groups.tolist()):
             if group >= 0:
@@ -109,7 +109,7 @@ class Collection:
 
     @property
     def conflicts(self) -> list[list[int]]:
-        """Those of `copies` whose images carry more than one label, whether or not the split leaves them out."""
+        """Groups in `copies` whose images have more than one label, whether or not the split leaves them out."""
         return [group for group in self.copies if len({int(self.labels[image]) for image in group}) > 1]
 
     @cached_property
@@ -118,12 +118,12 @@ class Collection:
         return leaking(self.split, self.groups)
 
     def counts(self, split: str) -> dict[str, int]:
-        """Groups of a split by class; one image of each is seen in an epoch."""
+        """Number of groups in a split by class; each epoch uses one image of each group."""
         labels = [self.listing.files[group[0]].label for group in self.split.groups[split]]
         return {name: labels.count(label) for label, name in enumerate(self.listing.classes)}
 
     def summary(self) -> list[str]:
-        """The main figures, a line each."""
+        """The main figures, one line each."""
         lines = []
         for split in SPLITS:
             counts = self.counts(split)
@@ -151,16 +151,16 @@ class Collection:
                 n = len(self.split.groups[split])
                 lines.append(
                     f"  LEAKS      {len(images)} of {n} {split} images ({len(images) / n:.0%}) have a near-copy among "
-                    "the training images: figures on them flatter. data.split=group leaves none"
+                    "the training images, so results on them are too good. data.split=group leaves none"
                 )
         return lines
 
     def name(self, image: int) -> str:
-        """Path of an image inside the folder, fit to be printed."""
+        """Path of an image relative to the folder, safe to print."""
         return self.shown(self.listing.files[image].path)
 
     def shown(self, path: Path) -> str:
-        """A path inside the folder, fit to be shown."""
+        """A path relative to the folder, safe to print."""
         return printable(path.relative_to(self.root).as_posix())
 
 
@@ -180,21 +180,20 @@ def collect(
         classes: class names in label order; see `folders.list_images`.
         aliases: other names of class folders; see `folders.list_images`.
         decoding: how files become images.
-        splitting: how they are shared out.
-        max_unreadable: share of files that may be unreadable before that is an error, in [0, 1].
+        splitting: how they are split.
+        max_unreadable: largest share of files that may be unreadable, in [0, 1].
         cache: where decoded images are kept; see `prepared.prepare`.
 
     Raises:
-        UserError: for any folder or file that cannot be used, and for a class with too few images to split.
+        UserError: if a folder or file cannot be used, or a class has too few images to split.
     """
     listing = list_images(root, classes, aliases)
     folders = [file.folder for file in listing.files]
     if splitting.by == "official" and (splitting.patient is not None or splitting.copies == "weight"):
-        raise UserError("data.split=official: data.patient and data.copies have no meaning for it; leave them out")
+        raise UserError("data.split=official: data.patient and data.copies have no effect with it; leave them out")
     if splitting.by == "official" and set(folders) <= {NO_SPLIT, "train"}:
         raise UserError(
-            f"data.split=official: {root} holds no Testing or validation folder beside a Training one; "
-            "take data.split=group"
+            f"data.split=official: {root} holds no Testing or validation folder next to Training; take data.split=group"
         )
     paths = [file.path for file in listing.files]
     prepared = prepare(root, paths, decoding, cache)
@@ -222,7 +221,7 @@ def _patients(root: Path, paths: Sequence[Path], pattern: str | None) -> list[st
         match = re.search(pattern, path.relative_to(root).as_posix())
         if match is None or not match[1]:
             raise UserError(
-                f"data.patient={pattern}: finds no patient in {path.relative_to(root)}; correct the expression"
+                f"data.patient={pattern}: matches no patient in {path.relative_to(root)}; correct the expression"
             )
         found.append(match[1])
     return found
@@ -233,7 +232,7 @@ def _check_unreadable(paths: Sequence[Path], unreadable: Mapping[int, str], allo
         shown = list(unreadable.items())[:_NAMED]
         raise UserError(
             f"{len(unreadable)} of {len(paths)} image files cannot be read, more than data.max_unreadable={allowed:g} "
-            "allows; repair them, move them away, or raise data.max_unreadable:\n"
+            "allows; replace them, move them away, or raise data.max_unreadable:\n"
             + "\n".join(f"  {paths[i]}: {reason}" for i, reason in shown)
             + ("\n  ..." if len(unreadable) > len(shown) else "")
         )
@@ -243,7 +242,7 @@ def _check_empty(collection: Collection) -> None:
     how = collection.splitting
     for split in SPLITS:
         if split == "test" and not collection.split.groups[split]:
-            continue  # folders with a validation split of their own need no test split
+            continue  # folders with their own validation split need no test split
         for name, n in collection.counts(split).items():
             if n > 0:
                 continue

@@ -1,4 +1,4 @@
-"""Near-copies: images that are the same picture re-encoded, mirrored, turned or changed in brightness."""
+"""Find near-copies: the same image re-encoded, mirrored, turned or changed in brightness."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 COMPARED_SIDE = 64
-"""Side in pixels at which images are compared, whatever size they are trained at."""
+"""Side in pixels at which images are compared, independent of `data.image_size`."""
 
 TURNS: dict[str, Callable[[ndarray], ndarray]] = {
     "same way up": lambda images: images,
@@ -19,7 +19,7 @@ TURNS: dict[str, Callable[[ndarray], ndarray]] = {
     "upside down": lambda images: images[..., ::-1, :],
     "turned by 180°": lambda images: images[..., ::-1, ::-1],
 }
-"""How one image may lie against its copy. Each undoes itself, so the order of the two does not matter."""
+"""Positions in which an image can match its copy. Each is its own inverse, so the order of the two does not matter."""
 
 _BLOCK = 512
 _SLACK = 1e-4
@@ -32,9 +32,9 @@ class Pairs:
     """Pairs of near-copies.
 
     Attributes:
-        first: index of one image of each pair, smaller than that of
-        second: the other.
-        turn: index into `TURNS` of how they lie against each other; a pair may occur once for each.
+        first: index of the first image of each pair.
+        second: index of the second image, larger than `first`.
+        turn: index into `TURNS` of the position in which they match; a pair can occur once for each position.
     """
 
     first: Int32[ndarray, " pair"]
@@ -45,27 +45,27 @@ class Pairs:
         return len(self.first)
 
     def groups(self, n: int) -> Int32[ndarray, " image"]:
-        """The group of each of `n` images, from 0: pairs, and whatever chains of pairs connect, are together."""
+        """Group number, from 0, of each of `n` images: images connected by pairs or chains of pairs share a group."""
         return connected(n, np.stack([self.first, self.second], axis=1))
 
     def only(self, turns: Sequence[str]) -> "Pairs":
-        """The pairs that lie in one of the given ways."""
+        """The pairs that match in one of the given positions."""
         kept = np.isin(self.turn, [list(TURNS).index(turn) for turn in turns])
         return Pairs(self.first[kept], self.second[kept], self.turn[kept])
 
 
 def find_pairs(images: Compared, keys: Sequence[str], correlation: float | None) -> Pairs:
-    """All pairs whose Pearson correlation, in one of `TURNS`, is at least `correlation`, and all with equal keys.
+    """Pairs whose Pearson correlation, in one of `TURNS`, is at least `correlation`, and pairs with equal keys.
 
-    Correlation is over pixels at `COMPARED_SIDE`, so brightness and contrast do not count. An image of one value has
-    none and is a copy only of those with its key. The search is exhaustive: its time grows with the square of the
-    number of images. Averages of 2 x 2 pixels come first: with P the projection on them and Q the rest,
-    <a, b> <= <Pa, Pb> + |Qa| |Qb|, which leaves few pairs to be compared whole, and loses none.
+    The correlation is over pixels at `COMPARED_SIDE`, so brightness and contrast do not matter. A constant image has no
+    correlation and is a copy only of images with its key. All pairs are compared, so the time grows with the square of
+    the number of images. Averages of 2 x 2 pixels are compared first. With P the projection onto them and Q = 1 - P,
+    <a, b> <= <Pa, Pb> + |Qa| |Qb|. This leaves few pairs to compare at full size, and misses none.
 
     Args:
         images: grey values 0..255; may be memory-mapped.
-        keys: for each image a hash of its pixels, or nothing.
-        correlation: the least correlation of a near-copy, in (0, 1); None leaves pairs of equal keys alone.
+        keys: a hash of the pixels of each image; empty for unreadable images.
+        correlation: smallest correlation of near-copies, in (0, 1); None finds pairs of equal keys only.
     """
     pairs = [_equal_keys(keys)]
     varied = np.flatnonzero([image.min() < image.max() for image in images])
@@ -99,14 +99,14 @@ def _equal_keys(keys: Sequence[str]) -> Int32[ndarray, "3 pair"]:
 
 
 def _standardised(images: Compared) -> Float32[ndarray, "image 64 64"]:
-    """Mean 0 and norm 1, so that inner products are correlations."""
+    """Images with mean 0 and norm 1, whose inner products are correlations."""
     centred = images.astype(np.float32)
     centred -= centred.mean((1, 2), keepdims=True)
     return np.asarray(centred / np.sqrt(np.square(centred).sum((1, 2), keepdims=True)))
 
 
 def _halved(images: Float32[ndarray, "image 64 64"]) -> Float32[ndarray, "image 32 32"]:
-    """Coordinates on the orthonormal basis of 2 x 2 averages."""
+    """Coordinates in the orthonormal basis of 2 x 2 averages."""
     side = COMPARED_SIDE // 2
     return np.asarray(images.reshape(-1, side, 2, side, 2).sum((2, 4)) / 2)
 
@@ -114,7 +114,7 @@ def _halved(images: Float32[ndarray, "image 64 64"]) -> Float32[ndarray, "image 
 def _confirmed(
     images: Compared, first: Int64[ndarray, " pair"], second: Int64[ndarray, " pair"], turn: int, correlation: float
 ) -> Int32[ndarray, "3 pair"]:
-    """Of the candidates, those whose whole images correlate."""
+    """The candidates that correlate at full size."""
     turned = list(TURNS.values())[turn]
     kept = np.zeros(len(first), dtype=bool)
     for i in range(0, len(first), _BLOCK):
@@ -125,7 +125,7 @@ def _confirmed(
 
 
 def connected(n: int, edges: Sequence[tuple[int, int]] | Int32[ndarray, "edge 2"]) -> Int32[ndarray, " node"]:
-    """For each of `n` nodes the number, from 0, of the component that edges connect it to."""
+    """Number, from 0, of the connected component of each of `n` nodes."""
     first, second = np.asarray(edges, dtype=np.int32).reshape(-1, 2).T
     graph = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(n, n))
     return np.asarray(connected_components(graph, directed=False)[1])

@@ -27,20 +27,22 @@ from vaegan_pl.model.trained_on import TrainedOn
 from vaegan_pl.storage.files import printable
 
 MOST_PHANTOMS = 100_000
-"""Of a class, in one folder."""
+"""Largest number of phantoms of one class in one folder."""
 
 Batch = tuple[Float[Tensor, "batch 1 size size"], Int64[Tensor, " batch"]]
 
 
 class ImageDataset(Dataset[Batch]):
-    """Groups of decoded images as whole batches of (images in [-1, 1], class indices), made where the images are.
+    """Groups of decoded images, given out as whole batches of (images in [-1, 1], class indices).
+
+    Batches are made on the device that holds the images.
 
     Args:
-        images: grey values 0..255, on the device that trains; on the CPU they may be memory-mapped.
+        images: grey values 0..255, on the device used for training; on the CPU they may be memory-mapped.
         labels: class index of each image, on the same device.
-        groups: for each item, the images that may stand for it; each epoch takes one at random.
-        augmentation: changes to make; none if None.
-        seed: seed of choices and changes.
+        groups: for each item, its images; each epoch uses one at random.
+        augmentation: augmentation of the images; None for none.
+        seed: seed of the choice and of the augmentation.
     """
 
     def __init__(
@@ -61,14 +63,14 @@ class ImageDataset(Dataset[Batch]):
         return len(self.groups)
 
     def choose(self, numbers: Sequence[int]) -> tuple[list[int], Float32[np.ndarray, "image draw"]]:
-        """The images that stand for numbers `epoch * len(self) + group` of one epoch, and their draws."""
+        """The images chosen for numbers `epoch * len(self) + group` of one epoch, and their random numbers."""
         epochs, groups = np.divmod(np.asarray(numbers), len(self))
         draws = draw(self.seed, int(epochs[0]), len(self))[groups]
         members = (self.groups[group] for group in groups)
         return [group[int(share * len(group))] for group, share in zip(members, draws[:, 0], strict=True)], draws
 
     def __getitems__(self, numbers: Sequence[int]) -> Batch:
-        """The batch of numbers, as `EpochSampler` yields them."""
+        """The batch for numbers that `EpochSampler` yields."""
         chosen, draws = self.choose(numbers)
         images = torch.tensor(chosen).to(self.images.device)
         x = to_unit_range(self.images[images])[:, None]
@@ -99,30 +101,32 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class ImageFolders(L.LightningDataModule):
-    """Grey images from class folders, decoded once, without near-copies across splits.
+    """Grey images from class folders, split without near-copies across splits.
+
+    The defaults are in `conf/data`; `vaegan_pl.build` applies them.
 
     Args:
-        root: the folder of the class folders, or of `Training/` and `Testing/` with class folders in them.
+        root: the folder with the class folders, or with `Training/` and `Testing/` that contain class folders.
         classes: class names in label order; None takes all folders.
-        aliases: other names that class folders may have, each with the class it stands for.
+        aliases: other names of class folders, each with its class.
         image_size: side of the square images in pixels.
         aspect_ratio: `pad` or `squash`; see `images.fit`.
-        white: the value of 16-bit files that is white.
+        white: the value in 16-bit files that is white.
         split: `group` or `official`; see `Splitting.by`.
-        validation_fraction: share of each class's groups that validates, in (0, 1).
-        test_fraction: share of each class's groups that tests, in (0, 1).
+        validation_fraction: share of each class's groups for validation, in (0, 1).
+        test_fraction: share of each class's groups for testing, in (0, 1).
         patient: see `Splitting.patient`.
         split_seed: seed of the split.
         copies: `drop` or `weight`; see `splits.by_group`.
-        near_copy_correlation: least correlation of a near-copy, in (0, 1); None compares hashes of pixels alone.
+        near_copy_correlation: smallest correlation of near-copies, in (0, 1); None compares hashes of pixels only.
         batch_size: images per training batch and device; an incomplete last batch is dropped.
-        augmentation: changes to training images.
-        max_unreadable: share of files that may be unreadable before that is an error, in [0, 1].
-        cache: where decoded images are kept.
-        seed: seed of the batches' order and of augmentation.
+        augmentation: augmentation of training images.
+        max_unreadable: largest share of files that may be unreadable, in [0, 1].
+        cache: the folder where decoded images are stored.
+        seed: seed of the order of batches and of the augmentation.
 
     Raises:
-        ValueError: if an option is out of its range; names it.
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -166,7 +170,7 @@ class ImageFolders(L.LightningDataModule):
             if share is not None and not 0 < share < 1:
                 raise ValueError(f"data.{name}={share}: must lie between 0 and 1")
         if validation_fraction + test_fraction >= 1:
-            raise ValueError("data.validation_fraction and data.test_fraction: must leave something to train on")
+            raise ValueError("data.validation_fraction and data.test_fraction: must leave images to train on")
         for name, choice, choices in (
             ("aspect_ratio", aspect_ratio, ASPECT_RATIOS),
             ("split", split, ("group", "official")),
@@ -175,9 +179,9 @@ class ImageFolders(L.LightningDataModule):
             if choice not in choices:
                 raise ValueError(f"data.{name}={choice}: must be one of {', '.join(choices)}")
         if classes is not None and (len({plain(str(name)) for name in classes}) < len(classes) or not classes):
-            raise ValueError(f"data.classes={list(classes)}: must name at least one class, and none twice")
+            raise ValueError(f"data.classes={list(classes)}: must name at least one class, and each only once")
         if not isinstance(aliases, Mapping) or not all(isinstance(name, str) for name in aliases.values()):
-            raise ValueError(f"data.aliases={aliases}: must give the name of a class for each other name")
+            raise ValueError(f"data.aliases={aliases}: must map each other name to the name of a class")
         if patient is not None and not _has_a_group(patient):
             raise ValueError(f"data.patient={patient}: must be a regular expression with a group, such as '(P[0-9]+)_'")
         if not cache:
@@ -199,7 +203,7 @@ class ImageFolders(L.LightningDataModule):
         """Read the folder.
 
         Raises:
-            UserError: as `collection` does, and for fewer training images than one batch.
+            UserError: as `collection` does, and if there are fewer training images than one batch.
         """
         n, (_, _, devices) = len(self.collection.split.groups["train"]), self._place()
         if n < self.batch_size * devices:
@@ -216,10 +220,10 @@ class ImageFolders(L.LightningDataModule):
 
     @cached_property
     def collection(self) -> Collection:
-        """Everything that is known of the folder, read when it is first asked for.
+        """The images of the folder, with their near-copies and splits; read on first use.
 
         Raises:
-            UserError: for any folder or file that cannot be used.
+            UserError: if a folder or file cannot be used.
         """
         return collect(
             self.root, self.classes, self.aliases, self.decoding, self.splitting, self.max_unreadable, self.cache
@@ -227,7 +231,7 @@ class ImageFolders(L.LightningDataModule):
 
     @property
     def source(self) -> TrainedOn:
-        """What the images are."""
+        """A description of the images."""
         collection = self.collection
         folder = printable(self.root.resolve().name)
         return TrainedOn(
@@ -243,17 +247,17 @@ class ImageFolders(L.LightningDataModule):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How files become network inputs, in plain values."""
+        """How files are turned into network inputs, in plain values."""
         return {**PREPROCESSING, "aspect_ratio": self.decoding.aspect_ratio, "white": self.decoding.white}
 
     def validation_images(self, n: int) -> Batch:
-        """The same `n` validation images and labels each time, evenly over the split and so over its classes."""
+        """The same `n` validation images and labels each time, spread evenly over the split and its classes."""
         images = self.collection.split.images("validation")
         chosen = [images[i] for i in np.linspace(0, len(images) - 1, min(n, len(images))).astype(int)]
         return images_of(self.collection, chosen), labels_of(self.collection, chosen)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled full batches of augmented images, one image of each group in every epoch."""
+        """Shuffled full batches of augmented images, with one image of each group in every epoch."""
         dataset = self._dataset("train", self.augmentation)
         _, rank, devices = self._place()
         epoch, batch = self._start
@@ -261,7 +265,7 @@ class ImageFolders(L.LightningDataModule):
         return DataLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, collate_fn=_as_it_is)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs: the place in the order of batches, and of which images it is."""
+        """What a checkpoint needs: the position in the order of batches, and a hash of the images and splits."""
         assert self.trainer is not None
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
         epoch, batch = divmod(batches, int(self.trainer.num_training_batches))
@@ -271,14 +275,15 @@ class ImageFolders(L.LightningDataModule):
         """Continue after the batches of a checkpoint.
 
         Raises:
-            UserError: if the images are others, or dealt out otherwise.
-            ValueError: if the state is not one that `state_dict` gave.
+            UserError: if the images, their splits or the number of devices have changed.
+            ValueError: if the state is not from `state_dict`.
         """
         if state_dict["devices"] != self._place()[2]:
-            raise UserError(f"trainer.devices: this run was started on {state_dict['devices']}; take as many")
+            n = state_dict["devices"]
+            raise UserError(f"trainer.devices: the number of devices was {n} when this run was started; use as many")
         if state_dict["order"] != self.collection.order():
             raise UserError(
-                f"{self.root}: holds other images, or splits them otherwise, than those this run was started on; "
+                f"{self.root}: the images or their splits have changed since this run was started; "
                 "restore them, or start a new run"
             )
         start = state_dict["epoch"], state_dict["batch"]
@@ -287,7 +292,7 @@ class ImageFolders(L.LightningDataModule):
         self._start = start
 
     def files_of_batch(self, batch: int) -> list[Path]:
-        """The files of a training batch, counted from 0 over all epochs and devices, for messages."""
+        """The files of a training batch, for messages; batches are counted from 0 over all epochs."""
         dataset = self._dataset("train", self.augmentation)
         devices = self._place()[2]
         sampler = EpochSampler(len(dataset), self.seed)
@@ -300,11 +305,11 @@ class ImageFolders(L.LightningDataModule):
         return [self.collection.listing.files[image].path for image in dataset.choose(numbers)[0]]
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """All validation images in a fixed order, as they are."""
+        """All validation images in a fixed order, without augmentation."""
         return self._in_order("validation")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """All test images in a fixed order, as they are."""
+        """All test images in a fixed order, without augmentation."""
         return self._in_order("test")
 
     def _in_order(self, split: str) -> DataLoader[Batch]:
@@ -313,7 +318,7 @@ class ImageFolders(L.LightningDataModule):
         return DataLoader(dataset, batch_sampler=batches, collate_fn=_as_it_is)
 
     def _place(self) -> tuple[torch.device, int, int]:
-        """The device that trains here, its rank, and how many there are."""
+        """The device of this process, its rank, and the number of devices."""
         trainer = self.trainer
         if trainer is None:
             return torch.device("cpu"), 0, 1
@@ -332,11 +337,11 @@ class ImageFolders(L.LightningDataModule):
 
 
 class PhantomFolders(ImageFolders):
-    """Phantoms, drawn once into class folders and from there on read like any other images.
+    """Phantoms, drawn once into class folders and read like any other images.
 
     Args:
         phantom_seed: seed of the drawings.
-        per_class: images to draw of each class, as {"Training": n, "Testing": n}.
+        per_class: number of images of each class, as {"Training": n, "Testing": n}.
         **folders: see `ImageFolders`.
     """
 
@@ -358,11 +363,11 @@ class PhantomFolders(ImageFolders):
         self.per_class = per_class
 
     def prepare_data(self) -> None:
-        """Draw the phantoms unless their folder is there.
+        """Draw the phantoms unless their folder exists.
 
         Raises:
-            UserError: if `root` holds something else, or no classes are named.
+            UserError: if `root` holds other files, or `classes` is None.
         """
         if self.classes is None:
-            raise UserError("data.classes: phantoms need names; set data.classes=[glioma,notumor], say")
+            raise UserError("data.classes: phantoms need class names; set, for example, data.classes=[glioma,notumor]")
         draw_folders(self.root, self.classes, self.per_class, self.phantom_seed)

@@ -1,4 +1,4 @@
-"""Single DICOM slices to grey pictures (needs the optional `dicom` extra)."""
+"""Read single DICOM slices as grey images (needs the optional `dicom` extra)."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
 MOST_PIXELS = 2**26
-"""8192 x 8192; larger images are refused before a few bytes become gigabytes."""
+"""8192 x 8192. Larger images are refused, since a file of a few bytes can decode to gigabytes."""
 
 
 def read_slice(path: Path) -> UInt8[ndarray, "height width"]:
-    """Decode one slice: rescaled (PS3.3 C.11.1), windowed (C.11.2), with black as the lowest value shown.
+    """Decode one slice: rescaled (PS3.3 C.11.1) and windowed (C.11.2), with 0 as black.
 
-    The first window of the file, or its VOI look-up table, maps to [0, 255]. Without either, the slice's own lowest and
-    highest values do. Padding pixels count as the lowest value. MONOCHROME1, whose lowest value is white, is inverted.
+    The VOI look-up table or the first window of the file is mapped to [0, 255]; without either, the range of the
+    slice's own values is. Padding pixels are black. MONOCHROME1, whose lowest value is white, is inverted.
 
     Raises:
         UserError: if pydicom is not installed.
-        ValueError: if the file is no DICOM, holds several frames or colour, or is compressed in a way that the
-            installed libraries cannot read.
+        ValueError: if the file is not DICOM, has several frames or colour, or is compressed in a way that the installed
+            libraries cannot read.
     """
     try:
         import pydicom
@@ -36,7 +36,7 @@ def read_slice(path: Path) -> UInt8[ndarray, "height width"]:
         raise UserError(f"{path}: reading DICOM needs pydicom; pip install 'pydicom>=3'") from error
     try:
         if read_file_meta_info(path).get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
-            raise ValueError("the whole file is deflated, to an unknown size; save it otherwise")
+            raise ValueError("the whole file is deflated, to an unknown size; save it without deflation")
         slice_ = pydicom.dcmread(path)
         if int(slice_.get("NumberOfFrames") or 1) > 1:
             raise ValueError(f"{slice_.NumberOfFrames} frames; save single grey slices")
@@ -58,7 +58,7 @@ def read_slice(path: Path) -> UInt8[ndarray, "height width"]:
 
 
 def _padding(stored: ndarray, slice_: "Dataset") -> Bool[ndarray, "height width"]:
-    """Pixels with a padding value, or in the range of them (C.7.5.1.1.2)."""
+    """Whether each pixel has the padding value, or one in its range (C.7.5.1.1.2)."""
     first = slice_.get("PixelPaddingValue")
     if first is None:
         return np.zeros_like(stored, dtype=bool)
@@ -70,7 +70,7 @@ def _padding(stored: ndarray, slice_: "Dataset") -> Bool[ndarray, "height width"
 def _window(
     values: Float[ndarray, "height width"], slice_: "Dataset", inside: Bool[ndarray, "height width"]
 ) -> Float[ndarray, "height width"]:
-    """Values to [0, 1] by the slice's look-up table or window; by its own range where it has neither."""
+    """Values mapped to [0, 1] by the slice's look-up table or window, or by its own range if it has neither."""
     if slice_.get("VOILUTSequence"):
         from pydicom.pixels.processing import apply_voi
 
@@ -93,6 +93,6 @@ def _window(
 
 
 def _first(value: Any) -> float | None:
-    """The first of several alternatives; None where an element is absent or empty."""
+    """The first of several alternatives; None if an element is absent or empty."""
     values: Any = [] if value is None or value == "" else np.atleast_1d(value)
     return float(values[0]) if len(values) else None

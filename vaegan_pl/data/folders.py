@@ -1,4 +1,4 @@
-"""Class folders on disk: which files are images, and of which class and split."""
+"""List the images in class folders, with their classes and splits."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ SPLIT_FOLDERS = {
     "testing": "test",
     "test": "test",
 }
-"""Names of split folders, in lower case, and the split each holds."""
+"""Names of split folders in lower case, and their splits."""
 
 NO_SPLIT = "all"
-"""What stands for the split where the folders make none."""
+"""The value of `ImageFile.folder` if there are no split folders."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ImageFile:
     Attributes:
         path: where it is.
         label: index of its class.
-        folder: the split whose folder holds it: `train`, `validation` or `test`; `all` where the folders make none.
+        folder: the split whose folder contains it: `train`, `validation` or `test`; `all` without split folders.
     """
 
     path: Path
@@ -44,9 +44,9 @@ class Listing:
     """The image files under a root.
 
     Attributes:
-        files: in the order of their paths.
+        files: the images, sorted by path.
         classes: class names in label order.
-        ignored: everything else that stands beside the class folders or in them, with the reason.
+        ignored: everything else next to the class folders or in them, with the reason.
     """
 
     files: list[ImageFile]
@@ -57,17 +57,17 @@ class Listing:
 def list_images(root: Path, classes: Sequence[str] | None, aliases: Mapping[str, str]) -> Listing:
     """Find the images of each class in split folders (`Training/`, `val/`, ...) or in plain class folders.
 
-    Names of class folders are compared without regard to case, spaces, hyphens and underscores. Hidden files and
-    folders are no images, and folders inside class folders are not entered.
+    Case, spaces, hyphens and underscores in the names of class folders are ignored. Hidden files and folders are
+    skipped, and so are folders inside class folders.
 
     Args:
-        root: the folder of the split folders, or of the class folders.
-        classes: class names in label order; None takes every class folder there is, in alphabetical order.
-        aliases: other names that folders of the named classes may have, each with the class it stands for.
+        root: the folder with the split folders or the class folders.
+        classes: class names in label order; None takes all class folders, in alphabetical order.
+        aliases: other names of class folders, each with its class.
 
     Raises:
-        UserError: if the root is missing, a class has no folder or no image, or there is no training folder beside
-            another split's.
+        UserError: if the root is missing, a class has no folder or no image, or another split has a folder and training
+            has none.
     """
     if not root.exists():
         raise UserError(f"data.root={root}: no such folder; set data.root to the folder of your images")
@@ -141,12 +141,12 @@ def _split_folders(root: Path, ignored: list[tuple[Path, str]]) -> dict[str, Pat
 
 
 def plain(name: str) -> str:
-    """A folder's name without case, spaces, hyphens and underscores, however its accents are spelled in Unicode."""
+    """A folder's name in lower case, without spaces, hyphens and underscores, and with composed accents."""
     return "".join(c for c in unicodedata.normalize("NFC", name).lower() if c not in " _-")
 
 
 def shown(name: str) -> str:
-    """A folder's name as the name of a class: accents composed, control characters and undecodable bytes escaped."""
+    """A folder's name as a class name: accents composed, control characters and undecodable bytes escaped."""
     return printable(unicodedata.normalize("NFC", name))
 
 
@@ -162,15 +162,15 @@ def _images_in(folder: Path, ignored: list[tuple[Path, str]]) -> list[Path]:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a path looks like an image file: by its suffix, and not hidden."""
+    """Whether a path is a file with the suffix of an image, and not hidden."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def list_loose_images(path: Path) -> list[Path]:
-    """One image file, or the images that lie directly in a folder, sorted by name.
+    """A single image file, or the images directly in a folder, sorted by name.
 
     Raises:
-        UserError: if there is no such file or folder, or no image in it.
+        UserError: if the file or folder does not exist, or contains no image.
     """
     if path.is_file():
         return [path]

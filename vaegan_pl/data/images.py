@@ -1,4 +1,4 @@
-"""One image file to one grey square, whatever its format and mode."""
+"""Read an image file of any supported format and mode as a grey square."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from PIL import Image, ImageOps
 
 from vaegan_pl.data import dicom
 
-if TYPE_CHECKING:  # folders are listed, and refused, without waiting for torch
+if TYPE_CHECKING:  # folders are listed and checked before torch is imported
     from torch import Tensor
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}) | dicom.SUFFIXES
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
-"""What Pillow is to read: a file's name does not say what it is, and some kinds are programs that it hands on."""
+"""Formats that Pillow may decode. It goes by content, not by name, and passes some formats on to other programs."""
 
 UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, MemoryError, Image.DecompressionBombError)
-"""What `read_grey` raises for a file that is not a whole image of a known range."""
+"""What `read_grey` raises for a file that is not a complete image with a known range of values."""
 
 ASPECT_RATIOS = ("pad", "squash")
 
@@ -31,7 +31,7 @@ PREPROCESSING = {
     "resize": "bilinear, antialiased",
     "range": [-1.0, 1.0],
 }
-"""What `read_grey`, `fit` and `to_unit_range` do, for files that must say so."""
+"""What `read_grey`, `fit` and `to_unit_range` do, recorded in model files."""
 
 _SIXTEEN_BITS = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
 
@@ -39,14 +39,14 @@ Grey = UInt8[ndarray, "height width"]
 
 
 def read_grey(path: Path, white: int) -> Grey:
-    """Decode an image at its own size and make it grey.
+    """Decode an image at its own size and convert it to grey.
 
-    Colour becomes ITU-R 601 luma, transparency is laid over black, 16-bit values map [0, `white`] to [0, 255], DICOM
-    slices are windowed as `dicom.read_slice` says.
+    Colour becomes ITU-R 601 luma, transparency is composited over black, [0, `white`] of 16 bits becomes [0, 255], and
+    DICOM slices are windowed by `dicom.read_slice`.
 
     Raises:
-        UNREADABLE: if the file is truncated, is no image, or has pixels without a known white: floats, or integers
-            beyond 16 bits.
+        UNREADABLE: if the file is truncated, is not an image, or has pixels without a known white: floats, or integers
+            of more than 16 bits.
     """
     if path.suffix.lower() in dicom.SUFFIXES:
         return dicom.read_slice(path)
@@ -56,7 +56,7 @@ def read_grey(path: Path, white: int) -> Grey:
                 raise ValueError(f"{image.width} x {image.height} pixels, more than {dicom.MOST_PIXELS}")
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":  # a camera's JPEG with previews
-                raise ValueError(f"holds {frames} pictures; save each as a file of its own")
+                raise ValueError(f"holds {frames} images; save each as a separate file")
             return _grey(ImageOps.exif_transpose(image), white)
     except UNREADABLE:
         raise
@@ -68,7 +68,7 @@ def _grey(image: Image.Image, white: int) -> Grey:
     if image.mode in _SIXTEEN_BITS:
         values = np.asarray(image, dtype=np.float32)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError("integer pixels beyond 16 bits; save it with 8 or 16 bits")
+            raise ValueError("integer pixels of more than 16 bits; save it with 8 or 16 bits")
         return (values * (255 / white)).clip(0, 255).round().astype(np.uint8)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known white; save it with 8 or 16 bits")
@@ -86,7 +86,7 @@ def fit(grey: Grey, size: int, aspect_ratio: str) -> UInt8[ndarray, "size size"]
     Args:
         grey: the image.
         size: side in pixels.
-        aspect_ratio: `pad` adds black at both sides of the shorter direction; `squash` stretches it.
+        aspect_ratio: `pad` adds black on both sides of the shorter direction; `squash` stretches the image.
     """
     image = Image.fromarray(grey)
     if aspect_ratio == "squash":

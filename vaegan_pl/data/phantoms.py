@@ -1,7 +1,7 @@
 """MRI-like phantoms: drawings of head slices with a class-dependent lesion, so that the project runs without data.
 
-They copy the layout and the rough look of brain-tumour MRI (three views, several contrasts, skull, cortex, ventricles,
-lesions of four classes) and nothing else: no anatomy, intensity or statistic of them is a measurement.
+They imitate the layout and rough appearance of brain-tumour MRI (three views, several contrasts, skull, cortex,
+ventricles, lesions of four classes) and nothing else: no anatomy, intensity or statistic of them is a measurement.
 """
 
 import json
@@ -21,7 +21,7 @@ from vaegan_pl.errors import UserError
 from vaegan_pl.storage.files import RefusedError, read_json
 
 PHANTOM_MARKER = "PHANTOMS-NOT-MRI.json"
-"""The file at the root of a phantom tree that tells what the tree is and how it was drawn."""
+"""The file at the root of a folder of phantoms that says what it holds and how it was drawn."""
 
 SIDE = 128
 VIEWS = ("axial", "coronal", "sagittal")
@@ -52,16 +52,16 @@ CONTRASTS = {
 
 
 def draw_folders(root: Path, classes: Sequence[str], per_class: Mapping[str, int], seed: int) -> None:
-    """Write `root/SPLIT/CLASS/*.png` and the marker file, all at once, unless the same tree is there already.
+    """Write `root/SPLIT/CLASS/*.png` and the marker file in one step, unless `root` holds the same phantoms already.
 
     Args:
-        root: where the tree goes.
-        classes: class folders to draw: glioma, meningioma, notumor, pituitary.
-        per_class: images of each class by split folder, such as {"Training": 320, "Testing": 80}.
+        root: the folder to write.
+        classes: classes to draw: glioma, meningioma, notumor, pituitary.
+        per_class: number of images of each class by split folder, such as {"Training": 320, "Testing": 80}.
         seed: seed of the drawings.
 
     Raises:
-        UserError: if `root` holds anything but this very tree, or a class has no drawing.
+        UserError: if `root` holds anything but these phantoms, or there are no phantoms of a class.
     """
     recipe = {
         "what": "phantoms drawn by vaegan_pl; not MRI",
@@ -75,11 +75,11 @@ def draw_folders(root: Path, classes: Sequence[str], per_class: Mapping[str, int
     if is_phantoms(root):
         raise UserError(
             f"data.root={root}: holds phantoms that were drawn with other options (data.per_class, data.phantom_seed, "
-            "data.classes); set data.root to a folder of their own"
+            "data.classes); set data.root to another folder"
         )
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise UserError(
-            f"data.root={root}: holds files of yours, and data=phantom draws its own images; to train on yours, add "
+            f"data.root={root}: holds other files, and data=phantom draws its own images; to train on your images, add "
             "data=mri"
         )
     unknown = sorted(set(classes) - set(LESIONS))
@@ -101,14 +101,14 @@ def draw_folders(root: Path, classes: Sequence[str], per_class: Mapping[str, int
         unfinished.chmod(0o755)
         unfinished.rename(root)
     except OSError:
-        if not _holds(root, recipe):  # else another run has just drawn the same
+        if not _holds(root, recipe):  # otherwise, another run has just drawn them
             raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def is_phantoms(folder: Path) -> bool:
-    """Whether a folder is a tree that `draw_folders` made."""
+    """Whether a folder was written by `draw_folders`."""
     try:
         return "per_class" in read_json(folder / PHANTOM_MARKER)
     except (OSError, RefusedError, TypeError):
@@ -123,7 +123,7 @@ def _holds(root: Path, recipe: Mapping[str, object]) -> bool:
 
 
 def draw(name: str, random: np.random.Generator) -> UInt8[ndarray, "side side"]:
-    """One phantom of class `name`; the same generator state gives the same picture."""
+    """One phantom of class `name`; the same generator state gives the same image."""
     view = VIEWS[random.choice(3, p=LESIONS[name].views)]
     contrast = CONTRASTS[str(random.choice(list(CONTRASTS), p=LESIONS[name].contrasts))]
     u, v = _coordinates(random)
@@ -140,7 +140,7 @@ def draw(name: str, random: np.random.Generator) -> UInt8[ndarray, "side side"]:
 
 @dataclass
 class _Head:
-    """A head being drawn: its picture, and the depth below the brain's surface (0 there, 1 at the centre)."""
+    """A head being drawn: its image, and the depth below the brain's surface (0 at the surface, 1 at the centre)."""
 
     image: Map
     depth: Map
@@ -157,18 +157,18 @@ def _coordinates(random: np.random.Generator) -> tuple[Map, Map]:
 
 
 def _smooth_noise(random: np.random.Generator, cells: int) -> Map:
-    """Noise of about unit size whose bumps are 1/`cells` of the picture wide."""
+    """Noise of about unit size whose bumps are 1/`cells` of the image wide."""
     coarse = random.standard_normal((cells + 1, cells + 1)).astype(np.float32)
     return np.asarray(Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC)).astype(np.float64)
 
 
 def _edge(distance: Map, softness: float = 0.02) -> Map:
-    """1 where `distance` is well below 0, 0 where it is well above, smooth between."""
+    """1 where `distance` is well below 0, 0 where it is well above, smooth in between."""
     return 1 / (1 + np.exp(np.clip(distance / (softness / 3), -50, 50)))
 
 
 def _ellipse(u: Map, v: Map, centre: tuple[float, float], radii: tuple[float, float], turn: float = 0.0) -> Map:
-    """Signed distance (roughly) to an ellipse turned by `turn` radians: negative inside."""
+    """Approximate signed distance to an ellipse turned by `turn` radians; negative inside."""
     x, y = u - centre[0], v - centre[1]
     x, y = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
     distance: Map = (np.hypot(x / radii[0], y / radii[1]) - 1) * min(radii)
@@ -268,7 +268,7 @@ _HEADS = {"axial": _axial, "coronal": _coronal, "sagittal": _sagittal}
 def _blob(
     u: Map, v: Map, centre: tuple[float, float], radius: float, ragged: float, random: np.random.Generator
 ) -> Map:
-    """Signed distance to a lump whose outline wanders by `ragged` of its radius."""
+    """Approximate signed distance to a lump whose outline varies by `ragged` of its radius."""
     stretch = random.uniform(0.8, 1.2)
     lump = _ellipse(u, v, centre, (radius * stretch, radius / stretch), random.uniform(0, np.pi))
     return lump + ragged * radius * _smooth_noise(random, 9)
@@ -317,7 +317,7 @@ def _pituitary(head: _Head, u: Map, v: Map, view: str, tissue: Contrast, random:
 
 @dataclass(frozen=True)
 class _Lesion:
-    """How a class is drawn, and how often in each of `VIEWS` and of `CONTRASTS`."""
+    """How a class is drawn, and the probabilities of each of `VIEWS` and of `CONTRASTS`."""
 
     draw: Callable[[_Head, Map, Map, str, Contrast, np.random.Generator], None]
     views: tuple[float, float, float]

@@ -1,4 +1,4 @@
-"""Decoded images on disk: written once for a folder and its settings, checked, and memory-mapped from then on."""
+"""A cache of decoded images, written once for a folder and its settings, verified and memory-mapped."""
 
 import hashlib
 import json
@@ -42,17 +42,17 @@ _NAMES = {
 }
 _KEY = re.compile("([0-9a-f]{64})?")
 _LETTERS, _INDEX_BYTES = 400, 1024
-"""The most letters of a reason why a file cannot be read, and the most bytes of the index for one file."""
+"""Limits on the length of the reason why a file cannot be read, and on the bytes of the index for one file."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How files become images.
+    """How files are decoded.
 
     Attributes:
         image_size: side of the square images in pixels.
         aspect_ratio: `pad` or `squash`; see `images.fit`.
-        white: the value of 16-bit files that is white.
+        white: the value in 16-bit files that is white.
         near_copy_correlation: see `copies.find_pairs`.
     """
 
@@ -64,14 +64,14 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was read from a list of files; all sequences follow that list.
+    """Images decoded from a list of files; all sequences are in the order of that list.
 
     Attributes:
-        images: grey values 0..255, memory-mapped; black where the file is unreadable.
-        keys: SHA-256 of each file's grey pixels at their own size; empty where it is unreadable.
-        shapes: height and width of each file; (0, 0) where it is unreadable.
-        unreadable: the decoder's reason, by index of the file.
-        pairs: near-copies.
+        images: grey values 0..255, memory-mapped; black for unreadable files.
+        keys: SHA-256 of each file's grey pixels at their original size; empty for unreadable files.
+        shapes: height and width of each file; (0, 0) for unreadable files.
+        unreadable: the decoder's error message, by index of the file.
+        pairs: pairs of near-copies.
     """
 
     images: UInt8[ndarray, "file size size"]
@@ -82,22 +82,22 @@ class Prepared:
 
 
 class DamagedError(Exception):
-    """A cache entry is not what was written."""
+    """A cache entry differs from what was written."""
 
 
 def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) -> Prepared:
-    """Decode files, or take what an earlier call decoded from the same files with the same settings.
+    """Decode files, or open what an earlier call decoded from the same files with the same settings.
 
-    The entry's name carries names, sizes and times of change of all files, so any change makes a new one. Entries
-    appear whole, under their name, in one step: of two processes at once, one wins and both go on. A damaged entry is
-    rebuilt; one that was not used for a month is removed. Where the cache cannot be written, or a file could not be
-    opened, what was decoded serves for this process alone.
+    The name of a cache entry is a hash of the names, sizes and modification times of all files, so that any change
+    makes a new entry. Entries are renamed into place in one step; if two processes write the same one, both continue.
+    A damaged entry is rebuilt, and an entry unused for a month is removed. If the cache cannot be written, or a file
+    cannot be opened, the decoded images are used by this process only.
 
     Args:
         root: the folder that the paths lie in.
         paths: image files.
-        decoding: how they are read.
-        cache: folder of the entries; made if it is missing.
+        decoding: how they are decoded.
+        cache: folder of the cache entries; created if it is missing.
 
     Raises:
         UserError: if `cache` is a file.
@@ -120,7 +120,7 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
             unfinished = Path(folder)
             if not _write(unfinished, paths, decoding):
                 log.warning("some files could not be opened: the others are decoded again in the next run")
-                return _open(unfinished, len(paths))  # the memory map keeps what it needs when the folder goes
+                return _open(unfinished, len(paths))  # the memory map outlives the folder
             unfinished.chmod(0o755)
             with suppress(OSError):  # another process was first
                 unfinished.rename(entry)
@@ -136,7 +136,7 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
 
 
 def _decoders() -> list[str]:
-    """Versions of what decodes files here; another one may read more, or other values."""
+    """Versions of the decoding libraries; another version may read more files, or read other values."""
     found = []
     for package in ("pillow", "pydicom", "pylibjpeg", "python-gdcm", "pyjpegls"):
         with suppress(PackageNotFoundError):
@@ -154,13 +154,13 @@ def _digest(values: object) -> str:
 
 
 def _write(folder: Path, paths: Sequence[Path], decoding: Decoding) -> bool:
-    """Write an entry; False if a file could not be opened, which another time it may be."""
+    """Write an entry; False if a file could not be opened, which may succeed another time."""
     complete = True
     keys: list[str] = []
     shapes: list[tuple[int, int]] = []
     unreadable: dict[int, str] = {}
     size = decoding.image_size
-    # Plain writes, because a full disk makes them raise, where it would kill a process that writes through a map.
+    # Plain writes raise if the disk is full; writing through a memory map would kill the process.
     with (folder / _IMAGES).open("wb") as images, (folder / _COMPARED).open("wb") as compared:
         for file, side in ((images, size), (compared, COMPARED_SIDE)):
             shape = (len(paths), side, side)
@@ -224,7 +224,7 @@ def _sha256(path: Path) -> str:
 
 
 def _sweep(cache: Path) -> None:
-    """Remove what killed processes left behind, and entries that nobody has used for long."""
+    """Remove what killed processes left behind, and entries unused for a month."""
     for prefix, kept in ((_UNFINISHED, _ABANDONED), (_FINISHED, _UNUSED)):
         for entry in cache.glob(f"{prefix}*"):
             with suppress(FileNotFoundError):  # another process was first
@@ -233,7 +233,7 @@ def _sweep(cache: Path) -> None:
 
 
 def _remove(entry: Path) -> None:
-    """Remove an entry, unless it is a link or holds anything that this project did not put there."""
+    """Remove an entry, unless it is a link or contains other files than those of the cache."""
     with suppress(OSError):
         files = list(entry.iterdir())
         if not entry.is_symlink() and all(path.name in _FILES and path.is_file() for path in files):
@@ -243,10 +243,10 @@ def _remove(entry: Path) -> None:
 
 
 def _open(entry: Path, n: int) -> Prepared:
-    """Check an entry against its sums and map it.
+    """Verify an entry by its checksums and memory-map it.
 
     Raises:
-        DamagedError: if anything in it is missing, was changed, or is not what `_write` writes.
+        DamagedError: if a file is missing, was changed, or is not of the form that `_write` writes.
     """
     try:
         sums = read_text(entry / _SUMS)
@@ -273,17 +273,17 @@ def _open(entry: Path, n: int) -> Prepared:
         0 <= numbers.min() <= numbers.max() < n and 0 <= turn.min() <= turn.max() < len(TURNS)
     )
     if numbers.ndim != 2 or not inside:
-        raise DamagedError("its near-copies refer to other images")
+        raise DamagedError("its near-copies refer to images that do not exist")
     with suppress(OSError):  # not ours to touch
         os.utime(entry, follow_symlinks=False)
     return Prepared(images, keys, shapes, unreadable, Pairs(first, second, turn))
 
 
 def _mapped(path: Path, kind: "np.dtype[np.generic]") -> ndarray:
-    """An array in a file, mapped if it is exactly as large as the file says it is.
+    """The memory-mapped array of a file, if the file has exactly the size that its header says.
 
     Raises:
-        ValueError: if not.
+        ValueError: otherwise.
     """
     with path.open("rb") as file:
         np.lib.format.read_magic(file)
@@ -291,6 +291,6 @@ def _mapped(path: Path, kind: "np.dtype[np.generic]") -> ndarray:
         size = file.tell() + math.prod(shape) * dtype.itemsize
         if by_column or dtype != kind or min(shape, default=-1) < 0 or size != os.fstat(file.fileno()).st_size:
             raise ValueError(f"{path.name} holds another array")
-    # Torch wants writable memory, and nothing is written to it. An array without values cannot be mapped.
+    # torch needs writable memory, although nothing is written to it. An empty array cannot be memory-mapped.
     array: ndarray = np.load(path, mmap_mode="c" if math.prod(shape) else None)
     return array

@@ -1,4 +1,4 @@
-"""The order of images: a function of the seed and the epoch alone, shared out over the devices."""
+"""The order of images, a function of the seed and the epoch only, distributed over devices."""
 
 from collections.abc import Iterator
 
@@ -7,18 +7,18 @@ from torch.utils.data import Sampler
 
 
 class EpochSampler(Sampler[int]):
-    """All numbers below `n` in random order, another one in every epoch.
+    """All numbers below `n` in random order, in a new order every epoch.
 
-    Yields `epoch * n + number`, so that whoever gets it knows both, in whatever process. Of several devices each takes
-    every so-manieth, equally many, so that their k-th batches together are the k-th batch of one device with larger
-    batches.
+    Yields `epoch * n + number`, which tells a dataset in any process both numbers. Of D devices, each takes every D-th
+    number, and all take equally many. The k-th batches of all devices together are then the k-th batch of a single
+    device with D times the batch size.
 
     Args:
         n: how many numbers.
         seed: seed of the order, at least 0.
-        rank: which of the devices this is, from 0.
-        devices: how many there are.
-        start: the epoch to continue in, and how many numbers of it this device has had.
+        rank: rank of this device, from 0.
+        devices: number of devices.
+        start: the epoch to continue in, and how many of its numbers this device has already used.
     """
 
     def __init__(self, n: int, seed: int, rank: int = 0, devices: int = 1, start: tuple[int, int] = (0, 0)) -> None:
@@ -43,13 +43,13 @@ class EpochSampler(Sampler[int]):
 
 
 def in_order(n: int, batch_size: int, rank: int = 0, devices: int = 1) -> list[list[int]]:
-    """All numbers below `n` in batches, each on one device, and equally many batches on every device.
+    """This device's batches of the numbers below `n`; all devices have equally many batches.
 
     Args:
         n: how many numbers, at least `devices`.
-        batch_size: the most in a batch.
-        rank: which of the devices this is, from 0.
-        devices: how many there are.
+        batch_size: largest size of a batch.
+        rank: rank of this device, from 0.
+        devices: number of devices.
     """
     batches = -(-n // (batch_size * devices))
     return [part.tolist() for part in np.array_split(np.arange(rank, n, devices), batches)] if n else []

@@ -1,4 +1,4 @@
-"""Which images train, validate and test: by patient and group of near-copies, or as the folders say."""
+"""Split images into training, validation and test: by patient and group of near-copies, or by folder."""
 
 import hashlib
 from collections import Counter
@@ -19,9 +19,9 @@ class Split:
     """Images by split.
 
     Attributes:
-        groups: for each split its groups of near-copies, each the indices of the images that may stand for it.
-        dropped: images left out because another of their group stands for them.
-        conflicts: groups left out because their images carry different labels.
+        groups: groups of near-copies by split; each lists the indices of its images.
+        dropped: images left out because another image of their group is kept.
+        conflicts: groups left out because their images have different labels.
     """
 
     groups: dict[str, list[list[int]]]
@@ -43,20 +43,20 @@ def by_group(
     copies: str,
     seed: int,
 ) -> Split:
-    """Split groups of near-copies: no group and no patient is in two splits, and each class has its share in each.
+    """Split groups of near-copies: no group or patient is in two splits, and each class has its share in each.
 
-    Patients are put in an order that follows from their pixels and the seed, so names, places and order of files do not
-    matter, and an added image moves few others. Validation and test keep one image of each group; so does
-    training, unless `copies` is `weight`.
+    The order of patients depends on their pixels and the seed. Names, locations and the order of files do not matter,
+    and adding an image moves few others. Validation and test keep one image of each group; so does training, unless
+    `copies` is `weight`.
 
     Args:
-        groups: the group of each image; negative for images that are left out.
+        groups: the group of each image; negative for images to leave out.
         labels: the class of each image.
-        patients: whose each image is; an empty name is nobody's, and such groups are split one by one.
+        patients: the patient of each image; groups with an empty name are split one by one.
         keys: a hash of the pixels of each image.
-        sizes: pixels of each image; the largest of a group stands for it.
-        shares: share of each class's patients in `validation` and in `test`; the rest trains. A patient counts for the
-            class of most of their groups, the first of equals.
+        sizes: number of pixels of each image; the largest image of a group is kept.
+        shares: share of each class's patients in `validation` and in `test`; the rest is for training. A patient counts
+            towards the class of most of their groups; of several such classes, the first.
         copies: `drop` or `weight`.
         seed: seed of the split.
     """
@@ -89,7 +89,7 @@ def by_group(
 
 
 def _of_one_patient(groups: Sequence[list[int]], patients: Sequence[str]) -> list[list[list[int]]]:
-    """Groups together that share a patient, or are connected by others that do."""
+    """Lists of groups that share a patient, directly or through other groups."""
     first: dict[str, int] = {}
     edges = [
         (first.setdefault(patients[image], i), i)
@@ -108,7 +108,7 @@ def _draw(key: str, seed: int) -> str:
 
 
 def by_folder(folders: Sequence[str], readable: Bool[ndarray, " image"]) -> Split:
-    """Every readable image in the split of its folder. Without a validation folder, the test images validate too."""
+    """Every readable image in the split of its folder; without a validation folder, test images are used for both."""
     groups: dict[str, list[list[int]]] = {name: [] for name in SPLITS}
     for image, folder in enumerate(folders):
         if readable[image]:
@@ -118,7 +118,7 @@ def by_folder(folders: Sequence[str], readable: Bool[ndarray, " image"]) -> Spli
 
 
 def leaking(split: Split, groups: Int[ndarray, " image"]) -> dict[str, list[int]]:
-    """Images of validation and test with one of their group in training; of test alone, where both are the same."""
+    """Validation and test images with a near-copy in training; test images only, if both are the same."""
     trained = {int(groups[image]) for image in split.images("train")}
     names = ["test"] if split.groups["validation"] == split.groups["test"] else ["validation", "test"]
     return {name: [i for i in split.images(name) if int(groups[i]) in trained] for name in names}

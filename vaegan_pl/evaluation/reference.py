@@ -276,9 +276,7 @@ def check_strangers(path: Path, model: SavedModel, source: TrainedOn, image_size
         UserError: names what differs.
     """
     if model.trained_on.training_images is None:
-        raise UserError(
-            f"weights={path}: does not say which images trained it; train the model again to measure it"
-        )
+        raise UserError(f"weights={path}: does not say which images trained it; train the model again to measure it")
     if model.trained_on.fingerprint != source.fingerprint:
         raise UserError(
             f"weights={path}: was trained on other images ({model.trained_on.caption}) than {source.folder} holds; "

@@ -142,7 +142,7 @@ class VAEGAN(GenerativeModel):
         decoded = self._decode(z, noise.z_p, y)
         # L_llike <- -E_q(Z|X)[p(Dis_l(X)|Z)]
         seen, dis_l = self._discriminate([x, *decoded], y, noise.uniform)
-        likelihoods = self._likelihoods(x, decoded[0], dis_l)
+        likelihoods = self.likelihoods(x, decoded[0], dis_l)
         l_llike = torch.stack([*likelihoods.values()]).sum()
         g_llike_decoded = grad(l_llike, decoded, retain_graph=True, materialize_grads=True)
         # L_GAN <- log(Dis(X)) + log(1 - Dis(X_tilde)) + log(1 - Dis(X_p)); `gan` holds gradients of its negative
@@ -186,8 +186,19 @@ class VAEGAN(GenerativeModel):
             dis_l_x, dis_l_x_tilde = standardise_features(dis_l_x, dis_l_x_tilde, pixels)
         return feature_likelihood(dis_l_x, dis_l_x_tilde)
 
-    def _likelihoods(self, x: Images, x_tilde: Images, dis_l: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The terms of L_llike: of Dis_l and, if `sigma` is set, of the pixels."""
+    def likelihoods(self, x: Images, x_tilde: Images, dis_l: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The terms of L_llike by the names they are logged under; L_llike is their sum.
+
+        Subclasses can add their own, as docs/extending.md shows.
+
+        Args:
+            x: the images.
+            x_tilde: their reconstructions.
+            dis_l: Dis_l of both.
+
+        Returns:
+            Scalars in nats: `loss/llike` of Dis_l, and `loss/pixel` if `sigma` is set.
+        """
         # Dis_l(X) is a constant target, although with shared batch norm it depends on X_tilde.
         terms = {"loss/llike": self.feature_likelihood(dis_l[0].detach(), dis_l[1])}
         if self.sigma is not None:

@@ -78,7 +78,7 @@ def check_storable(networks: nn.Module) -> None:
     """Check before training that a model file can hold the networks.
 
     Raises:
-        UserError: unless `load` would rebuild the same networks from their arguments.
+        UserError: unless `load` would rebuild the same networks from their arguments, which excludes your own classes.
     """
     storable = type(networks) is Networks
     if isinstance(networks, Networks):
@@ -88,8 +88,9 @@ def check_storable(networks: nn.Module) -> None:
         storable = storable and own == other
     if not storable:
         raise UserError(
-            f"model.networks: {_kind(networks)} cannot be kept in a model file, which holds this project's networks "
-            "only; take model.networks._target_=vaegan_pl.model.networks.for_image_size and change its options"
+            "model.networks: networks of your own cannot be kept in a model file, which holds this project's networks "
+            "only; to train with checkpoints alone, set callbacks.model_file=null; for a model file, take "
+            "model.networks._target_=vaegan_pl.model.networks.for_image_size and change its options"
         )
 
 

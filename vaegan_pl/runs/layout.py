@@ -89,21 +89,22 @@ def is_held(directory: Path) -> bool:
     return False
 
 
-def check_free(directory: Path, written: re.Pattern[str] = WRITTEN) -> None:
+def check_free(directory: Path, written: re.Pattern[str] = WRITTEN, option: str = "hydra.run.dir") -> None:
     """Refuse a directory for a new run that holds a run, or other files in places where a run would write.
 
     Args:
         directory: the run's directory; must exist.
         written: names of other files that a run writes into it.
+        option: where the user chose the directory.
 
     Raises:
         UserError: if it holds such files.
     """
     for entry in sorted(directory.iterdir()):
         if entry.name in TRACES:
-            raise UserError(f"{directory}: holds a run already ({entry.name}); choose another hydra.run.dir")
+            raise UserError(f"{directory}: holds a run already ({entry.name}); choose another {option}")
         if written.fullmatch(entry.name):
-            raise UserError(f"{entry}: is in the way of a file that a run writes; choose another hydra.run.dir")
+            raise UserError(f"{entry}: is in the way of a file that a run writes; choose another {option}")
 
 
 def check_entries(directory: Path) -> None:

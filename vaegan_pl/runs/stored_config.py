@@ -1,19 +1,20 @@
 """Resume a run with its own configuration, refusing changes that would make it a different experiment.
 
-A run's directory may come from somebody else. Only options that exist in `conf/`, with values of the same kind, are
-read from it. Paths outside the directory, URLs, other classes and anything else must be given again on the command
-line.
+A run's directory may come from somebody else. Only options that exist in `conf/`, or in the folder that `--config-dir`
+names now, with values of the same kind, are read from it. Paths outside the directory, URLs, other classes and anything
+else must be given again on the command line.
 """
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -131,22 +132,52 @@ class _Place:
 
 @cache
 def _shipped() -> _Place:
-    """All that `conf/` holds for training, whichever groups are chosen."""
+    """All that `conf/` holds for training."""
+    return _held_by([CONFIG_DIRECTORY])
+
+
+def _held_by(folders: Sequence[Path]) -> _Place:
+    """All that folders of configuration hold for training, whichever groups are chosen.
+
+    Raises:
+        OSError: if a file cannot be read.
+        UserError: if a file is not YAML.
+    """
+    root = _Place()
+    for folder in folders:
+        of_groups = (path for group in GROUPS for path in (folder / group).rglob("*.yaml"))
+        for path in [*folder.glob("train.yaml"), *of_groups]:
+            text = path.read_text(encoding="utf-8")
+            named = re.match(r"# @package (\S+)", text)
+            package = named[1] if named else ".".join(path.relative_to(folder).parts[:-1])
+            place = root
+            for name in filter(None, package.replace("_global_", "").split(".")):
+                place = place.below.setdefault(name, _Place())
+            _add(place, {name: value for name, value in _parts(path, text) if name not in ("defaults", "hydra")})
+    return root
+
+
+def _parts(path: Path, text: str) -> Iterable[tuple[str, Any]]:
+    """What stands at the top of a file of the configuration."""
     import yaml
     from omegaconf._utils import get_yaml_loader
 
-    root = _Place()
-    files = [CONFIG_DIRECTORY / "train.yaml", *(p for g in GROUPS for p in (CONFIG_DIRECTORY / g).rglob("*.yaml"))]
-    for path in files:
-        text = path.read_text(encoding="utf-8")
-        named = re.match(r"# @package (\S+)", text)
-        package = named[1] if named else ".".join(path.relative_to(CONFIG_DIRECTORY).parts[:-1])
+    try:
         content = yaml.load(text, Loader=get_yaml_loader()) or {}  # noqa: S506 # a SafeLoader
-        place = root
-        for name in filter(None, package.replace("_global_", "").split(".")):
-            place = place.below.setdefault(name, _Place())
-        _add(place, {name: value for name, value in content.items() if name not in ("defaults", "hydra")})
-    return root
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not YAML ({first_line(error)}); correct it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold options, one NAME: VALUE a line")
+    return content.items()
+
+
+def _own_folders() -> list[Path]:
+    """The folders of configuration that the user named on the command line, by `--config-dir` or `hydra.searchpath`."""
+    if not HydraConfig.initialized():
+        return []
+    sources = HydraConfig.get().runtime.config_sources
+    named = (each for each in sources if each.schema == "file" and each.provider.endswith("command-line"))
+    return [Path(each.path).resolve() for each in named]
 
 
 _NUMBERS = _Place(values=[0, 0.5, True])
@@ -343,7 +374,9 @@ def _check(path: Path, stored: dict[Any, Any], given: Sequence[str], now: dict[A
     Raises:
         UserError: if it does; says what to type for those who trust it.
     """
-    strange = list(_strange(stored, _shipped(), "", given))
+    own = _own_folders()
+    place = _held_by([CONFIG_DIRECTORY, *own]) if own else _shipped()
+    strange = list(_strange(stored, place, "", given))
     if not strange:
         return
     known = _flat(now)
@@ -357,7 +390,7 @@ def _check(path: Path, stored: dict[Any, Any], given: Sequence[str], now: dict[A
         )
     raise UserError(
         f"{path}: sets {printable(key)}={printable(value)[:100]}, which is not accepted from a run's directory; "
-        f"nothing was started; if you trust it, add {again}"
+        f"nothing was started; if it is from a folder of yours, add --config-dir FOLDER; if you trust it, add {again}"
     )
 
 
@@ -397,12 +430,12 @@ def _besides(key: str, name: object, value: object) -> _Place | None:
 
 def _is_of(value: Any, place: _Place, key: str) -> bool:
     """Whether a value may stand in a place of the configuration."""
-    if value is None and key in MAY_BE_EMPTY:
+    if value is None and (key in MAY_BE_EMPTY or key.rpartition(".")[0] == "callbacks"):
         return True
     if place.below and not place.values:
         return False
     if key in TO_GIVE_AGAIN:
-        return value is None or value is True
+        return value is True or value in place.values
     if not _is_of_its_kind(value, place, key):
         return False
     if isinstance(value, list):

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import lightning as L
 import numpy as np
@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
+from vaegan_pl.console import as_typed
 from vaegan_pl.errors import UserError
 from vaegan_pl.model.algorithm import VAEGAN
 from vaegan_pl.model.batch import Batch, Noise
@@ -78,6 +79,21 @@ class VAEGANModule(L.LightningModule):
         self.prior, self.llike = MeanMetric(), MeanMetric()
         self.psnr = PeakSignalNoiseRatio(data_range=2.0)
         self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> NoReturn:
+        """Refuse, and say what to use instead: checkpoints hold no options to build a module from.
+
+        Raises:
+            UserError: always.
+        """
+        path = Path(str(checkpoint_path))
+        run = path.parent.parent if path.parent.name == "checkpoints" else Path("RUN")
+        raise UserError(
+            f"{path}: VAEGANModule.load_from_checkpoint is not supported, because checkpoints hold no options; to use "
+            f"the model, call vaegan_pl.load({str(run / 'vae_gan_model.pth')!r}); to train it further, run python -m "
+            f"vaegan_pl.train {as_typed('resume', run)}"
+        )
 
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimizer a network, in the order of the model's `NETWORKS`.

@@ -80,11 +80,15 @@ class Console(L.Callback):
         log.info("look at      %s", self.directory / "images" / "progress.png")
         if (self.directory / "curves.png").exists():
             log.info("curves       %s", self.directory / "curves.png")
-        log.info("the model    %s", self.directory / "vae_gan_model.pth")
-        model_file = self.directory / "vae_gan_model.pth"
+        model = self.directory / "vae_gan_model.pth"
+        if not model.exists():
+            kept = self.directory / "checkpoints"
+            log.info("no model file%s", f"; the networks are in {kept}" if kept.exists() else "")
+            return
+        log.info("the model    %s", model)
         unknown = " (and this run's data options)" if self.data_options is None else ""
-        log.info("measure it   %s%s", next_steps.evaluate(model_file, self.data_options or []), unknown)
-        log.info("sample it    %s", next_steps.sample(model_file))
+        log.info("measure it   %s%s", next_steps.evaluate(model, self.data_options or []), unknown)
+        log.info("sample it    %s", next_steps.sample(model))
         images = data_of(trainer)
         where = f" {as_typed('data.root', images.root)}" if type(images) is ImageFolders else ""
-        log.info("open it      python -m vaegan_pl.explore %s%s", as_typed("weights", model_file), where)
+        log.info("open it      python -m vaegan_pl.explore %s%s", as_typed("weights", model), where)
