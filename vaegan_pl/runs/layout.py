@@ -18,7 +18,7 @@ TRACES = ("vae_gan_model.pth", "checkpoints", "metrics.csv", "config.yaml")
 """What every run writes; a directory with any of them holds a run."""
 
 WRITTEN = re.compile(
-    r"vae_gan_model_best\.pth|model_card(_best)?\.md|images|curves\.png|hparams\.yaml|data_report\.(html|json)|wandb|"
+    r"vae_gan_model_best\.pth|model_card(_best)?\.md|images|curves\.png|hparams\.yaml|overrides\.yaml|data_report\.(html|json)|wandb|"
     r"tensorboard|lost_in_batch_\d+\.txt|train\.log"
 )
 """What runs write besides, with one logger or another."""

@@ -23,8 +23,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vaegan_pl.cli import commands
 from vaegan_pl.console import keep_log
 from vaegan_pl.errors import UserError
-from vaegan_pl.runs import layout, stored_config
-from vaegan_pl.runs.stored_config import FIXED, MOVABLE
+from vaegan_pl.runs import accepted, layout
+from vaegan_pl.runs.accepted import MOVABLE
+from vaegan_pl.runs.stored_config import FIXED
+from vaegan_pl.runs.yaml_files import read_yaml
 from vaegan_pl.storage.files import RefusedError, printable
 from vaegan_pl.storage.outputs import claim
 from vaegan_pl.sweeps import jobs
@@ -33,7 +35,17 @@ from vaegan_pl.sweeps.jobs import PLAN, Job, Objective, Plan, Run
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
-GROUPS = ("model=", "model/", "optimizer=", "data=", "experiment=", "debug=", "trainer.max_", "callbacks.quality.")
+GROUPS = (
+    "model=",
+    "model/",
+    "optimizer=",
+    "optimizer/",
+    "data=",
+    "experiment=",
+    "debug=",
+    "trainer.max_",
+    "callbacks.quality.",
+)
 """Options in addition to `stored_config.FIXED` that make another run, or another measure of it."""
 
 OF_A_SEARCH = ("sweep.objective", "sweep.direction", "sweep.worst", "sweep.seeds", "sweep.audit", "hydra.sweeper.")
@@ -69,6 +81,8 @@ def job(config: DictConfig, train: Callable[[DictConfig], None]) -> float:
     """
     if config.resume is not None:
         raise UserError("resume: continues one run; to continue a sweep, start it again with the same sweep.name")
+    if config.rerun is not None:
+        raise UserError("rerun: repeats one run, and this command is a sweep; leave one of them out")
     commands.check_options(config, "train", "sweep")
     if config.sweep.seeds < 1:
         raise UserError(f"sweep.seeds={config.sweep.seeds}: must be at least 1")
@@ -284,7 +298,7 @@ def _run(record: Job, seed: int, config: DictConfig, train: Callable[[DictConfig
 def _wandb(directory: Path) -> str | None:
     """Project and id of a run's W&B run."""
     with suppress(OSError, RefusedError, TypeError, KeyError):
-        stored = stored_config.read_yaml(directory / commands.CONFIG)
+        stored = read_yaml(directory / commands.CONFIG)
         if stored["logger"].get("wandb") is not None:
             project = stored["logger"]["wandb"].get("project") or os.environ.get("WANDB_PROJECT") or "vaegan_pl"
             return f"{project}/{stored['run_id']}"
@@ -504,7 +518,7 @@ def _command(job: Job) -> str:
     A record may come from somebody else, and a command is there to be pasted.
     """
     own = [option for option in job.overrides if not option.lstrip("+~").startswith((*_NOT_OF_TRAINING, "seed="))]
-    kept = [option for option in own if stored_config.is_known(option)]
+    kept = [option for option in own if accepted.is_known(option)]
     seed = [f"seed={job.runs[0].seed}"] if job.runs else []
     mode = ["hydra.mode=RUN"] if any("experiment=" in option for option in kept) else []
     left_out = f"  # without {len(own) - len(kept)} options that no configuration lists" if len(own) > len(kept) else ""
