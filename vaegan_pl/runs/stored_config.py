@@ -17,7 +17,7 @@ from vaegan_pl.runs.yaml_files import read_yaml
 from vaegan_pl.storage.files import RefusedError, atomic_write, first_line
 
 OVERRIDES = "overrides.yaml"
-"""The options of the command line that started a run, for its user; nothing reads it."""
+"""The file with the options of the command that started a run; it is only for the user to read."""
 
 FIXED = (
     "model.",
@@ -31,7 +31,7 @@ FIXED = (
     "trainer.limit_train_batches",
     "trainer.overfit_batches",
 )
-"""How the names of options begin that a resumed run keeps: others would make it a different experiment."""
+"""Prefixes of the options that a resumed run must keep; changing them would make it a different experiment."""
 
 NOT_STORED = ("directory", "output_root", "resume", "rerun", "sweep")
 """Options that always come from the command line."""
