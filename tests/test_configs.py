@@ -63,8 +63,11 @@ def test_every_option_of_every_group_composes_and_builds(option: str, tmp_path: 
         weight = torch.nn.Parameter(torch.zeros(1))
         built = instantiate(node, _convert_="all")
         schedule = built.pop("schedule")
-        assert schedule is None or schedule(0, 25) == 1
-        assert all(factory([weight]).param_groups for factory in built.values())
+        optimizers = [factory([weight]) for factory in built.values()]
+        assert (schedule is None) == (option == "optimizer/rmsprop")
+        if schedule is not None:
+            first = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+            assert [schedule(optimizer).get_last_lr()[0] for optimizer in optimizers] == first
     else:
         assert isinstance(instantiate(node, _convert_="all"), GenerativeModel)
 
@@ -119,7 +122,7 @@ def test_nothing_is_kept_with_neither_loggers_nor_callbacks(run_command: Any, tm
     options += ["data.per_class.Training=16", "data.per_class.Testing=4", f"output_root={tmp_path}"]
     nothing = ["logger=none", "callbacks=none", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run"]
     assert run_command(train, "train", *options, *nothing) is None
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "train.log"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "overrides.yaml", "train.log"}
 
 
 def test_the_reports_setup_is_the_default() -> None:
@@ -134,7 +137,8 @@ def test_the_reports_setup_is_the_default() -> None:
     factories = instantiate(config.optimizer, _convert_="all")
     assert factories.pop("schedule") is None
     module = VAEGANModule(model, factories, None, seed=0)
-    optimizers = module.configure_optimizers()
+    optimizers, schedulers = module.configure_optimizers()
+    assert schedulers == []
     assert [type(optimizer) for optimizer in optimizers] == [torch.optim.RMSprop] * 3
     assert [optimizer.param_groups[0]["lr"] for optimizer in optimizers] == [3e-4, 3e-4, 3e-5]
 
@@ -163,10 +167,36 @@ def test_larsen2015_is_what_the_authors_train() -> None:
     assert config.model.networks.discriminator_first_stride == 1
     assert (config.model.gate.equilibrium, config.model.gate.margin) == (0.68, 0.35)
     assert config.model.fakes == "prior"
-    assert config.optimizer.schedule.exponent == 0.75
+    assert config.optimizer.schedule.lr_lambda.exponent == 0.75
     for network in ("encoder", "decoder", "discriminator"):
         options = config.optimizer[network]
         assert (options.lr, options.alpha, options.weight_decay) == (3e-4, 0.9, 1e-5)
+
+
+def test_the_adversary_is_chosen_by_name() -> None:
+    games = ("saturating", "non_saturating", "non_saturating_diffaugment")
+    made = [instantiate(composed("model=gan", f"model/adversary={name}").model).adversary for name in games]
+    assert [adversary.name for adversary in made] == ["saturating", "non_saturating", "non_saturating"]
+    assert [adversary.uniform for adversary in made] == [0, 0, 6]
+    changes = made[2].description["diffaugment"]
+    assert changes == ["brightness", "contrast", "translation", "cutout"]
+    assert composed("model=larsen_plus").model.adversary == composed("model/adversary=" + games[2]).model.adversary
+    assert composed("model=larsen_plus", "model/adversary=saturating").model.adversary == composed().model.adversary
+
+
+def test_the_prior_is_that_of_the_evidence_lower_bound() -> None:
+    for model in ("larsen", "vae", "larsen_plus"):
+        prior = composed(f"model={model}", "model/prior=standard").model.prior
+        assert (prior.weight, prior.warm_up, prior.free_bits) == (1, 0, 0)
+
+
+def test_the_schedule_is_chosen_by_name() -> None:
+    assert composed("optimizer=larsen2015", "optimizer.schedule=null").optimizer.schedule is None
+    cosine = composed("optimizer=larsen2015", "optimizer/schedule=cosine", "trainer.max_epochs=7").optimizer.schedule
+    assert cosine.T_max == 7
+    assert (
+        composed("optimizer/schedule=power").optimizer.schedule == composed("optimizer=larsen2015").optimizer.schedule
+    )
 
 
 def test_larsen_plus_brings_its_networks_batches_and_learning_rate() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vaegan_pl.runs import stored_config
+from vaegan_pl.runs import accepted
 
 from . import faults
 from .faults.directories import directories
@@ -77,7 +77,7 @@ def test_a_directory_that_reaches_something_is_noticed(
     monkeypatch.setattr("tests.faults.directories.change_run", change)
     assert bad(directories(1, random.Random(1))) == []
     shutil.rmtree("world")
-    monkeypatch.setattr(stored_config, "_check", lambda *_: None)
+    monkeypatch.setattr(accepted, "check", lambda *_: None)
     (found,) = bad(directories(1, random.Random(1)))
     assert found.startswith("FAILED: run, pictures: touched ['precious/reconstructions_epoch_0003.png', ")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vaegan_pl.runs.stored_config import read_yaml
+from vaegan_pl.runs.yaml_files import read_yaml
 from vaegan_pl.storage.files import (
     MOST_TEXT,
     UNFINISHED,

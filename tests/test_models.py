@@ -2,9 +2,12 @@
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -19,7 +22,7 @@ from vaegan_pl.cli.train import train
 from vaegan_pl.model import weights
 from vaegan_pl.storage import tensor_files
 
-from .conftest import SMALL
+from .conftest import SMALL, digest
 
 Run = Callable[..., str | None]
 DATA = ["data.per_class.Training=16", "data.per_class.Testing=4"]
@@ -36,6 +39,8 @@ MODELS = {
     "larsen2015": ["model.networks.discriminator_channels=[8,16,32,32]"],
     "conditional": ["model.adversary.diffaugment=[translation,cutout]", "model.ema=0.9"],
 }
+TORCHS = "_target_:torch.optim.lr_scheduler"
+STEPS = f"{{{TORCHS}.StepLR,_partial_:true,step_size:1}}"
 NETWORKS = {"vae": {"encoder", "decoder"}, "gan": {"decoder", "discriminator"}}
 ALL = {"encoder", "decoder", "discriminator"}
 
@@ -159,16 +164,71 @@ def test_a_resumed_run_ends_with_the_same_bits(run_command: Run) -> None:
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
+class Rates(L.Callback):
+    """Notes the learning rates of the networks in every batch, by epoch."""
+
+    seen: ClassVar[dict[int, list[list[float]]]] = {}
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
+        Rates.seen.setdefault(trainer.current_epoch, []).append(rates)
+
+
+def rates_of(run_command: Run, *options: str) -> dict[int, list[float]]:
+    """The learning rates of the networks in each epoch of a run; they are the same in all batches of an epoch."""
+    Rates.seen.clear()
+    assert run_command(train, "train", *options, "+callbacks.rates._target_=tests.test_models.Rates") is None
+    assert all(rates == batches[0] for batches in Rates.seen.values() for rates in batches)
+    return {epoch: batches[0] for epoch, batches in Rates.seen.items()}
+
+
 def test_learning_rates_fall_with_the_authors_annealing(run_command: Run) -> None:
-    assert run_command(train, "train", *FEW, "optimizer=larsen2015", "trainer.max_epochs=3") is None
-    states = tensor_files.load(Path("run/checkpoints/last.ckpt"))["optimizer_states"]
-    share = 1 - (2 / 3) ** 0.75 * (1 - 4e-4)
-    rates = [state["param_groups"][0]["lr"] for state in states]
-    assert rates == pytest.approx(3 * [3e-4 * share])
+    """Bit by bit as in their formula, also in a run that is made longer."""
+    rates = rates_of(run_command, *FEW, "optimizer=larsen2015", "trainer.max_epochs=3")
+
+    def expected(epoch: int, epochs: int) -> list[float]:
+        return 3 * [(1 - math.pow(epoch / epochs, 0.75) * (1 - 4e-4)) * 3e-4]
+
+    assert rates == {epoch: expected(epoch, 3) for epoch in range(3)}
+    content = tensor_files.load(Path("run/checkpoints/last.ckpt"))
+    assert content["lr_schedulers"] == []
+    assert [state["param_groups"][0]["lr"] for state in content["optimizer_states"]] == expected(2, 3)
     assert weights.load(Path("run/vae_gan_model.pth")).training["optimizers"]["decoder"] == "RMSprop, lr 0.0003"
 
-    assert run_command(train, "train", "resume=run", "trainer.max_epochs=4") is None
+    rates = rates_of(run_command, "resume=run", "trainer.max_epochs=5")
+    assert rates == {3: expected(3, 5), 4: expected(4, 5)}
     assert "the learning rates rise again before they decay" in Path("run/train.log").read_text()
+
+
+@pytest.mark.parametrize("by", ["optimizer/schedule=cosine", f"optimizer.schedule={STEPS}"])
+def test_any_schedule_of_torch_resumes_as_if_the_run_had_not_been_stopped(run_command: Run, by: str) -> None:
+    """Both compute a rate from the one before, so that a rate restored wrongly would show."""
+    whole = rates_of(run_command, *FEW, by, "hydra.run.dir=whole", "trainer.max_epochs=4")
+    cosine = [(1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in range(4)]
+    shares = cosine if by.endswith("cosine") else [1, 0.1, 0.01, 0.001]
+    assert np.array([*whole.values()]) == pytest.approx(np.outer(shares, [3e-4, 3e-4, 3e-5]))
+    assert rates_of(run_command, *FEW, by, "trainer.max_epochs=4", "trainer.max_steps=10") == {
+        epoch: whole[epoch] for epoch in range(3)
+    }
+    assert rates_of(run_command, "resume=run", "trainer.max_steps=-1") == {epoch: whole[epoch] for epoch in (2, 3)}
+    ends = [tensor_files.load(Path(run, "checkpoints/last.ckpt")) for run in ("whole", "run")]
+    for part in ("state_dict", "optimizer_states"):
+        assert digest(ends[0][part]) == digest(ends[1][part])
+
+
+def test_a_schedule_stored_by_an_earlier_version_is_resumed(run_command: Run) -> None:
+    options = [*FEW, "optimizer=larsen2015", "trainer.max_epochs=3"]
+    whole = rates_of(run_command, *options)
+    assert rates_of(run_command, *options, "hydra.run.dir=old", "trainer.max_steps=4") == {0: whole[0]}
+    path = Path("old/config.yaml")
+    config: Any = OmegaConf.to_container(OmegaConf.load(path))
+    config["optimizer"]["schedule"] = {
+        "_target_": "vaegan_pl.model.schedule.PowerDecay",
+        "stop": 4.0e-4,
+        "exponent": 0.75,
+    }
+    OmegaConf.save(OmegaConf.create(config), path)
+    assert rates_of(run_command, "resume=old", "trainer.max_steps=-1") == {1: whole[1], 2: whole[2]}
 
 
 def test_larger_images_train_by_the_same_configuration(run_command: Run) -> None:
@@ -200,7 +260,14 @@ def test_larger_images_train_by_the_same_configuration(run_command: Run) -> None
         (["model.adversary.r1=1.0"], "take model.networks.discriminator_norm=group or spectral"),
         (["model.sigma=true"], "model.sigma=True: must be a positive number or learned"),
         (["model.sigma=wide"], "model.sigma=wide: must be a positive number or learned"),
-        (["model=gan", "model/gate=equilibrium"], "Could not override 'model/gate'"),
+        (["model=gan", "model/gate=equilibrium"], "model/gate: the chosen model has no gate; leave the option out"),
+        (["model=vae", "model/adversary=saturating"], "model/adversary: the chosen model has no adversary"),
+        (["model/prior=null"], "model/prior=null: cannot be left out; take one of standard"),
+        (["optimizer.schedule=cosine"], "take optimizer/schedule=cosine"),
+        (["optimizer/schedule=power", "optimizer.schedule.lr_lambda.stop=2"], "stop=2: must lie between 0 and 1"),
+        ([f"optimizer.schedule={{{TORCHS}.ReduceLROnPlateau,_partial_:true}}"], "a ReduceLROnPlateau cannot set"),
+        ([f"optimizer.schedule={{{TORCHS}.StepLR,_partial_:true}}"], "optimizer.schedule: "),
+        ([f"optimizer.schedule={{{TORCHS}.StepLR,_partial_:true,step_size:0}}"], "fails in epoch"),
         (["optimizer=larsen2015", "trainer.max_epochs=-1", "trainer.max_steps=2"], "needs trainer.max_epochs"),
     ],
 )

@@ -1,5 +1,6 @@
 """Runs that are stopped anywhere and continued: they end as if nothing had happened."""
 
+import csv
 import json
 import os
 import re
@@ -20,7 +21,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from vaegan_pl.cli.train import train
-from vaegan_pl.runs import layout, stored_config
+from vaegan_pl.runs import earlier_versions, layout, overriding
 from vaegan_pl.storage import files, tensor_files
 from vaegan_pl.training import checkpoints
 from vaegan_pl.training.loggers import MetricsFile
@@ -233,6 +234,70 @@ def test_another_run_is_not_continued(reference: Path, run_command: Run, options
     assert not Path("other").exists()
 
 
+def test_a_rerun_of_a_finished_run_is_the_same_run(reference: Path, run_command: Run) -> None:
+    assert run_command(train, "train", "rerun=reference", "hydra.run.dir=run") is None
+    assert_as_the_reference(Path("run"), reference)
+    log = Path("run/train.log").read_text()
+    assert log.count(f"repeats      {reference}, with no changes") == 1
+    assert yaml.safe_load(Path("reference/overrides.yaml").read_text()) == FEW
+    assert yaml.safe_load(Path("run/overrides.yaml").read_text()) == [f"rerun={reference}"]
+    (first, first_id), (second, second_id) = (
+        (config, config.pop("run_id"))
+        for config in (yaml.safe_load((run / "config.yaml").read_text()) for run in (reference, Path("run")))
+    )
+    assert first_id != second_id
+    assert {**first, "sweep": None} == {**second, "sweep": None}
+
+
+def test_a_rerun_takes_what_the_command_line_changes(reference: Path, run_command: Run) -> None:
+    before = tree(reference)
+    changes = ["seed=3", "trainer.max_epochs=1", "model/gate=equilibrium", "model/prior=standard"]
+    assert run_command(train, "train", "rerun=latest", "output_root=there", *changes) is not None
+    assert run_command(train, "train", "rerun=reference", "hydra.run.dir=run", *changes) is None
+    first, second = (OmegaConf.to_container(OmegaConf.load(f"{run}/config.yaml")) for run in ("reference", "run"))
+    assert isinstance(first, dict)
+    assert isinstance(second, dict)
+    a, b = overriding.flatten(first), overriding.flatten(second)
+    differing = {key for key in {*a, *b} if a.get(key) != b.get(key)}
+    gate = {f"model.gate.{name}" for name in ("_target_", "equilibrium", "margin")}
+    assert differing - {"sweep.name", "run_id"} == {"seed", "trainer.max_epochs", "model.fakes", *gate}
+    assert "with seed=3 trainer.max_epochs=1" in Path("run/train.log").read_text()
+    assert column_of(Path("run"), "loss/gan") != column_of(reference, "loss/gan")[:2]
+    assert tree(reference) == before
+
+
+def column_of(run: Path, name: str) -> list[str]:
+    with (run / "metrics.csv").open() as file:
+        return [row[name] for row in csv.DictReader(file) if row[name]]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["rerun=nowhere"], "there is no run in"),
+        (["rerun=reference", "resume=reference"], "leave one of them out"),
+        (["rerun=reference", "--multirun"], "leave --multirun out"),
+        (["rerun=reference", "experiment=larsen_plus"], "experiment= sets many options"),
+        (["rerun=reference", "hydra.run.dir=reference"], "holds a run already"),
+        (["rerun=copy"], "sets callbacks.console._target_=os.system, which is not accepted"),
+        (["rerun=linked"], "there is no run in"),
+    ],
+)
+def test_what_cannot_be_repeated_is_refused(reference: Path, run_command: Run, options: list[str], words: str) -> None:
+    for name in ("copy", "linked"):
+        Path(name).mkdir()
+    text = Path("reference/config.yaml").read_text()
+    Path("copy/config.yaml").write_text(text.replace("vaegan_pl.training.callbacks.Console", "os.system"))
+    Path("linked/config.yaml").symlink_to(reference / "config.yaml")
+    before = tree(Path.cwd())
+    message = run_command(train, "train", *options, "sweep.name=s")
+    assert message is not None
+    assert words in message
+    assert tree(Path.cwd()) == before
+    for name in ("copy", "linked"):
+        rmtree(name)
+
+
 def test_other_images_are_not_continued_on(reference: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run) -> None:
     copytree("outputs/phantoms", "run-data")
     Kill.armed = True
@@ -440,7 +505,7 @@ def test_a_run_that_overfits_on_purpose_is_not_resumed(monkeypatch: pytest.Monke
     assert "trainer.overfit_batches cannot be resumed" in str(message)
 
 
-@pytest.mark.parametrize(("before", "now"), stored_config.MOVED.items())
+@pytest.mark.parametrize(("before", "now"), earlier_versions.MOVED.items())
 def test_modules_have_moved_to_where_the_table_says(before: str, now: str) -> None:
     with pytest.raises(ModuleNotFoundError):
         import_module(before.rstrip("."))
@@ -497,6 +562,9 @@ HOSTILE = {
     "optimizer.decoder._target_": "torch.optim.LBFGS",
     "optimizer.discriminator": [],
     "optimizer.schedule": {},
+    "optimizer.schedule._target_": "torch.optim.lr_scheduler.ChainedScheduler",
+    "optimizer.schedule.lr_lambda": {"_target_": "os.system"},
+    "optimizer.schedule.T_max": "${oc.env:HOME}",
     "surprise": {"_target_": "os.system"},
     "\x1b[31m": 1,
 }
@@ -512,7 +580,9 @@ def test_what_a_runs_directory_may_not_say_is_refused_and_leaves_no_trace(
     *parts, last = key.split(".")
     node = config
     for part in parts:
-        node = node.setdefault(part, {})
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
     node[last] = HOSTILE[key]
     path.write_text(yaml.safe_dump(config))
     before, around = tree(Path("run")), tree(Path.cwd(), leaving_out="run")

@@ -41,7 +41,7 @@ class LeanStep:
         self.model = module.model
         self.device = module.device
         self.bfloat16 = bfloat16
-        self.optimizers: Sequence[Optimizer] = module.configure_optimizers()
+        self.optimizers: Sequence[Optimizer] = module.configure_optimizers()[0]
 
     def __call__(self, x: Tensor) -> None:
         """Compute all gradients, then step all three networks."""

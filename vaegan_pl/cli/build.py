@@ -37,23 +37,33 @@ def data(config: DictConfig) -> "ImageFolders":
 
 
 def model_and_optimizers(config: DictConfig) -> "tuple[GenerativeModel, dict[str, Any], Any]":
-    """The model, what makes its optimizers, and the schedule of their learning rates.
+    """The model, what makes its optimizers, and what makes the schedulers of their learning rates.
 
     Raises:
-        UserError: if one is something else, as without its `_target_`.
+        UserError: if one is something else, as without its `_target_`, or the schedule needs an unset number of epochs.
     """
     from hydra.utils import instantiate
 
     from vaegan_pl.model.generative import GenerativeModel
 
+    if spans_the_run(config) and config.trainer.max_epochs in (None, -1):
+        raise UserError("optimizer.schedule: needs trainer.max_epochs; set it, or take optimizer.schedule=null")
     model, optimizers = (instantiate(part, _convert_="all") for part in (config.model, config.optimizer))
     schedule = optimizers.pop("schedule", None)
     if not isinstance(model, GenerativeModel):
         raise UserError("model._target_: does not name a model of this project")
-    for name, made in {**optimizers, "schedule": schedule}.items():
-        if not callable(made) and (name, made) != ("schedule", None):
+    if schedule is not None and not callable(schedule):
+        named = f"; take optimizer/schedule={schedule}" if isinstance(schedule, str) else ", or is no scheduler"
+        raise UserError(f"optimizer.schedule: lacks its _target_ or _partial_{named}")
+    for name, made in optimizers.items():
+        if not callable(made):
             raise UserError(f"optimizer.{name}: lacks its _target_ or _partial_; choose optimizer=rmsprop")
     return model, optimizers, schedule
+
+
+def spans_the_run(config: DictConfig) -> bool:
+    """Whether the schedule of the learning rates depends on the number of epochs."""
+    return "${trainer.max_epochs}" in OmegaConf.to_yaml(config.optimizer)
 
 
 def module(config: DictConfig) -> "VAEGANModule":

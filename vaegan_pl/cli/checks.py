@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import lightning as L
 
 SET_AT_THE_START = ("trainer", "experiment", "debug")
-"""Groups that cannot be chosen again when a run is resumed."""
+"""Groups that cannot be chosen again when a run is resumed or repeated."""
 
 OUTPUTS = ("directory", "path", "best", "picture")
 """Options of loggers and callbacks that say where something is written."""
@@ -51,8 +51,12 @@ def check_supported(config: DictConfig) -> None:
         list_images(Path(str(config.data.root)), classes, aliases)
 
 
-def check_resumed(directory: Path, overrides: list[str]) -> None:
-    """Stop groups of options that are chosen again for a run that is resumed.
+def check_single_options(option: str, overrides: list[str]) -> None:
+    """Refuse groups that set many options where a stored configuration is resumed or repeated.
+
+    Args:
+        option: what is resumed or repeated, as it was typed.
+        overrides: the options of the command line.
 
     Raises:
         UserError: for such a group.
@@ -60,8 +64,8 @@ def check_resumed(directory: Path, overrides: list[str]) -> None:
     for name in (override.partition("=")[0].lstrip("+") for override in overrides):
         if name in SET_AT_THE_START:
             raise UserError(
-                f"resume={directory}: {name}= sets many options, and a resumed run keeps those it was started with; "
-                "leave it out, or give single options, such as trainer.accelerator=cpu"
+                f"{option}: {name}= sets many options, which here are those the run was started with; leave it out, or "
+                "give single options, such as trainer.accelerator=cpu"
             )
 
 

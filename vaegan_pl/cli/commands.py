@@ -24,7 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 
 from vaegan_pl.console import as_option, as_typed, enduring_streams
 from vaegan_pl.errors import UserError
-from vaegan_pl.storage.files import check_model_path, printable
+from vaegan_pl.storage.files import check_model_path, is_next_to, printable
 
 _PACKAGE = Path(__file__).parents[1]
 CONFIG_DIRECTORY = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
@@ -48,7 +48,7 @@ LISTS = frozenset({"weights", "images"})
 FREE = ("data.aliases.", "data.per_class.")
 """Groups whose options have names of the user's choice."""
 
-NEEDED = frozenset({"model", "optimizer", "data", "trainer"})
+NEEDED = frozenset({"model", "model/networks", "model/adversary", "model/prior", "optimizer", "data", "trainer"})
 """Groups of which one must be chosen."""
 
 ADDABLE = ("trainer.", "callbacks.", "logger.")
@@ -71,6 +71,7 @@ AT_END: list[Callable[[BaseException | None], None]] = []
 """What is called when the command ends, with what ended it before its time."""
 
 _SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'")
+_NO_SUCH_PART = re.compile(r"Could not override '(\w+)/(\w+)'")
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 """What ends a command with a message instead of a traceback, beside Lightning's `MisconfigurationException`."""
@@ -89,7 +90,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no reason for tracebacks
     os.environ["MPLBACKEND"] = "agg"  # pictures go to files, also from a notebook, whose backend may not be there
     try:
-        sys.argv[1:] = _in_its_own_directory(_without_groups([*map(_with_home, sys.argv[1:])]))
+        sys.argv[1:] = _in_its_own_directory(_with_run_to_repeat(_without_groups([*map(_with_home, sys.argv[1:])])))
     except UserError as error:
         sys.exit(f"error: {error}")
     if not is_first_process():
@@ -236,12 +237,11 @@ def _in_its_own_directory(arguments: list[str]) -> list[str]:
     Raises:
         UserError: if there is no such run, or in a sweep.
     """
-    given = {name.lstrip("+"): argument for argument in arguments for name in [argument.partition("=")[0]]}
-    options = {name: _value(argument) for name, argument in given.items()}
+    given, options = _by_name(arguments)
     wanted, directory = options.get("resume", "None"), options.get("hydra.run.dir")
     if wanted == "None":
         return arguments
-    if {"--multirun", "-m"} & options.keys() or options.get("hydra.mode") == "MULTIRUN":
+    if _is_sweep(options):
         raise UserError("resume: continues one run; leave --multirun out")
     if wanted == "auto":
         if directory is None or "${" in directory:
@@ -257,6 +257,36 @@ def _in_its_own_directory(arguments: list[str]) -> list[str]:
     if wanted == "auto":
         return [*kept, given["hydra.run.dir"]]
     raise UserError(f"resume={wanted}: there is no run in {found.resolve()}; give a directory that holds {CONFIG}")
+
+
+def _with_run_to_repeat(arguments: list[str]) -> list[str]:
+    """Name in full the directory of the run that `rerun` repeats.
+
+    Raises:
+        UserError: if there is no such run, in a sweep, or together with `resume`.
+    """
+    given, options = _by_name(arguments)
+    wanted = options.get("rerun", "None")
+    if wanted == "None":
+        return arguments
+    if _is_sweep(options):
+        raise UserError("rerun: repeats one run; leave --multirun out")
+    if options.get("resume", "None") != "None":
+        raise UserError("rerun: starts a new run, and resume continues one; leave one of them out")
+    found = Path(options.get("output_root", "outputs"), "latest") if wanted == "latest" else Path(wanted)
+    if not is_next_to(found / CONFIG, found):
+        raise UserError(f"rerun={wanted}: there is no run in {found.resolve()}; give a directory that holds {CONFIG}")
+    return [*(argument for argument in arguments if argument != given["rerun"]), as_option("rerun", found.resolve())]
+
+
+def _by_name(arguments: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The arguments by the names of their options, and the options' values."""
+    given = {name.lstrip("+"): argument for argument in arguments for name in [argument.partition("=")[0]]}
+    return given, {name: _value(argument) for name, argument in given.items()}
+
+
+def _is_sweep(options: dict[str, str]) -> bool:
+    return bool({"--multirun", "-m"} & options.keys()) or options.get("hydra.mode") == "MULTIRUN"
 
 
 def _value(argument: str) -> str:
@@ -372,6 +402,9 @@ def _message(error: BaseException) -> str:
             return f"{error.override}: is not an option; options are written name=value"
         quoted = as_typed(*error.override.split("=", 1))
         return f"{error.override}: contains characters that must be quoted; write {quoted}"
+    part = _NO_SUCH_PART.match(str(error)) if isinstance(error, HydraException) else None
+    if part is not None:
+        return f"{part[1]}/{part[2]}: the chosen {part[1]} has no {part[2]}; leave the option out"
     several = _SEVERAL.match(str(error)) if isinstance(error, HydraException) else None
     if several is not None:
         name, _, value = several[1].partition("=")

@@ -52,7 +52,7 @@ def checkpoint_of(directory: Path, config: DictConfig) -> Checkpoint | None:
         raise UserError(
             f"resume={config.resume}: is finished, after {content['global_step']} batches; raise {ended} to go on"
         )
-    if config.optimizer.schedule is not None and limits and limits["max_epochs"] != config.trainer.max_epochs:
+    if build.spans_the_run(config) and limits and limits["max_epochs"] != config.trainer.max_epochs:
         log.warning("optimizer.schedule now spans the longer run: the learning rates rise again before they decay")
     with torch.device("meta"):
         module = build.module(config)

@@ -84,19 +84,25 @@ def fit(config: DictConfig) -> None:
 
 
 def directory_and_config(config: DictConfig) -> tuple[Path, DictConfig]:
-    """The run's directory, and its configuration: as composed, or that of the run to resume.
+    """The run's directory, and its configuration: as composed, or that of the run to resume or repeat.
 
     Raises:
-        UserError: if the directory is not free, or not one to resume.
+        UserError: if the directory is not free, or there is no run that can be resumed or repeated.
     """
+    overrides = HydraConfig.get().overrides.task
     if config.resume is not None:
         directory = Path(config.resume)
         layout.check_entries(directory)
         if HydraConfig.get().mode != RunMode.MULTIRUN:  # a job of a sweep is composed as it was before
-            checks.check_resumed(directory, HydraConfig.get().overrides.task)
-        config = stored_config.read(directory, config, HydraConfig.get().overrides.task)
+            checks.check_single_options(f"resume={directory}", overrides)
+        config = stored_config.read(directory, config, overrides)
         return directory, config
     directory = Path(config.directory)
+    if config.rerun is not None:
+        checks.check_single_options(f"rerun={config.rerun}", overrides)
+        config = stored_config.repeat(Path(config.rerun), config, overrides)
+        changes = " ".join(override for override in overrides if not override.startswith("rerun="))
+        log.info("repeats      %s, %s", config.rerun, f"with {changes}" if changes else "with no changes")
     if commands.is_first_process():
         layout.check_free(directory)
         checks.check_outputs(config, directory)
@@ -145,10 +151,10 @@ def callbacks_of(config: DictConfig, directory: Path) -> "tuple[RunDirectory, li
     hydra = HydraConfig.get()
     of_data = data_options(str(hydra.runtime.choices["data"]), hydra.overrides.task)
     for console in (callback for callback in callbacks if isinstance(callback, Console)):
-        console.data_options = None if config.resume else of_data
+        console.data_options = None if config.resume or config.rerun else of_data
 
     def describe() -> None:
-        stored_config.write(config, directory)
+        stored_config.write(config, directory, hydra.overrides.task)
         for logger in loggers:
             logger.log_hyperparams(options)
 

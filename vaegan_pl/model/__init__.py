@@ -1,1 +1,1 @@
-"""The model: networks, losses, Algorithm 1, its Lightning module and its portable file."""
+"""The model: networks, losses, Algorithm 1, and portable model files."""

@@ -1,4 +1,4 @@
-"""The game against the discriminator, and what keeps it fair where there are few images."""
+"""The adversarial game, and stabilisers that keep it balanced when there are few images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,36 +16,36 @@ Logits = Float[Tensor, " batch"]
 
 BLACK = -1.0
 SHIFT, CUTOUT = 1 / 8, 1 / 2
-"""Largest shift and side of the hole, as shares of the image's side (arXiv 2006.10738, section 3.2)."""
+"""The largest shift, and the side of the hole, as shares of the image's side (arXiv 2006.10738, section 3.2)."""
 
 R1_INTERVAL = 16
-"""Batches between two penalties, each that many times as large (arXiv 1912.04958, section 3.1).
+"""Batches from one penalty to the next, and the factor by which each is larger (arXiv 1912.04958, section 3.1).
 
-Under RMSProp, which divides by recent gradients, one large penalty weighs less than many small ones.
+RMSProp divides by recent gradients, so one large penalty has less effect than many small ones.
 """
 
 ANCHOR_DECAY = 0.99
-"""Of the moving averages that LeCam holds scores against (arXiv 2104.03310, section 4.1), once they have begun.
+"""Decay of the moving averages of logits that LeCam uses (arXiv 2104.03310, section 4.1), after the first batches.
 
-It starts low, as `GenerativeModel.update_averages` does, so that they do not stay near the 0 that they start from.
+As in `GenerativeModel.update_averages` it starts low, so that the averages quickly leave their initial 0.
 """
 
 
 class DiffAugment:
     """Differentiable augmentation of everything that the discriminator sees (arXiv 2006.10738).
 
-    Real and decoded images of one row are changed alike, so that L_llike compares the same view of both. What comes in
-    from outside the image, and the hole, are black like the background of MRI.
+    The real and decoded images of one row are augmented alike, so that L_llike compares the same view of both. Pixels
+    shifted in from outside the image, and the hole, are black like the background of MRI.
 
     Args:
-        changes: any of `brightness`, `contrast`, `translation` and `cutout`, in the order they are made.
+        changes: any of `brightness`, `contrast`, `translation` and `cutout`, in the order they are applied.
 
     Raises:
-        ValueError: if one is none of those.
+        ValueError: if another augmentation is named.
     """
 
     DRAWS = 6
-    """Uniform numbers for each image."""
+    """Number of uniform random numbers for each image."""
 
     def __init__(self, changes: Sequence[str]) -> None:
         self._known = {
@@ -62,25 +62,25 @@ class DiffAugment:
         self.changes = list(changes)
 
     def __call__(self, images: Images, uniform: Float[Tensor, "batch draw"]) -> Images:
-        """Change every image by its row of `DRAWS` numbers in [0, 1)."""
+        """Augment each image by its row of `DRAWS` numbers in [0, 1)."""
         for change in self.changes:
             images = self._known[change](images, uniform)
         return images
 
     @staticmethod
     def brightness(images: Images, uniform: Tensor) -> Images:
-        """Add up to half a unit of grey either way, where black to white is two."""
+        """Add a uniform number in [-0.5, 0.5) to each image, where grey values span [-1, 1]."""
         return images + (uniform[:, 0] - 0.5)[:, None, None, None]
 
     @staticmethod
     def contrast(images: Images, uniform: Tensor) -> Images:
-        """Stretch grey values about each image's mean, by half to one and a half."""
+        """Scale each image's deviations from its mean by a factor in [0.5, 1.5)."""
         mean = images.mean((1, 2, 3), keepdim=True)
         return (images - mean) * (uniform[:, 1] + 0.5)[:, None, None, None] + mean
 
     @staticmethod
     def translation(images: Images, uniform: Tensor) -> Images:
-        """Shift by whole pixels, up to `SHIFT` of the side along either axis."""
+        """Shift by whole pixels, up to `SHIFT` of the side along each axis."""
         n, channels, side, _ = images.shape
         most = round(SHIFT * side)
         shifts = (uniform[:, 2:4] * (2 * most + 1)).long().clamp_max(2 * most)  # of the padded image, from 0
@@ -92,7 +92,7 @@ class DiffAugment:
 
     @staticmethod
     def cutout(images: Images, uniform: Tensor) -> Images:
-        """Blacken a square of `CUTOUT` of the side, centred on any pixel."""
+        """Blacken a square with a side of `CUTOUT` of the image's, centred on any pixel."""
         side = images.shape[-1]
         hole = round(CUTOUT * side)
         start = (uniform[:, 4:6] * side).long() - hole // 2
@@ -104,13 +104,13 @@ class DiffAugment:
 
 @dataclass(frozen=True)
 class DiscriminatorOutput:
-    """What the discriminator says of real and decoded images.
+    """The discriminator's logits of real and decoded images.
 
     Attributes:
-        x: real images, as it saw them.
+        x: the real images as the discriminator saw them.
         real: their logits.
-        fakes: logits of decoded images, by what they are.
-        in_l_gan: names of those of `fakes` that enter L_GAN.
+        fakes: the logits of decoded images, by kind: `reconstruction`, `prior`.
+        in_l_gan: the kinds that enter L_GAN.
     """
 
     x: Images
@@ -121,15 +121,15 @@ class DiscriminatorOutput:
 
 @dataclass(frozen=True)
 class GanGradients:
-    """The gradients of L_GAN, and of what stabilises it.
+    """The gradients of L_GAN and of its stabilisers.
 
     Attributes:
-        decoder_pull: gradients, with respect to the decoded images, of what the decoder minimises (-L_GAN in the
-            saturating game); 0 for images that do not enter L_GAN.
+        decoder_pull: gradients of the decoder's adversarial loss (-L_GAN in the saturating game) with respect to the
+            decoded images; 0 for images that do not enter L_GAN.
         discriminator: gradients of the discriminator, in `parameters()` order.
         cost_real: the discriminator's mean cost of real images.
-        cost_fake: its mean cost of the decoded images in L_GAN.
-        metrics: the costs, to log.
+        cost_fake: the discriminator's mean cost of the decoded images in L_GAN.
+        metrics: the costs to log.
     """
 
     decoder_pull: list[Images]
@@ -144,13 +144,14 @@ class Adversary(nn.Module):
 
     Args:
         game: `saturating` (Algorithm 1), `non_saturating` or `hinge`; see `losses.GAMES`.
-        diffaugment: changes that `DiffAugment` makes; none leaves it out.
+        diffaugment: the augmentations of `DiffAugment`; an empty list switches it off.
         r1: weight of the penalty on the discriminator's gradient at real images, gamma of arXiv 1801.04406, eq. 9;
-            0 leaves it out.
-        lecam: weight of LeCam as the paper prints it (arXiv 2104.03310; its code cuts one side off); 0 leaves it out.
+            0 switches it off.
+        lecam: weight of the LeCam regulariser as printed in the paper (arXiv 2104.03310; the paper's code clips it on
+            one side); 0 switches it off.
 
     Raises:
-        ValueError: if an option is none of those.
+        ValueError: if an option is out of its range.
     """
 
     def __init__(self, game: str, diffaugment: Sequence[str], r1: float, lecam: float) -> None:
@@ -170,16 +171,16 @@ class Adversary(nn.Module):
         self.lecam = lecam
         self.register_buffer("anchors", torch.zeros(2))
         self.anchors: Tensor
-        """Moving averages of the logits of real and of decoded images."""
+        """Moving averages of the logits of real and of decoded images, in this order."""
 
     @property
     def description(self) -> dict[str, object]:
-        """The options, in plain values, for the record."""
+        """The options as plain values, for model files and records."""
         changes = [] if self.diffaugment is None else self.diffaugment.changes
         return {"game": self.name, "diffaugment": changes, "r1": self.r1, "lecam": self.lecam}
 
     def views(self, batches: Sequence[Images], uniform: Float[Tensor, "batch draw"] | None) -> list[Images]:
-        """What the discriminator sees of batches; the same rows of each are changed alike."""
+        """The batches as the discriminator sees them; equal rows of all batches are augmented alike."""
         if self.diffaugment is None:
             return list(batches)
         if uniform is None:
@@ -187,7 +188,7 @@ class Adversary(nn.Module):
         return [self.diffaugment(images, uniform) for images in batches]
 
     def graph_key(self, number: int) -> int | None:
-        """See `GenerativeModel.graph_key`: 1 where R1 is due, 0 elsewhere, None while LeCam's averages begin."""
+        """See `GenerativeModel.graph_key`: 1 in batches with R1, 0 in others, None while LeCam's decay still grows."""
         if type(self) is not Adversary or (self.lecam and _begun(number) < ANCHOR_DECAY):
             return None
         return int(self._is_due(number))
@@ -203,20 +204,20 @@ class Adversary(nn.Module):
         y: Labels | None,
         number: int,
     ) -> GanGradients:
-        """The gradients of the game, and of what stabilises it.
+        """The gradients of the game and of its stabilisers.
 
         Args:
             seen: the discriminator's logits.
-            decoded: the decoded images, in the order of `seen.fakes`; none where the decoder does not learn from L_GAN.
+            decoded: the decoded images, in the order of `seen.fakes`; empty if the decoder does not learn from L_GAN.
             discriminator: the discriminator.
-            y: the classes of real images, if it is conditional.
+            y: the classes of the real images, if the discriminator is conditional.
             number: the batch's number, from 0.
         """
         theta, fakes = tuple(discriminator.parameters()), [seen.fakes[name] for name in seen.in_l_gan]
         costs = {name: self.game.fake(logits) for name, logits in seen.fakes.items()}
         cost_real, cost = self.game.real(seen.real), self.discriminator_cost(seen.real, fakes)
         keep_graph = bool(self.lecam)
-        if self.zero_sum:  # what the discriminator descends, the decoder ascends: one pass backwards for both
+        if self.zero_sum:  # the decoder ascends what the discriminator descends: one backward pass for both
             both = grad(cost, [*decoded, *theta], retain_graph=keep_graph, materialize_grads=True)
             g_decoded, g_theta = [-g for g in both[: len(decoded)]], both[len(decoded) :]
         else:
@@ -235,13 +236,13 @@ class Adversary(nn.Module):
         return GanGradients(g_decoded, g_theta, cost_real.detach(), cost_fake.detach(), metrics)
 
     def discriminator_cost(self, real: Logits, fakes: Sequence[Logits]) -> Scalar:
-        """What the discriminator descends in the game: its costs of real and decoded images, summed."""
+        """The discriminator's loss in the game: the sum of its costs of real and of decoded images."""
         return self.game.real(real) + torch.stack([self.game.fake(logits) for logits in fakes]).sum()
 
     def lecam_cost(self, real: Logits, fakes: Sequence[Logits], number: int) -> Scalar:
-        """What the discriminator, and it alone, descends beside the game: LeCam, by its weight; 0 without one.
+        """The weighted LeCam regulariser, which enters only the discriminator's loss; 0 if it is switched off.
 
-        The averages move, by the means over all devices.
+        Also updates the moving averages, by means over all devices.
 
         Args:
             real: logits of real images.
@@ -261,14 +262,14 @@ class Adversary(nn.Module):
         return self.lecam * ((real - fake_anchor).square().mean() + (fake - real_anchor).square().mean())
 
     def decoder_cost(self, fakes: Sequence[Logits]) -> Scalar:
-        """What the decoder descends for its images."""
+        """The decoder's loss in the game."""
         return torch.stack([self.game.decoder(logits) for logits in fakes]).sum()
 
     def check_gate(self, gate: object) -> None:
-        """Stop a gate that cannot weigh the costs of this game, or would drop the penalties that are due.
+        """Check that a gate can compare the costs of this game, and does not skip penalties.
 
         Raises:
-            ValueError: if there is one in a game whose costs are not in nats, or with R1.
+            ValueError: if there is a gate in a game whose costs are not in nats, or together with R1.
         """
         if gate is not None and not self.in_nats:
             raise ValueError("model.gate: weighs costs in nats; take model.adversary.game=saturating or non_saturating")
@@ -278,10 +279,10 @@ class Adversary(nn.Module):
             )
 
     def check_batch_norm(self, networks: Networks) -> None:
-        """Stop R1 on a discriminator whose logit of an image depends on the other images of the batch.
+        """Check that R1 is not used with a discriminator whose logits depend on the other images of the batch.
 
         Raises:
-            ValueError: if there is a weight for R1, and batch norm.
+            ValueError: if R1 has a weight and the discriminator has batch norm.
         """
         if self.r1 and networks.discriminator_norm == "batch":
             raise ValueError(
@@ -297,15 +298,15 @@ class Adversary(nn.Module):
         y: Labels | None,
         number: int,
     ) -> tuple[Tensor, ...]:
-        """The discriminator's gradient and, every `R1_INTERVAL` batches, that of r1 / 2 E |grad_x logit(x)|^2.
+        """The discriminator's gradient plus, every `R1_INTERVAL` batches, that of r1 / 2 E |grad_x logit(x)|^2.
 
-        The penalty is taken in the precision of the parameters.
+        The penalty is computed in the precision of the parameters.
 
         Args:
-            gradient: of `discriminator_cost` and LeCam.
+            gradient: the gradient of `discriminator_cost` and LeCam.
             discriminator: the discriminator.
             x: real images as the discriminator sees them.
-            y: their classes, if it is conditional.
+            y: their classes, if the discriminator is conditional.
             number: the batch's number, from 0.
         """
         if not self._is_due(number):

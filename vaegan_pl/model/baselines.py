@@ -1,4 +1,4 @@
-"""The two models that the VAE/GAN joins, with the same networks: the report's sections 2.1 and 2.2."""
+"""The two models that the VAE/GAN combines, VAE and GAN, with the same networks (report, sections 2.1 and 2.2)."""
 
 from torch.autograd import grad
 from torch.nn.utils import parametrize
@@ -16,12 +16,12 @@ class VAE(GenerativeModel):
 
     Args:
         networks: encoder and decoder.
-        sigma: deviation of the Gaussian, or `learned`; see `losses.pixel_likelihood`.
+        sigma: standard deviation of the Gaussian, or `learned`; see `losses.pixel_likelihood`.
         prior: how L_prior enters the loss.
         ema: see `GenerativeModel`.
 
     Raises:
-        ValueError: if an option is none of those.
+        ValueError: if an option is out of its range.
     """
 
     NETWORKS = ("encoder", "decoder")
@@ -61,11 +61,11 @@ class GAN(GenerativeModel):
 
     Args:
         networks: decoder and discriminator.
-        adversary: the form of the game, and what stabilises it.
+        adversary: the adversarial game and its stabilisers.
         ema: see `GenerativeModel`.
 
     Raises:
-        ValueError: if an option is none of those.
+        ValueError: if an option is out of its range.
     """
 
     NETWORKS = ("decoder", "discriminator")
@@ -82,7 +82,7 @@ class GAN(GenerativeModel):
         self.uniform = adversary.uniform
 
     def gradients(self, batch: Batch, noise: Noise) -> Step:
-        """The discriminator tells x from x_p, the decoder makes it err; see `GenerativeModel.gradients`."""
+        """The discriminator learns to tell x from x_p, the decoder to fool it; see `GenerativeModel.gradients`."""
         dec, dis, y, number = self.networks.decoder, self.networks.discriminator, batch.y, batch.number
         x_p = dec(noise.z_p, y)
         views = self.adversary.views([batch.x, x_p], noise.uniform)

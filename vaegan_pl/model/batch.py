@@ -1,4 +1,4 @@
-"""What one iteration is given: images, and random numbers."""
+"""The inputs of one iteration: images and random numbers."""
 
 from dataclasses import dataclass
 
@@ -18,8 +18,8 @@ class Batch:
 
     Attributes:
         x: the images, in [-1, 1].
-        y: their classes, for conditional networks.
-        number: how many batches were trained before this one.
+        y: their class indices, for conditional networks.
+        number: the number of batches trained before this one.
     """
 
     x: Images
@@ -34,7 +34,7 @@ class Noise:
     Attributes:
         epsilon: standard normal noise of the reparameterisation z = mu + sigma * epsilon.
         z_p: samples of the prior N(0, I).
-        uniform: numbers in [0, 1), as many for each image as `GenerativeModel.uniform` says; None where it needs none.
+        uniform: numbers in [0, 1), `GenerativeModel.uniform` for each image; None if the model needs none.
     """
 
     epsilon: Latents

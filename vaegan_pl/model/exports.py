@@ -1,4 +1,4 @@
-"""Encoder and decoder as files for other programs, each compared with the networks once it is written."""
+"""Export of encoder and decoder for other programs; each file is checked against the networks."""
 
 import json
 import logging
@@ -18,32 +18,32 @@ from vaegan_pl.storage.files import atomic_write
 
 TOLERANCE = 1e-4
 CHECKED = (1, 3, 16)
-"""Batches that an export is compared on; none is the one that it was traced with."""
+"""Batch sizes on which an export is compared; none is the size that it was traced with."""
 
 INPUTS = {"encoder": "images", "decoder": "z"}
 OUTPUTS = {"encoder": ["mean", "log_variance"], "decoder": ["images"]}
 
 Inputs = tuple[Tensor, ...]
-"""Images or latents and, for conditional networks, the class of each."""
+"""Images or latents and, for conditional networks, their class indices."""
 
 Runner = Callable[[Inputs], list[Tensor]]
 
 
 def export(networks: Networks, file_format: str, directory: Path, metadata: Mapping[str, Any]) -> dict[Path, float]:
-    """Write the encoder and the decoder, with a batch of any size, and compare them with PyTorch's own outputs.
+    """Write the encoder and the decoder for batches of any size, and compare the files' outputs with PyTorch's.
 
     Args:
         networks: in evaluation mode on the CPU, in float32.
         file_format: one of `FORMATS`.
-        directory: where `encoder.SUFFIX` and `decoder.SUFFIX` go.
-        metadata: plain values, kept in each file as JSON under `vaegan_pl`.
+        directory: the folder for `encoder.SUFFIX` and `decoder.SUFFIX`.
+        metadata: plain values, stored in each file as JSON under `vaegan_pl`.
 
     Returns:
-        The files, each with the largest absolute difference of any output on random inputs.
+        The largest absolute difference of any output on random inputs, by file.
 
     Raises:
         OSError: if a file cannot be written.
-        UserError: if a package is missing, or a file's outputs differ from PyTorch's; nothing is written then.
+        UserError: if a package is missing, or a file's outputs differ from PyTorch's; nothing is written in that case.
     """
     write, load = FORMATS[file_format]
     checked: dict[Path, tuple[bytes, float]] = {}
@@ -78,7 +78,7 @@ def _examples(shape: tuple[int, ...], classes: int, n: int) -> Inputs:
 
 @torch.inference_mode()
 def difference(network: nn.Module, runner: Runner, shape: tuple[int, ...], classes: int) -> float:
-    """The largest absolute difference of a network's and a runner's outputs, over random batches of several sizes."""
+    """The largest absolute difference between outputs of a network and a runner, over batches of several sizes."""
     largest = 0.0
     for n in CHECKED:
         inputs = _examples(shape, classes, n)

@@ -1,4 +1,4 @@
-"""What the VAE/GAN and the models beside it have in common: networks, their averages, and the form of a step."""
+"""What all models have in common: networks, their moving averages, and the result of a step."""
 
 import copy
 import math
@@ -16,14 +16,14 @@ from vaegan_pl.model.networks import Networks
 
 @dataclass(frozen=True)
 class EquilibriumGate:
-    """The authors' rule that rests whichever of decoder and discriminator is too far ahead (their code, not the paper).
+    """The authors' rule that rests the decoder or discriminator when it is too far ahead (their code, not the paper).
 
     Args:
-        equilibrium: the cost both players are held near, in nats (0.68 in the authors' code).
-        margin: how far a cost may stray from it, in nats (0.35 in the authors' code).
+        equilibrium: the cost around which both players are kept, in nats (0.68 in the authors' code).
+        margin: how far a cost may be from it, in nats (0.35 in the authors' code).
 
     Raises:
-        ValueError: if one is negative or not finite.
+        ValueError: if an option is negative or not finite.
     """
 
     equilibrium: float
@@ -35,7 +35,7 @@ class EquilibriumGate:
                 raise ValueError(f"model.gate.{name}={value}: must be a finite number of at least 0")
 
     def __call__(self, cost_real: float, cost_fake: float) -> tuple[bool, bool]:
-        """Whether to update (decoder, discriminator), given the mean cost of real and of decoded images in nats."""
+        """Whether to update (decoder, discriminator), given the mean costs of real and of decoded images in nats."""
         discriminator = min(cost_real, cost_fake) >= self.equilibrium - self.margin
         decoder = max(cost_real, cost_fake) <= self.equilibrium + self.margin
         return (decoder, discriminator) if decoder or discriminator else (True, True)
@@ -43,10 +43,15 @@ class EquilibriumGate:
 
 @dataclass(frozen=True)
 class Step:
-    """Gradients of the networks at one parameter point, in `parameters()` order, and what to log.
+    """Gradients of the networks at one parameter point, and what to log.
 
-    A network that a model lacks has none. `cost_real` and `cost_fake`, the discriminator's mean costs of real images
-    and of the decoded ones that enter L_GAN in nats, are what an `EquilibriumGate` compares.
+    Attributes:
+        metrics: numbers to log.
+        encoder: gradients in `parameters()` order; empty for a network that the model lacks.
+        decoder: likewise.
+        discriminator: likewise.
+        cost_real: the discriminator's mean cost of real images in nats, for `EquilibriumGate`.
+        cost_fake: its mean cost of the decoded images that enter L_GAN in nats, likewise.
     """
 
     metrics: dict[str, Scalar]
@@ -58,21 +63,21 @@ class Step:
 
 
 def detached(metrics: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """The same numbers without the graph that made them."""
+    """The numbers without their autograd graph."""
     return {name: value.detach() for name, value in metrics.items()}
 
 
 def norm(tensors: Sequence[Tensor]) -> Scalar:
-    """Euclidean norm of all tensors together."""
+    """Euclidean norm of all tensors, concatenated."""
     return torch.cat(list(tensors)).float().square().sum().sqrt()
 
 
 class GenerativeModel(nn.Module, ABC):
-    """Networks and how they learn.
+    """Networks, and the gradients by which they learn.
 
     Args:
-        networks: encoder, decoder and discriminator, or those of them that the model has.
-        ema: decay of the moving averages of encoder and decoder, in [0, 1), which the model is used with (arXiv
+        networks: those of encoder, decoder and discriminator that the model has.
+        ema: decay, in [0, 1), of moving averages of encoder and decoder, which replace them outside training (arXiv
             1806.04498); None uses the networks as they are.
 
     Raises:
@@ -80,25 +85,25 @@ class GenerativeModel(nn.Module, ABC):
     """
 
     NETWORKS: ClassVar[tuple[str, ...]]
-    """The networks that the model is made of."""
+    """The names of the networks that the model has."""
 
     LOSSES: ClassVar[tuple[str, ...]]
-    """The metrics of a step that must stay finite."""
+    """The names of the metrics that must stay finite."""
 
     AGAINST_COLLAPSE: ClassVar[str]
-    """What a user can do where samples become alike."""
+    """What a user can do if samples become alike."""
 
     AGAINST_DEFEAT: ClassVar[str] = ""
-    """What a user can do where the discriminator has won."""
+    """What a user can do if the discriminator wins."""
 
     costs_in_nats = True
     """Whether the discriminator's costs are cross-entropies."""
 
     gate: EquilibriumGate | None = None
-    """Decides from the discriminator's costs which of decoder and discriminator to update; None updates both."""
+    """Decides from the discriminator's costs whether to update decoder and discriminator; None always updates both."""
 
     uniform = 0
-    """How many uniform numbers a step needs for each image."""
+    """Number of uniform random numbers that a step needs for each image."""
 
     def __init__(self, networks: Networks, ema: float | None) -> None:
         super().__init__()
@@ -126,28 +131,28 @@ class GenerativeModel(nn.Module, ABC):
         """All gradients of one iteration, at one parameter point; no parameter and no `.grad` is changed."""
 
     def graph_key(self, number: int) -> int | None:
-        """Key of the CUDA graph that a batch may be replayed by; None where none may be recorded of it.
+        """Key of the CUDA graph that can replay a batch; None if the batch cannot be recorded.
 
-        Batches of one key differ in their inputs alone.
+        Batches with the same key differ only in their inputs.
 
         Args:
-            number: of the batch, from 0.
+            number: the batch's number, from 0.
         """
         return None
 
     @property
     def description(self) -> dict[str, object]:
-        """The options that it learns with, in plain values, for the record."""
+        """The training options as plain values, for model files and records."""
         return {"ema": self.ema}
 
     @torch.no_grad()
     def update_averages(self, number: int) -> None:
-        """Move the averages towards the networks, running statistics included.
+        """Move the averages towards the networks, including running statistics.
 
-        The decay starts low, so that the first batches are forgotten: (1 + number) / (10 + number) up to `ema`.
+        The decay is (1 + number) / (10 + number), at most `ema`; it starts low so that the first batches are forgotten.
 
         Args:
-            number: of the batch, from 0.
+            number: the batch's number, from 0.
         """
         decay = min(self.ema or 0.0, (1 + number) / (10 + number))
         for name, average in self.averages.items():
@@ -159,7 +164,7 @@ class GenerativeModel(nn.Module, ABC):
 
     @property
     def inference_networks(self) -> Networks:
-        """The networks that draw, encode and are saved: averages where there are any."""
+        """The networks to sample, encode and save: the averages if there are any."""
         if not self.averages:
             return self.networks
         networks = copy.copy(self.networks)

@@ -1,4 +1,4 @@
-"""Ways through the latent space: arcs between points, and directions from class to class."""
+"""Paths and directions in latent space: arcs between points, attribute vectors, leading directions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,21 +13,21 @@ Points = Float[Tensor, "*point latent"]
 
 
 def slerp(start: Points, end: Points, t: Float[Tensor, " step"]) -> Float[Tensor, "*point step latent"]:
-    """Spherical interpolation (arXiv 1609.04468, section 2.1): directions follow the great circle, lengths a line.
+    """Spherical interpolation (arXiv 1609.04468, section 2.1), with lengths interpolated linearly.
 
-    A straight line between draws of N(0, I) would pass where the prior has hardly any mass. The source's formula, which
-    is this one for ends of one length, would hurry from a short end, overshoot a long one and linger there.
+    A straight line between draws of N(0, I) passes through a region where the prior has hardly any mass. For ends of
+    equal length this is the source's formula; for others, that formula would not change lengths evenly.
 
     Args:
-        start: where t is 0.
-        end: where t is 1.
-        t: places on the arc, in [0, 1].
+        start: the point at t = 0.
+        end: the point at t = 1.
+        t: positions on the arc, in [0, 1].
     """
     lengths = [end.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(end.dtype).tiny) for end in (start, end)]
     length = (1 - t) * lengths[0] + t * lengths[1]
     cosine = torch.nn.functional.cosine_similarity(start, end, dim=-1).clamp(-1, 1)[..., None]
     angle = cosine.arccos()
-    flat = angle.sin() < 1e-4  # next to each other, or opposite: the line is the arc, or as good as any
+    flat = angle.sin() < 1e-4  # (anti)parallel ends: interpolate linearly
     sine = torch.where(flat, 1.0, angle.sin())
     first = torch.where(flat, 1 - t, ((1 - t) * angle).sin() / sine * length / lengths[0])
     second = torch.where(flat, t, (t * angle).sin() / sine * length / lengths[1])
@@ -35,13 +35,13 @@ def slerp(start: Points, end: Points, t: Float[Tensor, " step"]) -> Float[Tensor
 
 
 def loop(waypoints: Float[Tensor, "point latent"], steps: int) -> Float[Tensor, "step latent"]:
-    """Arcs of `steps` places from each point to the next, and from the last back to the first."""
+    """A closed path: arcs of `steps` points from each waypoint to the next, and from the last back to the first."""
     t = torch.arange(steps) / steps
     return slerp(waypoints, waypoints.roll(-1, 0), t).flatten(0, 1)
 
 
 def class_means(mixtures: Mapping[str, Mixture]) -> dict[str, Float[Tensor, " latent"]]:
-    """The mean of z over each class's images."""
+    """The mean of z over the images of each class."""
     return {name: mixture.weights @ mixture.means for name, mixture in mixtures.items()}
 
 
@@ -61,10 +61,10 @@ def attribute_vector(means: Mapping[str, Tensor], name: str, counts: Mapping[str
 
 @torch.no_grad()
 def leading_directions(decoder: Decoder, n: int) -> Float[Tensor, "direction latent"]:
-    """The `n` orthogonal unit directions of z that change the decoder's hidden layer most, the strongest first.
+    """The `n` orthogonal unit directions of z that change the decoder's hidden layer most, strongest first.
 
-    The first right singular vectors of its weights (SeFa: arXiv 2007.06600, equation 5), each row as the norm that
-    follows scales it.
+    These are the first right singular vectors of its weights (SeFa: arXiv 2007.06600, equation 5), with each row scaled
+    as by the norm that follows.
     """
     linear, norm = decoder.hidden[0], decoder.hidden[1]
     assert isinstance(linear, nn.Linear)
@@ -73,7 +73,7 @@ def leading_directions(decoder: Decoder, n: int) -> Float[Tensor, "direction lat
     if isinstance(norm, nn.BatchNorm1d):
         assert norm.running_var is not None
         scale = scale / (norm.running_var.double() + norm.eps).sqrt()
-    own = linear.weight[:, : linear.in_features - decoder.classes].double()  # the others are the class's
+    own = linear.weight[:, : linear.in_features - decoder.classes].double()  # without the columns of the class
     found: Tensor = torch.linalg.eigh((scale[:, None] * own).T @ (scale[:, None] * own))[1]
     directions = found.T.flip(0)[:n]
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
@@ -81,5 +81,5 @@ def leading_directions(decoder: Decoder, n: int) -> Float[Tensor, "direction lat
 
 
 def evenly(n: int, of: int) -> Sequence[int]:
-    """`n` places spread over 0 .. `of` - 1, ends included."""
+    """`n` indices spread evenly over 0 .. `of` - 1, including both ends."""
     return [round(float(i)) for i in torch.linspace(0, of - 1, n)]

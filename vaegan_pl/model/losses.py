@@ -1,4 +1,4 @@
-"""The losses of the VAE/GAN and of the models beside it, each the mean over images of a sum over everything else."""
+"""The losses of all models; each is a mean over images of a sum over everything else."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Logits = Float[Tensor, " batch"]
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """The same numbers in a precision that can be summed."""
+    """The same numbers in float32, or in a higher precision that they have already: enough to sum them."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -34,9 +34,9 @@ class Prior:
     """How L_prior enters the encoder's update.
 
     Args:
-        weight: of L_prior: beta of arXiv 1804.03599; 1 is the evidence lower bound.
-        warm_up: batches over which the weight grows from 0 to its value, linearly (arXiv 1602.02282, section 2.2).
-        free_bits: nats that each dimension of z may hold at no cost: lambda of arXiv 1606.04934, appendix C.8, with
+        weight: weight of L_prior, beta of arXiv 1804.03599; 1 gives the evidence lower bound.
+        warm_up: number of batches over which the weight grows linearly from 0 (arXiv 1602.02282, section 2.2).
+        free_bits: nats that each dimension of z may hold at no cost, lambda of arXiv 1606.04934, appendix C.8, with
             means over the batch.
 
     Raises:
@@ -54,17 +54,17 @@ class Prior:
 
     @property
     def description(self) -> dict[str, object]:
-        """The options, in plain values, for the record."""
+        """The options as plain values, for model files and records."""
         return {f"prior_{name}": value for name, value in vars(self).items()}
 
     def grows(self, number: int) -> bool:
-        """Whether the weight of the batch of a number is not yet the full one."""
+        """Whether the weight is still growing in the batch with this number, from 0."""
         return number + 1 < self.warm_up
 
     def __call__(
         self, mean: Float[Tensor, "batch latent"], log_variance: Float[Tensor, "batch latent"], number: int
     ) -> Scalar:
-        """What the encoder descends in the batch of a number, counted from 0, in nats."""
+        """The encoder's loss, in nats, in the batch with this number, from 0."""
         weight = self.weight * min(1.0, (number + 1) / max(1, self.warm_up))
         if not self.free_bits:
             return weight * kl_divergence(mean, log_variance)
@@ -90,14 +90,14 @@ def standardise_features(
 ) -> tuple[Tensor, Tensor]:
     """Dis_l(x) and Dis_l(x_tilde), each channel in units of its standard deviation over the batch of real images.
 
-    The discriminator can then no longer change the weight of L_llike by scaling its features, nor a wider one by having
-    more of them: all numbers of a map together vary as `size` numbers of unit variance do. The deviations are constants
-    to the gradient, and at least a hundredth of their mean, for a channel may be dead.
+    This makes the weight of L_llike independent of the scale and the number of the discriminator's features: the total
+    variance of a feature map is that of `size` numbers of unit variance. The standard deviations are treated as
+    constants in the gradient, and are at least a hundredth of their mean, since a channel may be dead.
 
     Args:
         features_x: Dis_l(x).
         features_x_tilde: Dis_l(x_tilde).
-        size: numbers of an image, say.
+        size: the total variance of a map, e.g. the number of pixels of an image.
     """
     x, x_tilde = at_least_float32(features_x), at_least_float32(features_x_tilde)
     deviation = x.detach().var((0, 2, 3), correction=0, keepdim=True).sqrt()
@@ -109,7 +109,7 @@ Sigma = float | Literal["learned"]
 
 
 def check_sigma(sigma: object) -> None:
-    """Stop a deviation that `pixel_likelihood` cannot take.
+    """Check the standard deviation for `pixel_likelihood`.
 
     Raises:
         ValueError: if it is neither a positive number nor `learned`.
@@ -125,9 +125,9 @@ def pixel_likelihood(
     x_tilde: Float[Tensor, "batch channel side side"],
     sigma: Sigma,
 ) -> Scalar:
-    """-E_q[log p(x|z)] of a Gaussian around x_tilde with deviation sigma in every pixel, without n/2 log 2 pi, in nats.
+    """-E_q[log p(x|z)] in nats without n/2 log 2 pi, for a Gaussian with mean x_tilde and standard deviation sigma.
 
-    A `learned` sigma is the best one for the batch, the root of the mean squared error, which leaves
+    A `learned` sigma is the optimal one for the batch, the root of the mean squared error, which gives
     n/2 (log MSE + 1) (arXiv 2006.13202, section 3.3).
     """
     error = (at_least_float32(x_tilde) - at_least_float32(x)).square()
@@ -137,12 +137,12 @@ def pixel_likelihood(
 
 
 def real_cost(logits: Logits) -> Scalar:
-    """-log Dis(x) in nats, mean over images: what the discriminator pays for real images."""
+    """-log Dis(x) in nats, mean over images: the discriminator's cost of real images."""
     return F.softplus(-at_least_float32(logits)).mean()
 
 
 def fake_cost(logits: Logits) -> Scalar:
-    """-log(1 - Dis(x)) in nats, mean over images: what the discriminator pays for decoded images."""
+    """-log(1 - Dis(x)) in nats, mean over images: the discriminator's cost of decoded images."""
     return F.softplus(at_least_float32(logits)).mean()
 
 
@@ -158,12 +158,12 @@ def hinge_fake_cost(logits: Logits) -> Scalar:
 
 @dataclass(frozen=True)
 class Game:
-    """Who pays what in the adversarial game, by the logits of a batch.
+    """The costs of both players in the adversarial game, as functions of the logits of a batch.
 
     Attributes:
-        real: the discriminator, for real images.
-        fake: the discriminator, for decoded images.
-        decoder: the decoder, for its images.
+        real: the discriminator's cost of real images.
+        fake: the discriminator's cost of decoded images.
+        decoder: the decoder's cost of decoded images.
     """
 
     real: Callable[[Logits], Scalar]

@@ -1,8 +1,8 @@
 """The three networks of the report's table: encoder, decoder and discriminator.
 
-Every network is a plain function of tensors; none of them knows configuration, training or Lightning. With `classes`
-they also take the images' class indices `y`: encoder and decoder beside their hidden layer's input (Sohn et al. 2015,
-"Learning structured output representation using deep conditional generative models"), the discriminator by projection
+Every network is a plain function of tensors, independent of configuration, training and Lightning. With `classes` they
+also take the images' class indices `y`: encoder and decoder append them to the hidden layer's input (Sohn et al. 2015,
+"Learning structured output representation using deep conditional generative models"), the discriminator uses projection
 (arXiv 1802.05637).
 """
 
@@ -19,10 +19,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 INNER_KERNEL = 5
 REPORT_SIZE = 64
-"""Side of the images that the report's and the paper's tables are made for."""
+"""Side of the images in the report's and the paper's tables."""
 
 GROUP = 16
-"""Channels that group norm takes together, or as many of them as divide a layer's (arXiv 1803.08494, Table 3)."""
+"""Channels per group of group norm (arXiv 1803.08494, Table 3); fewer if a layer's channels are no multiple of it."""
 
 Norm = Literal["batch", "group"]
 DiscriminatorNorm = Literal["batch", "group", "spectral"]
@@ -47,8 +47,8 @@ def _up(channels_in: int, channels_out: int, kernel: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(channels_in, channels_out, kernel, 2, padding=2, output_padding=kernel % 2, bias=False)
 
 
-def _beside(features: Float[Tensor, "batch feature"], y: Labels | None, classes: int) -> Tensor:
-    """Features and, in a conditional network, the class as a unit vector beside them."""
+def _with_class(features: Float[Tensor, "batch feature"], y: Labels | None, classes: int) -> Tensor:
+    """The features, followed by the one-hot class in a conditional network."""
     if not classes:
         return features
     if y is None:
@@ -71,8 +71,8 @@ class Encoder(nn.Module):
         channels: output channels of the strided convolutions, input side first.
         features: width of the hidden layer.
         latent_dim: dimension of z.
-        norm: what follows each layer: `batch` norm, or `group` norm (layer norm in the hidden layer).
-        classes: how many classes an image's label may have; 0 takes no labels.
+        norm: normalisation after each layer: `batch`, or `group` (layer norm in the hidden layer).
+        classes: number of classes; 0 for a network that takes no labels.
 
     Raises:
         ValueError: if `image_size` cannot be halved once per convolution.
@@ -108,19 +108,20 @@ class Encoder(nn.Module):
         self, x: Float[Tensor, "batch channel side side"], y: Labels | None = None
     ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
         """Mean mu and log-variance log sigma^2 of q(z|x), for images in [-1, 1]."""
-        features = self.hidden(_beside(self.convolutions(x).flatten(1), y, self.classes))
+        features = self.hidden(_with_class(self.convolutions(x).flatten(1), y, self.classes))
         return self.mean(features), self.log_variance(features)
 
 
 class Decoder(nn.Module):
     """p(x|z): one linear layer, stride-2 transposed convolutions, a 5x5 convolution and tanh (report, Table).
 
-    A kernel of 6 with padding 2 doubles the side exactly; one of 5, the paper's, needs one more row and column.
+    A kernel of 6 with padding 2 doubles the side exactly; the paper's kernel of 5 needs one row and column of output
+    padding.
 
     Args:
         image_size: side of the square output, a multiple of `2 ** (len(channels) - 1)`.
         image_channels: colour channels of the output.
-        channels: channels of the linear layer's map, then of each transposed convolution's output.
+        channels: channels of the linear layer's output map, then of the output of each transposed convolution.
         latent_dim: dimension of z.
         kernel: side of the transposed convolutions' kernels, 5 or 6.
         norm: see `Encoder`.
@@ -160,7 +161,7 @@ class Decoder(nn.Module):
         self, z: Float[Tensor, "batch latent"], y: Labels | None = None
     ) -> Float[Tensor, "batch channel side side"]:
         """Images in [-1, 1]."""
-        images: Tensor = self.image(self.convolutions(self.hidden(_beside(z, y, self.classes))))
+        images: Tensor = self.image(self.convolutions(self.hidden(_with_class(z, y, self.classes))))
         return images
 
 
@@ -172,9 +173,10 @@ class Discriminator(nn.Module):
         image_channels: colour channels of the input.
         channels: output channels of the convolutions, input side first.
         features: width of the hidden layer.
-        first_stride: 2 as in the report's table; 1 as in the paper's, whose first convolution has no batch norm either.
-        norm: `batch` or `group` as for `Encoder`; `spectral` norm of all weights, and nothing after the layers
-            (arXiv 1802.05957).
+        first_stride: 2 as in the report's table, or 1 as in the paper's, which also has no batch norm after the first
+            convolution.
+        norm: `batch` or `group` as in `Encoder`, or `spectral`: spectral norm of all weights, and no normalisation
+            after the layers (arXiv 1802.05957).
         classes: see `Encoder`.
 
     Raises:
@@ -246,19 +248,19 @@ class Networks(nn.Module):
         image_size: side of the square images.
         image_channels: colour channels of the images.
         latent_dim: dimension of z.
-        encoder_channels: see `Encoder`; None leaves the encoder out, as a GAN does.
+        encoder_channels: see `Encoder`; None for no encoder, as in a GAN.
         encoder_features: see `Encoder`.
         decoder_channels: see `Decoder`.
         decoder_kernel: see `Decoder`.
-        discriminator_channels: see `Discriminator`; None leaves the discriminator out, as a VAE does.
+        discriminator_channels: see `Discriminator`; None for no discriminator, as in a VAE.
         discriminator_features: see `Discriminator`.
         discriminator_first_stride: see `Discriminator`.
-        norm: of encoder and decoder; see `Encoder`.
+        norm: the norm of encoder and decoder; see `Encoder`.
         discriminator_norm: see `Discriminator`.
         classes: see `Encoder`.
 
     Raises:
-        ValueError: if `image_size` does not fit the number of stages of a network, or an option is none of those.
+        ValueError: if `image_size` does not fit the number of stages of a network, or an option is out of its range.
     """
 
     encoder: Encoder
@@ -341,15 +343,15 @@ class Networks(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """Which networks there are, in this order: encoder, decoder, discriminator."""
+        """The names of the networks that exist, in this order: encoder, decoder, discriminator."""
         return [name for name, _ in self.named_children()]
 
 
 def for_image_size(image_size: int, **sizes: Any) -> Networks:
-    """Networks whose channels are given for images of 64 pixels, one stage deeper for each doubling beyond.
+    """Networks whose channels are given for images of 64 pixels, with one more stage for each doubling of the side.
 
-    The added stages are those farthest from the image, and repeat its channels, so that the smallest map stays 8x8 in
-    encoder and decoder, and 4x4 (in the paper's table 8x8) in the discriminator.
+    The added stages are farthest from the image and repeat the channels there, so that the smallest map stays 8x8 in
+    encoder and decoder, and 4x4 (8x8 in the paper's table) in the discriminator.
 
     Args:
         image_size: side of the square images.

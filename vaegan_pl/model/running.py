@@ -1,4 +1,4 @@
-"""Running networks on more than one batch, with a progress bar."""
+"""Running networks on many inputs in batches, with a progress bar."""
 
 from collections.abc import Callable
 
@@ -15,14 +15,14 @@ AT_ONCE = 64
 def in_batches(
     network: Callable[..., Tensor], inputs: Tensor, y: Tensor | None, device: torch.device, description: str
 ) -> Tensor:
-    """Outputs for all inputs, computed in batches of `AT_ONCE` on `device` and gathered on the CPU.
+    """Outputs for all inputs, computed on `device` in batches of `AT_ONCE` and collected on the CPU.
 
     Args:
-        network: takes a batch of the inputs and of `y`.
+        network: the function of a batch of inputs and classes.
         inputs: images or latents.
-        y: their classes, which conditional networks need and others disregard; None for none.
-        device: what computes.
-        description: of the progress bar.
+        y: their class indices, which conditional networks need and others ignore; may be None.
+        device: the device that computes.
+        description: the label of the progress bar.
 
     Raises:
         UserError: if an output is not finite.

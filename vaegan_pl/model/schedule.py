@@ -1,4 +1,4 @@
-"""How learning rates fall over a run."""
+"""The authors' schedule of the learning rates."""
 
 import math
 from dataclasses import dataclass
@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PowerDecay:
-    """The authors' annealing: from 1 to `stop`, by a power of the share of the epochs that is done (their code).
+    """The factor of the authors' annealing, for `torch.optim.lr_scheduler.LambdaLR` (their code, not the paper).
+
+    It falls from 1 in the first epoch towards `stop`, by a power of the share of the epochs that are done.
 
     Args:
-        stop: share of each learning rate that is left at the end, in [0, 1].
+        stop: the factor at the end of the run, in [0, 1].
         exponent: the power, positive.
+        epochs: the number of epochs of the run, at least 1.
 
     Raises:
         ValueError: if an option is out of its range.
@@ -18,13 +21,16 @@ class PowerDecay:
 
     stop: float
     exponent: float
+    epochs: int
 
     def __post_init__(self) -> None:
         if not 0 <= self.stop <= 1:
-            raise ValueError(f"optimizer.schedule.stop={self.stop}: must lie between 0 and 1")
+            raise ValueError(f"optimizer.schedule.lr_lambda.stop={self.stop}: must lie between 0 and 1")
         if not self.exponent > 0:
-            raise ValueError(f"optimizer.schedule.exponent={self.exponent}: must be positive")
+            raise ValueError(f"optimizer.schedule.lr_lambda.exponent={self.exponent}: must be positive")
+        if not self.epochs >= 1:
+            raise ValueError(f"optimizer.schedule.lr_lambda.epochs={self.epochs}: must be at least 1")
 
-    def __call__(self, epoch: int, epochs: int) -> float:
-        """Share of each learning rate for an epoch, counted from 0."""
-        return 1 - math.pow(epoch / epochs, self.exponent) * (1 - self.stop)
+    def __call__(self, epoch: int) -> float:
+        """The factor of each learning rate in an epoch, counted from 0."""
+        return 1 - math.pow(epoch / self.epochs, self.exponent) * (1 - self.stop)

@@ -1,1 +1,1 @@
-"""The directory that a run leaves."""
+"""The directory of a run, and the configuration stored in it."""

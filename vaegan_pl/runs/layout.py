@@ -1,4 +1,4 @@
-"""Directories of training runs: a fresh one for each, and the link to the newest."""
+"""Directories of training runs: locking, checks, and the link to the newest run."""
 
 import errno
 import logging
@@ -15,33 +15,33 @@ from vaegan_pl.storage.files import UNFINISHED, printable, strange_entries
 log = logging.getLogger(__name__)
 
 TRACES = ("vae_gan_model.pth", "checkpoints", "metrics.csv", "config.yaml")
-"""What every run writes; a directory with any of them holds a run."""
+"""Names that every run writes; a directory with any of them holds a run."""
 
 WRITTEN = re.compile(
-    r"vae_gan_model_best\.pth|model_card(_best)?\.md|images|curves\.png|hparams\.yaml|data_report\.(html|json)|wandb|"
+    r"vae_gan_model_best\.pth|model_card(_best)?\.md|images|curves\.png|hparams\.yaml|overrides\.yaml|data_report\.(html|json)|wandb|"
     r"tensorboard|lost_in_batch_\d+\.txt|train\.log"
 )
-"""What runs write besides, with one logger or another."""
+"""Other names that runs write, depending on their loggers and callbacks."""
 
 
 PICTURES = re.compile(r"progress\.png|(samples|reconstructions)_epoch_\d+\.png")
 
 _OF_WANDB = re.compile(r"(\d{1,9}/seed_\d+/)?wandb/(offline-)?run-[^/]+/")
-"""Earlier parts of W&B runs, which hold links to W&B's own logs and are not written again."""
+"""Earlier parts of W&B runs: they contain links to W&B's own logs, and nothing is written into them again."""
 
 
 def lock(directory: Path, until: float = 0.0) -> int | None:
-    """Hold a run's directory against other processes until the descriptor is closed, or this process ends.
+    """Lock a run's directory until the descriptor is closed or this process ends.
 
     Args:
         directory: the directory.
-        until: how long to try, by the monotonic clock.
+        until: when to give up, by the monotonic clock.
 
     Returns:
-        The descriptor; None where directories cannot be locked.
+        The descriptor; None if directories cannot be locked here.
 
     Raises:
-        UserError: if another process holds it.
+        UserError: if another process has locked it.
     """
     try:
         import fcntl
@@ -65,10 +65,10 @@ def lock(directory: Path, until: float = 0.0) -> int | None:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold a run's directory against other processes meanwhile; see `lock`.
+    """Lock a run's directory within the context; see `lock`.
 
     Raises:
-        UserError: if another process holds it.
+        UserError: if another process has locked it.
     """
     held = lock(directory)
     try:
@@ -79,7 +79,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def is_held(directory: Path) -> bool:
-    """Whether another process holds a run's directory."""
+    """Whether another process has locked a run's directory."""
     try:
         held = lock(directory)
     except UserError:
@@ -90,12 +90,12 @@ def is_held(directory: Path) -> bool:
 
 
 def check_free(directory: Path, written: re.Pattern[str] = WRITTEN, option: str = "hydra.run.dir") -> None:
-    """Refuse a directory for a new run that holds a run, or other files in places where a run would write.
+    """Check that a new run can use a directory: that it holds no run, and no files with names that a run writes.
 
     Args:
-        directory: the run's directory; must exist.
-        written: names of other files that a run writes into it.
-        option: where the user chose the directory.
+        directory: the directory; must exist.
+        written: the names of other files that a run writes into it.
+        option: the option by which the user chose the directory, for the message.
 
     Raises:
         UserError: if it holds such files.
@@ -108,10 +108,10 @@ def check_free(directory: Path, written: re.Pattern[str] = WRITTEN, option: str 
 
 
 def check_entries(directory: Path) -> None:
-    """Refuse a run's directory through which files outside of it would be written.
+    """Check that training in a run's directory writes no files outside it.
 
     Raises:
-        UserError: for links, pipes and devices in it, and for settings that W&B would take from it.
+        UserError: if it contains links to other places, pipes, devices, or settings that W&B would read.
     """
     for entry in strange_entries(directory):
         if _OF_WANDB.match(entry.relative_to(directory.resolve()).as_posix()):
@@ -125,7 +125,7 @@ def check_entries(directory: Path) -> None:
 
 
 def clean(directory: Path) -> None:
-    """Remove what a killed process left half-written in a run's directory."""
+    """Remove files from a run's directory that a killed process left half-written."""
     for folder in (directory, directory / "checkpoints", directory / "images"):
         for path in folder.glob(".*"):
             if UNFINISHED.fullmatch(path.name):
@@ -133,7 +133,7 @@ def clean(directory: Path) -> None:
 
 
 def point_latest(directory: Path, output_root: Path) -> None:
-    """Make `output_root/latest` point at a run, unless a file or folder of that name is there."""
+    """Make `output_root/latest` a link to a run, unless there is a file or folder of that name."""
     latest, link = output_root / "latest", output_root / f".latest-{os.getpid()}"
     try:
         output_root.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Files: read with limits, since anyone may have made them, and written in one step."""
+"""Reading files within limits, since anyone may have made them, and writing files atomically."""
 
 import errno
 import json
@@ -13,23 +13,24 @@ from typing import Any
 from vaegan_pl.errors import UserError
 
 MOST_TEXT = 2**20
-"""The most bytes of a configuration, record or card; true ones have a few thousand."""
+"""The largest size of a configuration, record or card in bytes; genuine ones have a few thousand."""
 
 MOST_DEPTH = 32
+"""The deepest nesting of containers in a file."""
 
 LONGEST_NAME = 200
-"""Bytes of the name of a class, after which folders and files are named."""
+"""The longest name of a class in bytes; folders and files are named after classes."""
 
 UNFINISHED = re.compile(r"\.vaegan_pl-\d+-[0-9a-f]{8}\.part")
-"""Names of files that `atomic_write` is writing, or was when its process was killed."""
+"""Names of temporary files of `atomic_write`; those of a killed process remain."""
 
 
 class RefusedError(Exception):
-    """A file that must not be used. The message says why and goes after the file's path."""
+    """A file that must not be used; the message says why, and is written after the file's path."""
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The contents of a regular file of at most `most` bytes.
+    """Read a regular file of at most `most` bytes.
 
     Raises:
         OSError: if it cannot be opened.
@@ -45,11 +46,11 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def read_text(path: Path, most: int = MOST_TEXT) -> str:
-    """The same as text in UTF-8.
+    """Read a file of UTF-8 text.
 
     Raises:
         OSError: see `read_bytes`.
-        RefusedError: see `read_bytes`; also for bytes that are not UTF-8.
+        RefusedError: see `read_bytes`; also if it is not UTF-8.
     """
     try:
         return read_bytes(path, most).decode()
@@ -58,11 +59,11 @@ def read_text(path: Path, most: int = MOST_TEXT) -> str:
 
 
 def read_json(path: Path, most: int = MOST_TEXT) -> Any:
-    """The same as JSON.
+    """Read a JSON file.
 
     Raises:
         OSError: see `read_bytes`.
-        RefusedError: see `read_text`; also for anything but JSON.
+        RefusedError: see `read_text`; also if it is not JSON.
     """
     try:
         return json.loads(read_text(path, most))
@@ -71,44 +72,44 @@ def read_json(path: Path, most: int = MOST_TEXT) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """What went wrong, in one line that is safe to show."""
+    """The first line of an error message, safe to display."""
     return printable(str(error).partition("\n")[0])[:200]
 
 
 def printable(text: object) -> str:
-    """Text that is safe to show: control characters, invisible characters and undecodable bytes become escapes."""
+    """Text that is safe to display: control characters, invisible characters and undecodable bytes become escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def is_next_to(path: Path, folder: Path) -> bool:
-    """Whether a file lies in a folder, at any depth, and no link leads to it."""
+    """Whether a file is in a folder, at any depth, and is not reached through a link."""
     return path.is_file() and path.resolve() == folder.resolve() / path.relative_to(folder)
 
 
 def strange_entries(folder: Path) -> Iterator[Path]:
-    """What a run's directory never holds, at any depth: links that lead out of it, pipes and devices."""
+    """Links that lead out of a folder, pipes and devices in it, at any depth; no run's directory contains them."""
     top = folder.resolve()
     for parent, folders, files in os.walk(top):
         for path in (Path(parent, name) for name in (*folders, *files)):
             try:
                 inside = path.is_symlink() and path.resolve().is_relative_to(top)
-            except (OSError, RuntimeError):  # links in a circle
+            except (OSError, RuntimeError):  # a cycle of links
                 inside = False
             if not inside and not stat.S_ISREG(mode := path.lstat().st_mode) and not stat.S_ISDIR(mode):
                 yield path
 
 
 def atomic_write(path: Path, data: bytes | memoryview | str, durable: bool = True, keep_as: Path | None = None) -> None:
-    """Put a file in place in one step: written next to it, flushed to the disk, read back, renamed over the old one.
+    """Write a file atomically: to a temporary file, flushed to disk and read back, then renamed over the old file.
 
     Args:
-        path: the file; its folder is made if it is missing.
-        data: what it holds; text is written as UTF-8, and undecodable bytes in it as escapes.
-        durable: False leaves out flushing and reading back, which take time, for files that can be made again.
-        keep_as: where the old file goes; None lets it go.
+        path: the file; its folder is created if it is missing.
+        data: the contents; text is written as UTF-8, with undecodable bytes as escapes.
+        durable: False skips flushing and reading back, which take time, for files that can be made again.
+        keep_as: the new path of the old file; None does not keep it.
 
     Raises:
-        OSError: if that fails, with the path; an earlier file stays as it was.
+        OSError: if this fails, with the path; the old file then stays as it was.
     """
     if isinstance(data, str):
         data = data.encode(errors="backslashreplace")
@@ -139,10 +140,10 @@ def atomic_write(path: Path, data: bytes | memoryview | str, durable: bool = Tru
 
 
 def check_model_path(path: Path) -> None:
-    """Check that there is a file where a model is said to be, before anything heavy is imported.
+    """Check that a model file exists, before anything heavy is imported.
 
     Raises:
-        UserError: if there is none.
+        UserError: if it does not.
     """
     if path.is_dir():
         raise UserError(f"weights={path}: is a folder; give the vae_gan_model.pth in it")

@@ -1,4 +1,4 @@
-"""Output folders of commands: only files that this project wrote may be replaced or removed."""
+"""Output folders of commands, in which only files that this project wrote may be replaced or removed."""
 
 import json
 import re
@@ -17,16 +17,16 @@ from vaegan_pl.version import __version__
 
 _OURS = "vaegan_pl "
 MADE_BY = f"{_OURS}{__version__}"
-"""The marker in written files: `Software` in pictures, the generator in pages, `made_by` in JSON."""
+"""The marker in files that this project writes: `Software` in pictures, the generator in pages, `made_by` in JSON."""
 
 _EARLIER = ("synthetic; trained on", "reconstruction; trained on")
-"""How pictures of versions before 0.2 describe themselves."""
+"""How the descriptions in pictures of versions before 0.2 begin."""
 
 _MOST_BYTES = 2**26
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file's own metadata says that this project wrote it; links, folders and devices do not."""
+    """Whether a file's metadata says that this project wrote it; False for links, folders and devices."""
     if path.is_symlink() or not path.is_file():
         return False
     try:
@@ -57,7 +57,7 @@ def _is_json(path: Path) -> bool:
 
 
 def _is_table(path: Path) -> bool:
-    """A sweep's CSV has no place for metadata: it has our columns, and our JSON next to it."""
+    """CSV files have no metadata: a sweep's is recognised by its columns and by the JSON file next to it."""
     with path.open("rb") as file:
         return file.read(14) == b"rank,job,seed," and is_ours(path.with_suffix(".json"))
 
@@ -69,7 +69,7 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _is_onnx(path: Path) -> bool:
-    """An entry of `metadata_props`: field 1 is the key, of 9 bytes; field 2 follows."""
+    """Look for an entry of `metadata_props`: field 1 is the key, of 9 bytes; field 2 follows."""
     return b"\x0a\x09vaegan_pl\x12" in path.read_bytes()
 
 
@@ -91,15 +91,15 @@ _KINDS = {
 
 
 def claim(folder: Path, names: str, overwrite: bool) -> list[Path]:
-    """The files of a folder that a command is about to replace or remove.
+    """The files in a folder that a command is about to replace or remove.
 
     Args:
-        folder: where the command writes; it need not exist.
-        names: regular expression of the names of everything that it writes, now or in earlier calls.
-        overwrite: whether files of these names that somebody else made may go, too.
+        folder: the command's output folder; it need not exist.
+        names: regular expression for the names of all files that the command writes, now or in earlier calls.
+        overwrite: whether files of these names that this project did not write may be replaced or removed, too.
 
     Raises:
-        UserError: if there is such a file, and `overwrite` does not say that it may go.
+        UserError: if there are such files and `overwrite` is False, or a folder has such a name.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; give a folder to write into")
@@ -116,6 +116,6 @@ def claim(folder: Path, names: str, overwrite: bool) -> list[Path]:
 
 
 def remove(earlier: Iterable[Path], kept: Iterable[Path]) -> None:
-    """Remove the files of an earlier call that this one did not write again, so that two calls never mix."""
+    """Remove files of an earlier call that this call did not write again, so that outputs of two calls never mix."""
     for path in {*earlier} - {*kept}:
         path.unlink(missing_ok=True)

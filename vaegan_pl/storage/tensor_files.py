@@ -1,4 +1,4 @@
-"""Files of tensors and plain containers, as `torch.save` writes them; reading one executes nothing and costs little."""
+"""Files of tensors and plain containers, as `torch.save` writes them; reading one executes no code in it."""
 
 import pickletools
 import re
@@ -16,12 +16,12 @@ from torch import Tensor
 from vaegan_pl.storage.files import MOST_DEPTH, RefusedError, atomic_write
 
 MOST_PICKLE = 2**18
-"""The most bytes of the part of a file that is not tensors; those of this project have some 60,000 at most."""
+"""The largest size, in bytes, of the part of a file that is not tensors; this project writes at most some 60,000."""
 
 MOST_DIRECTORY = 2**20
 MOST_NODES = 50_000
 MOST_NUMBER = 2**53
-"""The largest whole number; floats hold all of them up to here, and no counter gets there."""
+"""The largest whole number: floats represent all whole numbers up to it, and no counter reaches it."""
 
 CALLED = frozenset({"collections OrderedDict", "torch._utils _rebuild_tensor_v2"})
 STORAGES = frozenset(
@@ -32,7 +32,7 @@ ENTRIES = re.compile(
     r"([^/]{1,200})/(data\.pkl|data/\d{1,9}|byteorder|version|\.data/serialization_id|\.format_version|"
     r"\.storage_alignment)"
 )
-"""Names in the archives that `torch.save` writes."""
+"""Names of the entries in archives that `torch.save` writes."""
 
 TAKEN = {
     **dict.fromkeys(("EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "NONE", "NEWTRUE", "NEWFALSE", "BINUNICODE"), 0),
@@ -41,22 +41,22 @@ TAKEN = {
     **dict.fromkeys(("TUPLE2", "SETITEM"), 2),
     "TUPLE3": 3,
 }
-"""How many values the plain opcodes of pickles take from the stack."""
+"""How many values the plain opcodes of pickles pop from the stack."""
 
 _END, _LOCATOR_64 = b"PK\x05\x06", b"PK\x06\x07"
 
 
 def save(path: Path, content: Mapping[str, Any], keep_as: Path | None = None) -> None:
-    """Write tensors and plain containers by `torch.save`, in one step.
+    """Write tensors and plain containers with `torch.save`, atomically.
 
     Args:
         path: see `atomic_write`.
-        content: what to write.
+        content: the contents.
         keep_as: see `atomic_write`.
 
     Raises:
-        OSError: if the file cannot be written; an earlier one stays.
-        TypeError: if there is anything but tensors and plain containers.
+        OSError: if the file cannot be written; an earlier file stays as it was.
+        TypeError: if the contents are not only tensors and plain containers.
     """
     try:
         _check_contents(content, None)
@@ -68,14 +68,14 @@ def save(path: Path, content: Mapping[str, Any], keep_as: Path | None = None) ->
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read such a file.
+    """Read a file of tensors and plain containers.
 
-    Before any memory is taken, the archive must be stored uncompressed, match its own checksums, which PyTorch does not
-    look at, and name nothing but tensors; afterwards no tensor may be larger than what the file holds of it.
+    Before memory is allocated, the archive is checked: it must be uncompressed, match its own checksums (which PyTorch
+    does not verify), and build only tensors. Afterwards, no tensor may be larger than its data in the file.
 
     Raises:
         OSError: if the file cannot be opened.
-        RefusedError: if it is damaged, holds code or anything else than this project writes.
+        RefusedError: if it is damaged, contains code, or anything else that this project does not write.
     """
     if not path.is_file():
         raise RefusedError("is not a regular file")
@@ -95,7 +95,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _check_archive(file: BinaryIO) -> int:
-    """Look at the archive without unpacking it; gives the size of the file in bytes."""
+    """Check the archive without unpacking it, and return the size of the file in bytes."""
     size = file.seek(0, 2)
     try:
         if _size_of_directory(file, size) > MOST_DIRECTORY:
@@ -133,11 +133,11 @@ def _check_archive(file: BinaryIO) -> int:
 
 
 def _size_of_directory(file: BinaryIO, size: int) -> int:
-    """Bytes of an archive's table of contents (APPNOTE 4.3.14 and 4.3.16), from which `ZipFile` makes objects at once.
+    """Size in bytes of an archive's central directory (APPNOTE 4.3.14 and 4.3.16), which `ZipFile` reads as a whole.
 
     Raises:
         ValueError: if there is none.
-        struct.error: if it is cut off.
+        struct.error: if it is truncated.
     """
     start = max(0, size - 2**16 - 22)
     file.seek(start)
@@ -153,14 +153,15 @@ def _size_of_directory(file: BinaryIO, size: int) -> int:
 
 
 def _check_pickle(pickled: bytes) -> None:
-    """Follow a pickle without building anything, and refuse what `torch.save` does not write of plain contents.
+    """Trace a pickle without building anything, and refuse all that `torch.save` does not write for plain contents.
 
-    Only two functions are called: the one that makes tensors, and `OrderedDict` without arguments, for with some it can
-    copy what is there again and again.
+    A pickle may call only two functions: the one that builds tensors, and `OrderedDict` without arguments, because with
+    arguments it can copy existing contents again and again.
 
     Raises:
-        LookupError: if it takes more from the stack than is there.
-        ValueError: if it is cut off.
+        LookupError: if it pops more from the stack than is there.
+        RefusedError: if it contains anything else.
+        ValueError: if it is truncated.
     """
     code = RefusedError("is refused: it contains pickled code; only tensors and plain containers are loaded")
     stack: list[str] = []
@@ -197,7 +198,11 @@ def _check_pickle(pickled: bytes) -> None:
 
 
 def _check_contents(content: object, size: int | None) -> None:
-    """Refuse what is no plain container, goes on for ever, or holds tensors of more bytes than the file."""
+    """Check that contents are tensors and plain containers, not too many or too deep, and fit the size of the file.
+
+    Raises:
+        RefusedError: if they are not.
+    """
     left, nodes, held = [(content, 0)], 0, 0
     while left:
         value, depth = left.pop()

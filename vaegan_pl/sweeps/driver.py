@@ -16,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vaegan_pl.cli import commands
 from vaegan_pl.console import keep_log
 from vaegan_pl.errors import UserError
-from vaegan_pl.runs import layout, stored_config
+from vaegan_pl.runs import layout
 from vaegan_pl.runs.metrics import METRICS, read_series
+from vaegan_pl.runs.yaml_files import read_yaml
 from vaegan_pl.storage.files import RefusedError
 from vaegan_pl.sweeps import jobs, options
 from vaegan_pl.sweeps.jobs import Job, Objective, Plan, Run
@@ -52,6 +53,8 @@ def job(config: DictConfig, train: Callable[[DictConfig], None]) -> float:
     """
     if config.resume is not None:
         raise UserError("resume: continues one run; to continue a sweep, start it again with the same sweep.name")
+    if config.rerun is not None:
+        raise UserError("rerun: repeats one run, and this command is a sweep; leave one of them out")
     commands.check_options(config, "train", "sweep")
     if config.sweep.seeds < 1:
         raise UserError(f"sweep.seeds={config.sweep.seeds}: must be at least 1")
@@ -228,7 +231,7 @@ def _run(record: Job, seed: int, config: DictConfig, train: Callable[[DictConfig
 def _wandb(directory: Path) -> str | None:
     """Project and ID of a run's W&B run; None if it has none."""
     with suppress(OSError, RefusedError, TypeError, KeyError):
-        stored = stored_config.read_yaml(directory / commands.CONFIG)
+        stored = read_yaml(directory / commands.CONFIG)
         if stored["logger"].get("wandb") is not None:
             project = stored["logger"]["wandb"].get("project") or os.environ.get("WANDB_PROJECT") or "vaegan_pl"
             return f"{project}/{stored['run_id']}"

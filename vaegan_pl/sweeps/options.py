@@ -11,11 +11,23 @@ from omegaconf import DictConfig, OmegaConf
 
 from vaegan_pl.cli import commands
 from vaegan_pl.errors import UserError
-from vaegan_pl.runs import next_steps, stored_config
-from vaegan_pl.runs.stored_config import FIXED, MOVABLE
+from vaegan_pl.runs import next_steps
+from vaegan_pl.runs.accepted import MOVABLE, is_known
+from vaegan_pl.runs.stored_config import FIXED
+from vaegan_pl.runs.yaml_files import read_yaml
 from vaegan_pl.sweeps.jobs import Job
 
-GROUPS = ("model=", "model/", "optimizer=", "data=", "experiment=", "debug=", "trainer.max_", "callbacks.quality.")
+GROUPS = (
+    "model=",
+    "model/",
+    "optimizer=",
+    "optimizer/",
+    "data=",
+    "experiment=",
+    "debug=",
+    "trainer.max_",
+    "callbacks.quality.",
+)
 """Options, in addition to `stored_config.FIXED`, that change a run or how it is measured."""
 
 OF_A_SEARCH = ("sweep.objective", "sweep.direction", "sweep.worst", "sweep.seeds", "sweep.audit", "hydra.sweeper.")
@@ -116,7 +128,7 @@ def training_command(job: Job) -> str:
     A record may come from anyone, and a command is meant to be pasted.
     """
     own = [option for option in job.overrides if not option.lstrip("+~").startswith((*_NOT_OF_TRAINING, "seed="))]
-    kept = [option for option in own if stored_config.is_known(option)]
+    kept = [option for option in own if is_known(option)]
     seed = [f"seed={job.runs[0].seed}"] if job.runs else []
     mode = ["hydra.mode=RUN"] if any("experiment=" in option for option in kept) else []
     left_out = f"  # without {len(own) - len(kept)} options that no configuration lists" if len(own) > len(kept) else ""
@@ -125,12 +137,12 @@ def training_command(job: Job) -> str:
 
 def data_options(job: Job) -> list[str]:
     """The options that tell `evaluate` which images a job used; only options that exist in `conf/`."""
-    kept = [option for option in job.overrides if stored_config.is_known(option)]
+    kept = [option for option in job.overrides if is_known(option)]
     chosen = [option.partition("=")[2] for option in kept if option.lstrip("+").startswith("data=")]
     return next_steps.data_options(chosen[-1] if chosen else _default_data(), kept)
 
 
 @cache
 def _default_data() -> str:
-    defaults = stored_config.read_yaml(commands.CONFIG_DIRECTORY / "train.yaml")["defaults"]
+    defaults = read_yaml(commands.CONFIG_DIRECTORY / "train.yaml")["defaults"]
     return str(next(entry["data"] for entry in defaults if "data" in entry))

@@ -148,11 +148,12 @@ def check_fits(path: Path, content: Mapping[str, Any], module: L.LightningModule
         _same("networks", {key: _kind(value) for key, value in own.items()}, {k: _kind(v) for k, v in stored.items()})
         if not all(value.isfinite().all() for value in stored.values()):
             raise ValueError("numbers that are not finite")
-        states, fresh = content["optimizer_states"], module.configure_optimizers()
-        assert isinstance(fresh, list)
+        states, made = content["optimizer_states"], module.configure_optimizers()
+        assert isinstance(made, tuple)
+        fresh, schedulers = made
         _same("optimizers", len(fresh), len(states))
         for name, optimizer, state in zip(optimizers, fresh, states, strict=True):
-            _check_optimizer(name, optimizer, state)
+            _check_optimizer(name, optimizer, state, bool(schedulers))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
         raise UserError(
             f"{path}: does not fit the run's config.yaml ({printable(str(error))[:200]}); start a new run"
@@ -176,8 +177,8 @@ def _same(what: str, own: object, stored: object) -> None:
         raise ValueError(f"other {what}")
 
 
-def _check_optimizer(name: str, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Refuse another optimizer's state; only the learning rate may be another, for it may follow a schedule."""
+def _check_optimizer(name: str, optimizer: Optimizer, state: Mapping[str, Any], scheduled: bool) -> None:
+    """Refuse the state of another optimizer; the learning rate may differ if a schedule sets it anew."""
     (group,), (stored,) = optimizer.param_groups, state["param_groups"]
     for key, value in group.items():
         if key not in ("params", "lr") and key in stored:
@@ -186,7 +187,7 @@ def _check_optimizer(name: str, optimizer: Optimizer, state: Mapping[str, Any]) 
             both = (list(each) if isinstance(each, tuple) else each for each in (value, stored[key]))
             _same(f"{key} of the optimizer of the {name}", *both)
     rate = stored["lr"]
-    if type(rate) not in (int, float) or not 0 <= rate <= group["initial_lr"]:
+    if type(rate) not in (int, float) or not (scheduled or 0 <= rate <= group["initial_lr"]):
         raise ValueError(f"another learning rate of the {name}")
     _same(f"parameters of the {name}", [*range(len(group["params"]))], stored["params"])
     if state["state"]:

@@ -4,6 +4,8 @@ Optimizers, stepping, several devices and logging; no mathematics.
 """
 
 import logging
+import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
@@ -24,13 +27,13 @@ from vaegan_pl.model.algorithm import VAEGAN
 from vaegan_pl.model.batch import Batch, Noise
 from vaegan_pl.model.generative import GenerativeModel, Step
 from vaegan_pl.model.losses import kl_divergence
-from vaegan_pl.model.schedule import PowerDecay
 from vaegan_pl.training.recorded import RECORDED_OPTIMIZERS, Recordings, options, recordable
 from vaegan_pl.training.watch import FiniteWatch
 
 log = logging.getLogger(__name__)
 
 OptimizerFactory = Callable[[Iterator[nn.Parameter]], Optimizer]
+ScheduleFactory = Callable[[Optimizer], LRScheduler]
 FINITE_CHECK_INTERVAL = 10
 ON_NAN = ("stop", "skip")
 MOST_SKIPPED = 50
@@ -43,7 +46,7 @@ class VAEGANModule(L.LightningModule):
     Args:
         model: the VAE/GAN, or another model of such networks.
         optimizers: for each of its networks, what makes its optimizer from its parameters.
-        schedule: share of the learning rates for (an epoch, all epochs); None keeps them.
+        schedule: makes the scheduler of an optimizer's learning rate, stepped once per epoch; None keeps it constant.
         seed: seed of epsilon, z_p and whatever else a step draws, at least 0.
         on_nan: what to do where a loss or gradient is not finite: `stop` the run, or `skip` the batch.
         graph: whether a single GPU replays the step as CUDA graphs, where it can.
@@ -56,7 +59,7 @@ class VAEGANModule(L.LightningModule):
         self,
         model: GenerativeModel,
         optimizers: Mapping[str, OptimizerFactory],
-        schedule: PowerDecay | None,
+        schedule: ScheduleFactory | None,
         seed: int,
         on_nan: str = "stop",
         graph: bool = True,
@@ -69,7 +72,7 @@ class VAEGANModule(L.LightningModule):
         self.automatic_optimization = False
         self.model = model.to(memory_format=torch.channels_last)
         self.optimizer_factories = optimizers
-        self.schedule = schedule
+        self.schedule_factory = schedule
         self.seed = seed
         self.on_nan = on_nan
         self.skipped = self.skipped_in_a_row = 0
@@ -95,13 +98,13 @@ class VAEGANModule(L.LightningModule):
             f"vaegan_pl.train {as_typed('resume', run)}"
         )
 
-    def configure_optimizers(self) -> list[Optimizer]:
-        """One optimizer a network, in the order of the model's `NETWORKS`.
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        """The optimizer of each network, in the order of the model's `NETWORKS`, and their schedulers, if any.
 
         Raises:
-            UserError: if an optimizer refuses its options.
+            UserError: if an optimizer or the schedule rejects its options.
         """
-        optimizers = []
+        optimizers, schedulers = [], []
         for name in self.model.NETWORKS:
             try:
                 optimizers.append(self.optimizer_factories[name](getattr(self.model.networks, name).parameters()))
@@ -109,33 +112,73 @@ class VAEGANModule(L.LightningModule):
                 raise UserError(f"optimizer.{name}: {error}") from error
             for group in optimizers[-1].param_groups:
                 group.setdefault("initial_lr", group["lr"])
-        return optimizers
+            if self.schedule_factory is not None:
+                schedulers.append(self._scheduler(self.schedule_factory, optimizers[-1]))
+        return optimizers, schedulers
+
+    @staticmethod
+    def _scheduler(factory: ScheduleFactory, optimizer: Optimizer) -> LRScheduler:
+        try:
+            scheduler = factory(optimizer)
+        except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+            raise UserError(f"optimizer.schedule: {error}") from error
+        if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau):
+            raise UserError(
+                f"optimizer.schedule: a {type(scheduler).__name__} cannot set learning rates by the epoch alone; take "
+                "another class of torch.optim.lr_scheduler, as optimizer/schedule=cosine does"
+            )
+        if getattr(scheduler, "cycle_momentum", False):
+            raise UserError(
+                "optimizer.schedule: would change the momentum too, which is not supported; add "
+                "+optimizer.schedule.cycle_momentum=false"
+            )
+        return scheduler
 
     def on_train_start(self) -> None:
-        """Get ready to record the step, if a single GPU trains alone."""
+        """Prepare to record the step if a single GPU trains alone, and start the schedulers from the first epoch."""
         together = distributed.is_available() and distributed.is_initialized()
         one_gpu = self.device.type == "cuda" and self.trainer.world_size == 1 and not together
         self.recordings = Recordings() if self.graph and one_gpu else None
+        for scheduler in self._schedulers():
+            for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate  # of the first epoch; a checkpoint has restored that of its own
+        self._step_schedulers()  # when a run is resumed within an epoch, Lightning skips `on_train_epoch_start`
 
     def on_train_end(self) -> None:
         """Forget what was recorded: Lightning now moves the networks to other memory."""
         self.recordings = None
 
     def on_train_epoch_start(self) -> None:
-        """Set the epoch's learning rates.
+        """Step the schedulers to this epoch.
 
         Raises:
-            UserError: if they fall over a number of epochs that is not set.
+            UserError: if the schedule cannot compute a learning rate.
         """
-        epochs = self.trainer.max_epochs
-        if self.schedule is None:
-            return
-        if epochs is None or epochs < 0:
-            raise UserError("optimizer.schedule: needs trainer.max_epochs")
-        share = self.schedule(self.current_epoch, epochs)
-        for optimizer in self.trainer.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = share * group["initial_lr"]
+        self._step_schedulers()
+
+    def _schedulers(self) -> list[LRScheduler]:
+        return [config.scheduler for config in self.trainer.lr_scheduler_configs]
+
+    def _step_schedulers(self) -> None:
+        """Step the schedulers to this epoch, in a resumed run from the first: their state follows from the epoch alone.
+
+        Raises:
+            UserError: if the schedule cannot compute a learning rate.
+        """
+        for scheduler in self._schedulers():
+            try:
+                with warnings.catch_warnings():  # a resumed run steps before its optimizers, and a gate may rest one
+                    warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler.step\(\)` before")
+                    while scheduler.last_epoch < self.current_epoch:
+                        scheduler.step()
+            except (ArithmeticError, TypeError, ValueError) as error:
+                raise UserError(f"optimizer.schedule: fails in epoch {scheduler.last_epoch + 1}: {error}") from error
+            for rate in scheduler.get_last_lr():
+                if not 0 <= float(rate) < math.inf:
+                    raise UserError(
+                        f"optimizer.schedule: gives a learning rate of {rate} in epoch {self.current_epoch + 1}; it "
+                        "must be a finite number of at least 0"
+                    )
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """One iteration of Algorithm 1 on a batch of (images in [-1, 1], class indices).
@@ -319,10 +362,12 @@ class VAEGANModule(L.LightningModule):
         """
         self.check_finite(self.model.state_dict())
         checkpoint["skipped"] = self.skipped
+        checkpoint["lr_schedulers"] = []  # their state follows from the epoch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Go on counting; take no state of schedulers from the file."""
         self.skipped = checkpoint["skipped"]
+        checkpoint["lr_schedulers"] = []
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """L_prior, L_llike, PSNR and SSIM of held-out images and their reconstructions from the posterior mean.

@@ -1,0 +1,54 @@
+"""Bringing the configurations of runs of earlier versions up to date."""
+
+from typing import Any
+
+REMOVED: dict[str, dict[str, Any]] = {
+    "callbacks.objective": {"_target_": "vaegan_pl.sweeps.pruning.Objective"},
+    "logger.wandb.settings": {"_target_": "wandb.Settings", "silent": True},
+}
+"""Groups that earlier versions stored, with the options by which they are recognised; they are dropped."""
+
+MOVED = {
+    "vaegan_pl.callbacks.": "vaegan_pl.training.callbacks.",
+    "vaegan_pl.checkpoints.": "vaegan_pl.training.checkpoints.",
+    "vaegan_pl.loggers.": "vaegan_pl.training.loggers.",
+    "vaegan_pl.pruning.": "vaegan_pl.sweeps.pruning.",
+}
+"""Modules that earlier versions' configurations name, and where they are now."""
+
+_POWER_DECAY = "vaegan_pl.model.schedule.PowerDecay"
+"""Once the schedule itself; now the factor of a LambdaLR."""
+
+
+def update(stored: dict[Any, Any]) -> None:
+    """Bring a configuration of an earlier version up to date, in place; one of this version is left as it is."""
+    _move(stored)
+    for key, known in REMOVED.items():
+        *parts, last = key.split(".")
+        node: Any = stored
+        for name in parts:
+            node = node.get(name) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get(last), dict) and known.items() <= node[last].items():
+            del node[last]
+    optimizer = stored.get("optimizer")
+    schedule = optimizer.get("schedule") if isinstance(optimizer, dict) else None
+    if isinstance(optimizer, dict) and isinstance(schedule, dict) and schedule.get("_target_") == _POWER_DECAY:
+        optimizer["schedule"] = {
+            "_target_": "torch.optim.lr_scheduler.LambdaLR",
+            "_partial_": True,
+            "lr_lambda": {**schedule, "epochs": "${trainer.max_epochs}"},
+        }
+
+
+def _move(stored: object) -> None:
+    """Give this project's classes their present names."""
+    if isinstance(stored, list):
+        for value in stored:
+            _move(value)
+    elif isinstance(stored, dict):
+        for value in stored.values():
+            _move(value)
+        target = stored.get("_target_")
+        for before, now in MOVED.items():
+            if isinstance(target, str) and target.startswith(before):
+                stored["_target_"] = now + target.removeprefix(before)
