@@ -7,6 +7,7 @@ import difflib
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -22,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from vaegan_pl.cli import help_page
 from vaegan_pl.console import as_option, as_typed, enduring_streams
 from vaegan_pl.errors import UserError
 from vaegan_pl.storage.files import check_model_path, printable
@@ -83,6 +85,9 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
     HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead. Only training can be swept; in a sweep the
     other jobs still run. Of several processes that train one model only the first makes a directory.
     """
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        _show_help(config_name)
+        return
     if config_name != "train" and {"--multirun", "-m", "hydra.mode=MULTIRUN"} & set(sys.argv[1:]):
         sys.exit(f"error: {config_name} has no sweeps; start it without --multirun, once for each output")
     asked = os.environ.get("HYDRA_FULL_ERROR", "0")
@@ -95,23 +100,11 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
     if not is_first_process():
         sys.argv += ["hydra.run.dir=.", "hydra/job_logging=plain"]
 
-    @contextmanager
-    def one_message() -> Iterator[None]:
-        try:
-            yield
-        except KeyboardInterrupt:
-            sys.stderr.write("interrupted\n")
-            sys.exit(130)
-        except Exception as error:
-            if asked == "1" or not _is_mistake(error):
-                raise
-            sys.exit("\n".join(map(printable, f"error: {explain(error)}".split("\n"))))
-
     @wraps(task)
     def job(config: DictConfig) -> Any:
         # A job of a sweep checks its options itself, so that a mistake in one does not end the others.
         in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-        with nullcontext() if in_sweep else one_message():
+        with nullcontext() if in_sweep else _one_message(asked):
             if not in_sweep:
                 check_options(config, config_name)
             _keep_paths(config)
@@ -123,7 +116,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what goes wrong outside the job comes here instead of being printed by Hydra
     try:
-        with enduring_streams(), one_message():
+        with enduring_streams(), _one_message(asked):
             try:
                 hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(job)()
             finally:
@@ -134,6 +127,30 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
         while MADE:
             with suppress(OSError):
                 MADE.pop(0).rmdir()
+
+
+@contextmanager
+def _one_message(asked: str) -> Iterator[None]:
+    """Exit with one message for a user's mistake, or with its traceback if `asked`, HYDRA_FULL_ERROR, is 1."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    except Exception as error:
+        if asked == "1" or not _is_mistake(error):
+            raise
+        sys.exit("\n".join(map(printable, f"error: {explain(error)}".split("\n"))))
+
+
+def _show_help(config_name: str) -> None:
+    """Print the command's options, with those of the command line in effect."""
+    with enduring_streams(), _one_message(os.environ.get("HYDRA_FULL_ERROR", "0")):
+        given = [_with_home(argument) for argument in sys.argv[1:] if not argument.startswith("-")]
+        command = help_page.read(CONFIG_DIRECTORY, config_name, _without_groups(given))
+        width = max(60, min(100, shutil.get_terminal_size((100, 24)).columns))
+        sys.stdout.write(help_page.render(command, width) + "\n")
+        sys.stdout.flush()
 
 
 def model_paths(weights: object) -> list[Path]:
