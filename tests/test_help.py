@@ -90,7 +90,7 @@ def test_the_head_of_a_file_describes_no_option(tmp_path: Path) -> None:
 
 @cache
 def read(command: str, *options: str) -> help_page.Command:
-    return help_page.read(CONFIG_DIRECTORY, command, options)
+    return help_page.read([CONFIG_DIRECTORY], command, options)
 
 
 def shown(command: help_page.Command) -> str:
@@ -191,6 +191,18 @@ def test_help_takes_whatever_a_command_takes(
     for option in ("resume=latest", "seed=0", "sweep.seeds=7"):
         assert f"\n  {option} " in page
     assert "\n  logger.csv" not in page
+
+
+def test_choices_of_a_users_own_folder_are_listed_and_taken(
+    run_command: Callable[..., str | None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    own = tmp_path / "my, confs" / "data" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("# My images.\n\ndefaults:\n  - mri\n\n# Where mine are.\nroot: /mine\n")
+    assert run_command(sample, "sample", "--help", "--config-dir", str(tmp_path / "my, confs"), "data=mine") is None
+    page = capsys.readouterr().out
+    assert re.search(r"^    \* mine +My images\.$", page, re.MULTILINE)
+    assert re.search(r"^  data\.root=/mine +Where mine are\.$", page, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

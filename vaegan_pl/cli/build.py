@@ -34,10 +34,10 @@ def model_and_optimizers(config: DictConfig) -> "tuple[GenerativeModel, dict[str
 
 
 def module(config: DictConfig) -> "VAEGANModule":
-    """The model, its optimizers and how they step.
+    """The LightningModule.
 
     Raises:
-        UserError: as `model_and_optimizers` does.
+        UserError: see `model_and_optimizers`.
     """
     from vaegan_pl.training.lightning_module import VAEGANModule
 
@@ -49,8 +49,13 @@ def module(config: DictConfig) -> "VAEGANModule":
 def parts(config: DictConfig, group: str, kind: type) -> list[Any]:
     """The loggers or callbacks that a configuration names, without those that are null.
 
+    Args:
+        config: the configuration.
+        group: `logger` or `callbacks`.
+        kind: the class of the members of the group.
+
     Raises:
-        UserError: if one is something else.
+        UserError: if one is not an instance of `kind`.
     """
     from hydra.utils import instantiate
 

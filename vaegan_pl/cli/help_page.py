@@ -13,6 +13,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from vaegan_pl.cli import descriptions
+from vaegan_pl.cli.descriptions import Descriptions
+from vaegan_pl.console import as_option
 
 WIDEST = 40
 """Columns for the left side of a table; what is longer gets a line of its own."""
@@ -74,12 +76,12 @@ class Command:
     groups: list[Group]
 
 
-def read(directory: Path, name: str, arguments: Sequence[str]) -> Command:
+def read(directories: Sequence[Path], name: str, arguments: Sequence[str]) -> Command:
     """Compose a command's configuration and read the comments of all files that it is composed from.
 
     Args:
-        directory: the folder of the configuration files.
-        name: the command, which is the name of its file there.
+        directories: the folder of the configuration files, and others that Hydra searches after it.
+        name: the command, which is the name of its file in the first folder.
         arguments: options from the command line. Those with several values, for a sweep, are left out.
 
     Raises:
@@ -87,21 +89,24 @@ def read(directory: Path, name: str, arguments: Sequence[str]) -> Command:
     """
     parsed = OverridesParser.create().parse_overrides([*arguments])
     overrides = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
-    with hydra.initialize_config_dir(str(directory), version_base="1.3"):
+    if len(directories) > 1:
+        others = [as_option("", f"file://{directory.resolve()}")[1:] for directory in directories[1:]]
+        overrides.append(f"hydra.searchpath=[{','.join(others)}]")
+    with hydra.initialize_config_dir(str(directories[0].resolve()), version_base="1.3"):
         config = hydra.compose(name, overrides, return_hydra_config=True)
         loader = GlobalHydra.instance().config_loader()
         files = loader.compute_defaults_list(name, overrides, RunMode.RUN).defaults
     packages = {str(file.config_path): file.package for file in files}  # later files override earlier ones
     purposes, described = dict[str, str](), dict[str, str]()
     for path in (path for path in packages if not path.startswith("hydra/")):
-        found = descriptions.read(directory / f"{path}.yaml")
+        found = _descriptions(directories, path)
         parent = path.rpartition("/")[0]
         purposes |= {f"{parent}/{group}".lstrip("/"): text for group, text in found.groups.items() if text}
         described |= {f"{packages[path]}.{key}".lstrip("."): text for key, text in found.options.items() if text}
-    own = descriptions.read(directory / f"{name}.yaml")
+    own = _descriptions(directories, name)
     choices = {str(group): choice for group, choice in config.hydra.runtime.choices.items()}
     groups = [
-        Group(group, purposes.get(group, ""), _choices(directory / group), _chosen(group, choices, packages))
+        Group(group, purposes.get(group, ""), _choices(directories, group), _chosen(group, choices, packages))
         for top in own.groups
         for group in (top, *sorted(name for name in choices if name.startswith(f"{top}/")))
     ]
@@ -138,8 +143,15 @@ def render(command: Command, width: int) -> str:
     return "\n".join([*lines, "", *(line for note in notes for line in textwrap.wrap(note, width))])
 
 
-def _choices(folder: Path) -> dict[str, str]:
-    return {path.stem: descriptions.read(path).summary for path in sorted(folder.glob("*.yaml"))}
+def _descriptions(directories: Sequence[Path], file: str) -> Descriptions:
+    """The descriptions of the first file of that name; none if Hydra knows it from elsewhere."""
+    paths = (directory / f"{file}.yaml" for directory in directories)
+    return next((descriptions.read(path) for path in paths if path.exists()), Descriptions("", [], {}, {}))
+
+
+def _choices(directories: Sequence[Path], group: str) -> dict[str, str]:
+    names = sorted({path.stem for directory in directories for path in (directory / group).glob("*.yaml")})
+    return {name: _descriptions(directories, f"{group}/{name}").summary for name in names}
 
 
 def _chosen(group: str, choices: Mapping[str, Any], files: Iterable[str]) -> list[str]:
