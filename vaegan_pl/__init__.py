@@ -35,7 +35,7 @@ def build(*options: str, config_dir: "str | Path | None" = None) -> "Experiment"
 
 
 def load(path: "str | Path") -> "SavedModel":
-    """Open a model file, `vae_gan_model.pth`, without executing anything in it; see `vaegan_pl.model.weights.load`."""
-    from vaegan_pl.model import weights  # torch takes seconds to import
+    """Open a model file, `vae_gan_model.pth`, without executing code in it; see `vaegan_pl.model.weights.load`."""
+    from vaegan_pl.model import weights  # imported late: torch takes seconds to import
 
     return weights.load(path)

@@ -1,4 +1,4 @@
-"""What is shown on the console and kept in a run's log."""
+"""Messages on the console and in a run's log, and options as they are typed."""
 
 import errno
 import logging
@@ -19,22 +19,22 @@ _NOT_TEXT = re.compile(r"null|true|false|inf|nan|\.[0-9_]+(e.*)?", re.IGNORECASE
 
 
 def as_typed(name: str, value: object) -> str:
-    """An option as it must be typed, so that a shell and Hydra take its value as one piece of text.
+    """An option quoted for the shell and for Hydra, so that its value is one string.
 
     Args:
-        name: the option, with a + where it is to be added.
-        value: the value as it is meant.
+        name: the option, with a leading + if it is to be added.
+        value: the value, without quotes.
     """
     return quoted(as_option(name, value))
 
 
 def quoted(argument: str) -> str:
-    """An argument as it must be typed, so that a shell takes it as one."""
+    """An argument quoted for the shell, so that it is one argument."""
     return subprocess.list2cmdline([argument]) if os.name == "nt" else shlex.quote(argument)
 
 
 def as_option(name: str, value: object) -> str:
-    """The same for Hydra alone, without a shell."""
+    """An option quoted for Hydra alone, without a shell; see `as_typed`."""
     text = str(value)
     if not _PLAIN.fullmatch(text) or _NOT_TEXT.fullmatch(text):
         escaped = re.sub(r'(\\+)(?="|$)', r"\1\1", text).replace('"', '\\"')
@@ -43,10 +43,13 @@ def as_option(name: str, value: object) -> str:
 
 
 class PlainFormatter(logging.Formatter):
-    """Messages alone. Text from files, which may hold control characters, cannot move the cursor or forge lines."""
+    """Formats records as their message alone, with control characters escaped.
+
+    Text from files can then not move the cursor or forge lines.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        """The message, with control characters as escapes; its own line breaks stay."""
+        """The message with control characters escaped; line breaks stay."""
         return "\n".join(map(printable, super().formatMessage(record).split("\n")))
 
 
@@ -58,10 +61,10 @@ def drop_timestamps() -> None:
 
 
 class RunLog(logging.FileHandler):
-    """The log of a run, which is not written before the run has its directory: a refused command leaves none.
+    """The log file of a run, written once the run has its directory, so that a command that fails earlier leaves none.
 
     Args:
-        filename: the log.
+        filename: the log file.
     """
 
     def __init__(self, filename: str) -> None:
@@ -69,19 +72,19 @@ class RunLog(logging.FileHandler):
         self.held: list[logging.LogRecord] | None = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a message, or keep it until the log may be written."""
+        """Write a message, or hold it until `begin`."""
         if self.held is not None:
             self.held.append(record)
         else:
             super().emit(record)
 
     def _open(self) -> TextIO:  # type: ignore[override]
-        """Open the log to append to it, unless it is a link."""
+        """Open the log file to append to it; a symbolic link is an error."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         return os.fdopen(os.open(self.baseFilename, flags, 0o666), "a", encoding=self.encoding, errors=self.errors)
 
     def begin(self, directory: Path) -> None:
-        """Write what was kept, and everything from now on, into a directory."""
+        """Write the held messages, and all later ones, into a directory."""
         self.close()
         self.baseFilename = str(directory.resolve() / Path(self.baseFilename).name)
         held, self.held = self.held, None
@@ -90,21 +93,21 @@ class RunLog(logging.FileHandler):
 
 
 def begin_log(directory: Path) -> None:
-    """Let the log of a run be written from now on, into its directory."""
+    """Write the log of a run into its directory from now on."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, RunLog):
             handler.begin(directory)
 
 
 def keep_log(directory: Path) -> None:
-    """The same for what has no directory yet."""
+    """Write the log into a directory unless it is already written into one."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, RunLog) and handler.held is not None:
             handler.begin(directory)
 
 
 class EnduringStream:
-    """A stream whose reader may go away: a closed pipe, a lost terminal or a full disk behind it stops nothing.
+    """A stream that ignores failed writes: a closed pipe, a lost terminal or a full disk does not end the command.
 
     Args:
         stream: the stream.
@@ -117,18 +120,18 @@ class EnduringStream:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        """Write, if anybody still reads."""
-        with self._outliving():
+        """Write; ignored if the stream is gone."""
+        with self._ignoring_failure():
             self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Hand on what was written, if anybody still reads."""
-        with self._outliving():
+        """Flush; ignored if the stream is gone."""
+        with self._ignoring_failure():
             self.stream.flush()
 
     @contextmanager
-    def _outliving(self) -> Iterator[None]:
+    def _ignoring_failure(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError) as error:  # ValueError: it was closed
@@ -136,7 +139,7 @@ class EnduringStream:
                 self._detach()
 
     def _detach(self) -> None:
-        """Write into nothing from now on; what waits in buffers would fail again when the process ends."""
+        """Redirect the stream to the null device, so that buffered text does not fail again when the process ends."""
         with suppress(OSError, ValueError):
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, self.stream.fileno())
@@ -145,7 +148,7 @@ class EnduringStream:
 
 @contextmanager
 def enduring_streams() -> Iterator[None]:
-    """Let the console go away without ending the command, and show text that it cannot encode as escapes."""
+    """Keep the command running if the console goes away, and escape characters that it cannot encode."""
     before = sys.stdout, sys.stderr
     if None in before:  # they were closed before Python started
         nothing = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)

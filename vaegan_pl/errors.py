@@ -1,15 +1,15 @@
-"""Mistakes that a user can fix."""
+"""Errors that a user can fix."""
 
 
 class UserError(Exception):
-    """One plain message that names the offending path or value and says what to do about it."""
+    """A user's mistake; its message names the option or path and how to fix it."""
 
 
 def check_part(option: str, part: object, kind: type) -> None:
-    """Check that an option holds what is made by its class, not the options of something without one.
+    """Check that the object built from an option has the right class; without `_target_` it is a plain mapping.
 
     Raises:
-        ValueError: if it holds anything else.
+        ValueError: if it is not an instance of `kind`.
     """
     if not isinstance(part, kind):
         target = f"{kind.__module__}.{kind.__qualname__}"

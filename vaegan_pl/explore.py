@@ -1,4 +1,4 @@
-"""A model in the browser: `python -m vaegan_pl.explore weights=PATH`, or `weights=[A,B]` to compare several."""
+"""Explore models in the browser: `python -m vaegan_pl.explore weights=PATH`, or `weights=[A,B]` to compare several."""
 
 from vaegan_pl.cli import commands
 from vaegan_pl.cli.explore import explore

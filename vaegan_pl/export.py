@@ -1,4 +1,4 @@
-"""Encoder and decoder for other programs: `python -m vaegan_pl.export weights=PATH format=onnx output=DIR`."""
+"""Write encoder and decoder for other programs: `python -m vaegan_pl.export weights=PATH format=onnx output=DIR`."""
 
 from vaegan_pl.cli import commands
 from vaegan_pl.cli.export import export

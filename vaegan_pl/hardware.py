@@ -1,4 +1,4 @@
-"""What this machine has, and how it is used well: devices, bfloat16, processors, freed memory."""
+"""Devices, precision, threads and memory of this machine."""
 
 import ctypes
 import math
@@ -20,14 +20,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def pick_device(accelerator: str, option: str = "accelerator") -> torch.device:
-    """The device of one of Lightning's accelerators: auto, cpu, gpu, mps, ...
+    """The device of one of Lightning's accelerators.
 
     Args:
-        accelerator: its name.
-        option: where the user set it.
+        accelerator: its name: auto, cpu, gpu, mps, ...
+        option: the option that names it, for the message.
 
     Raises:
-        UserError: if there is no such accelerator, or none on this machine.
+        UserError: if there is no such accelerator, or this machine has none.
     """
     try:
         return Fabric(accelerator=accelerator, devices=1, plugins=[LightningEnvironment()]).device
@@ -36,18 +36,18 @@ def pick_device(accelerator: str, option: str = "accelerator") -> torch.device:
 
 
 def started_together() -> int:
-    """How many processes torchrun or Slurm's srun started together with this one; a Slurm shell by itself is one."""
+    """Number of processes that torchrun or srun started together, this one included; 1 in a plain Slurm shell."""
     found = [os.environ.get(name, "") for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")]
     return max(int(n) if n.isdecimal() else 1 for n in found)
 
 
 def alone() -> list[ClusterEnvironment]:
-    """The plugin by which one process trains alone, whatever tasks the Slurm shell around it may start."""
+    """Plugins that make a single process train alone, even in a Slurm allocation with several tasks."""
     return [LightningEnvironment()] if started_together() == 1 else []
 
 
 def total_memory() -> float:
-    """Bytes of memory that this process may use; infinite where that is not known."""
+    """Memory that this process may use, in bytes; infinite if unknown."""
     limits = [math.inf]
     with suppress(OSError, ValueError, AttributeError):  # Windows has no sysconf
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -57,7 +57,7 @@ def total_memory() -> float:
 
 
 def native_bfloat16(device: torch.device) -> str | None:
-    """What multiplies bfloat16 numbers natively on a device, such as `AMX`, `AVX512-BF16` or `CUDA 9.0`; or None."""
+    """The feature by which a device computes in bfloat16, e.g. `AMX`, `AVX512-BF16`, `CUDA 9.0`; None without one."""
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         return "CUDA {}.{}".format(*capability) if capability >= (8, 0) else None
@@ -71,32 +71,38 @@ def choose_precision(asked: str | int, device: torch.device) -> str:
     """Lightning's name of the precision to compute in.
 
     Args:
-        asked: one of `PRECISIONS`; `auto` is bf16-mixed where `native_bfloat16`, and 32-true elsewhere.
-        device: what computes.
+        asked: one of `PRECISIONS`; `auto` is bf16-mixed where bfloat16 is native, and 32-true elsewhere.
+        device: the device that computes.
 
     Raises:
-        UserError: for any other precision. Half precision needs its losses scaled, and parameters and optimizers kept
-            in bfloat16 stop learning; neither is done here. Apple's GPUs have no double precision.
+        UserError: for any other precision, and for double precision on Apple's GPUs, which have none. Half precision
+            is not supported because it needs loss scaling, nor `bf16-true`, because parameters kept in bfloat16 stop
+            learning.
     """
     precision = _ALIASES.get(str(asked), str(asked))
     if precision not in PRECISIONS:
         raise UserError(f"trainer.precision={asked}: is not supported; take one of {', '.join(PRECISIONS)}")
     if precision == "64-true" and device.type == "mps":
-        raise UserError("trainer.precision=64-true: Apple's GPUs cannot; take trainer.accelerator=cpu, or 32-true")
+        raise UserError(
+            "trainer.precision=64-true: Apple's GPUs have no double precision; take trainer.accelerator=cpu, or 32-true"
+        )
     if precision == "auto":
         return "bf16-mixed" if native_bfloat16(device) else "32-true"
     return precision
 
 
 def prepare_cpu(processes: int = 1) -> None:
-    """Use no more threads than processors are allowed, and keep freed memory for the next batch.
+    """Limit threads to the processors that this process may use, and reuse freed memory.
 
-    A container may be granted fewer processors than it sees; they are shared out over the `processes` that train here.
-    OMP_NUM_THREADS, if set, is respected; it is set for processes that are started later.
+    A container may be granted fewer processors than it sees; they are divided among the `processes` that train here.
+    OMP_NUM_THREADS is left as it is if set, and otherwise set for processes that are started later.
 
-    Blocks above 32 MB are handed back to the system when they are freed, and every new one is then faulted in page by
-    page: a sixth of a training step. glibc is told to keep them. MALLOC_MMAP_MAX_ or MALLOC_TRIM_THRESHOLD_ in the
-    environment, its own settings, are respected; MALLOC_MMAP_MAX_=65536 is its default.
+    By default glibc returns freed blocks above 32 MB to the system, and page faults of new ones take a sixth of a
+    training step; here it is told to keep them. If MALLOC_MMAP_MAX_ or MALLOC_TRIM_THRESHOLD_, its own settings, are in
+    the environment, nothing is changed; MALLOC_MMAP_MAX_=65536 is its default.
+
+    Args:
+        processes: number of processes that train on this machine.
     """
     quota = cpu_quota(Path("/sys/fs/cgroup/cpu.max"))
     if quota is not None and "OMP_NUM_THREADS" not in os.environ:
@@ -112,7 +118,11 @@ def prepare_cpu(processes: int = 1) -> None:
 
 
 def cpu_quota(file: Path) -> int | None:
-    """Whole processors granted by a control group's `cpu.max` (`QUOTA PERIOD` in microseconds), at least 1; or None."""
+    """Number of processors that a control group grants, at least 1; None for no limit.
+
+    Args:
+        file: its `cpu.max`, which holds `QUOTA PERIOD` in microseconds.
+    """
     try:
         quota, period = file.read_text().split()
     except (OSError, ValueError):

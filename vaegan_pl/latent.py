@@ -1,4 +1,4 @@
-"""Look around in the latent space: `python -m vaegan_pl.latent weights=PATH tool=interpolate output=DIR`."""
+"""Explore the latent space of a model: `python -m vaegan_pl.latent weights=PATH tool=interpolate output=DIR`."""
 
 from vaegan_pl.cli import commands
 from vaegan_pl.cli.latent import latent

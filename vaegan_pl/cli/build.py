@@ -67,10 +67,10 @@ def spans_the_run(config: DictConfig) -> bool:
 
 
 def module(config: DictConfig) -> "VAEGANModule":
-    """The model, its optimizers and how they step.
+    """The LightningModule.
 
     Raises:
-        UserError: as `model_and_optimizers` does.
+        UserError: see `model_and_optimizers`.
     """
     from vaegan_pl.training.lightning_module import VAEGANModule
 
@@ -82,8 +82,13 @@ def module(config: DictConfig) -> "VAEGANModule":
 def parts(config: DictConfig, group: str, kind: type) -> list[Any]:
     """The loggers or callbacks that a configuration names, without those that are null.
 
+    Args:
+        config: the configuration.
+        group: `logger` or `callbacks`.
+        kind: the class of the members of the group.
+
     Raises:
-        UserError: if one is something else.
+        UserError: if one is not an instance of `kind`.
     """
     from hydra.utils import instantiate
 

@@ -1,4 +1,4 @@
-"""What is checked before a model is trained: options at odds, paths in the way, memory, classes and devices."""
+"""Checks before training: contradictory options, existing files, memory, classes and devices."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,20 +19,20 @@ SET_AT_THE_START = ("trainer", "experiment", "debug")
 """Groups that cannot be chosen again when a run is resumed or repeated."""
 
 OUTPUTS = ("directory", "path", "best", "picture")
-"""Options of loggers and callbacks that say where something is written."""
+"""Options of loggers and callbacks that hold the path of an output."""
 
 READS_FOLDERS = "vaegan_pl.data.datamodule.ImageFolders"
 """The data module that takes its images as they are."""
 
 BYTES_PER_PARAMETER = 12
-"""Of a float32 parameter, its gradient and one number of its optimizer."""
+"""Memory of a float32 parameter, its gradient and one number of its optimizer."""
 
 
 def check_supported(config: DictConfig) -> None:
-    """Stop, before anything is read or written, what would fail or mislead later.
+    """Check the options before anything is read or written.
 
     Raises:
-        UserError: for options out of range or at odds with each other.
+        UserError: if an option is out of range, contradicts another one, or would have no effect.
     """
     for name, instead in commands.OF_AUTOMATIC_OPTIMIZATION.items():
         if config.trainer.get(name) not in (None, 1 if name == "accumulate_grad_batches" else None):
@@ -70,10 +70,10 @@ def check_single_options(option: str, overrides: list[str]) -> None:
 
 
 def check_outputs(config: DictConfig, directory: Path) -> None:
-    """Refuse a new run whose loggers or callbacks would write over files outside of its directory.
+    """Check that the loggers and callbacks of a new run overwrite no file outside its directory.
 
     Raises:
-        UserError: if there is such a file.
+        UserError: if one would.
     """
     parts = {**(config.get("callbacks") or {}), "csv": OmegaConf.select(config, "logger.csv")}
     for options in filter(OmegaConf.is_dict, parts.values()):
@@ -87,10 +87,10 @@ def check_outputs(config: DictConfig, directory: Path) -> None:
 
 
 def check_memory(config: DictConfig) -> None:
-    """Refuse networks that do not fit into this machine's memory, before any is allocated.
+    """Check that the networks fit into this machine's memory, before they are allocated.
 
     Raises:
-        UserError: if they do not fit.
+        UserError: if they do not.
     """
     import torch
 
@@ -108,10 +108,14 @@ def check_memory(config: DictConfig) -> None:
 
 
 def check_unused(overrides: list[str], unused: set[str]) -> None:
-    """Refuse an option of the optimizer of a network that the model does not have.
+    """Check that no option is set for the optimizer of a network that the model does not have.
+
+    Args:
+        overrides: the options of the command line.
+        unused: networks that have an optimizer but are not in the model.
 
     Raises:
-        UserError: for such an option.
+        UserError: if one is.
     """
     for override in overrides:
         for name in unused:
@@ -120,10 +124,14 @@ def check_unused(overrides: list[str], unused: set[str]) -> None:
 
 
 def check_classes(conditional: int, classes: list[str]) -> None:
-    """Refuse conditional networks with a different number of classes than the data has.
+    """Check that conditional networks have as many classes as the data.
+
+    Args:
+        conditional: number of classes of the networks; 0 if they take no labels.
+        classes: class names of the data.
 
     Raises:
-        UserError: if the numbers differ.
+        UserError: if they do not.
     """
     if conditional not in (0, len(classes)):
         raise UserError(
@@ -133,10 +141,11 @@ def check_classes(conditional: int, classes: list[str]) -> None:
 
 
 def check_devices(trainer: "L.Trainer") -> None:
-    """Stop, before anything is written, where several devices would train something else than was asked for.
+    """Check the number of devices and processes before anything is written.
 
     Raises:
-        UserError: for several devices in a sweep, and for more or fewer processes of torchrun or Slurm than devices.
+        UserError: for several devices in a sweep, and if torchrun or Slurm started another number of processes than of
+            devices.
     """
     from lightning.pytorch.strategies import ParallelStrategy
     from lightning.pytorch.utilities import rank_zero_only

@@ -1,12 +1,14 @@
 """How every command starts: Hydra composes its configuration, and a user's mistake ends it with one message.
 
-Commands import what is heavy (torch, Lightning) inside their function, so that help and refusals come at once.
+Commands import torch and Lightning inside their functions, so that help and error messages appear at once.
 """
 
+import argparse
 import difflib
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -22,97 +24,90 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from vaegan_pl.cli import help_page
 from vaegan_pl.console import as_option, as_typed, enduring_streams
 from vaegan_pl.errors import UserError
 from vaegan_pl.storage.files import check_model_path, is_next_to, printable
 
 _PACKAGE = Path(__file__).parents[1]
 CONFIG_DIRECTORY = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
-"""Inside an installed package, or beside the package in a checkout."""
+"""The configuration files: inside an installed package, or next to the package in a checkout."""
 
 CONFIG = "config.yaml"
 """The configuration of a run, in its directory."""
 
 NULLABLE = frozenset({"data.classes", "data.near_copy_correlation", "model.ema", "model.sigma"})
-"""Options that have a default of some type and a meaning for null."""
+"""Options that may be null although their default is not."""
 
 SHARES = frozenset({"trainer.limit_train_batches", "trainer.limit_val_batches", "trainer.overfit_batches"})
-"""Options that take a number of batches or a share of them, whichever a preset shows."""
+"""Options that take a number of batches or a fraction of them, whichever type their default has."""
 
 NUMBER_OR_WORD = frozenset({"model.sigma"})
-"""Options whose default is a number and that also take a word."""
+"""Options that may be a word although their default is a number."""
 
 LISTS = frozenset({"weights", "images"})
 """Options that take a name or a list of names."""
 
 FREE = ("data.aliases.", "data.per_class.")
-"""Groups whose options have names of the user's choice."""
+"""Groups of options whose names the user chooses."""
 
 NEEDED = frozenset({"model", "model/networks", "model/adversary", "model/prior", "optimizer", "data", "trainer"})
-"""Groups of which one must be chosen."""
+"""Groups that cannot be null."""
 
 ADDABLE = ("trainer.", "callbacks.", "logger.")
-"""Other groups to which options can be added that no file of the configuration lists."""
+"""Groups that take more options than the configuration files list, added with a +."""
 
 OF_AUTOMATIC_OPTIMIZATION = {
     "gradient_clip_val": "lower the learning rates optimizer.*.lr",
     "gradient_clip_algorithm": "lower the learning rates optimizer.*.lr",
     "accumulate_grad_batches": "raise data.batch_size",
 }
-"""Options of Lightning's Trainer without effect where three networks are stepped by hand, and what to do instead."""
+"""Options of Lightning's Trainer that have no effect with manual optimization, and what to do instead."""
 
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
-"""What torchrun, Lightning and Slurm set in the environment of each of several processes that train one model."""
+"""Environment variables in which torchrun, Lightning and Slurm number the processes that train one model."""
 
-MADE: list[Path] = []
-"""Folders that were not there when the command started, the innermost first."""
+CREATED_FOLDERS: list[Path] = []
+"""Folders that Hydra creates for the command, innermost first; those left empty are removed at the end."""
 
-AT_END: list[Callable[[BaseException | None], None]] = []
-"""What is called when the command ends, with what ended it before its time."""
+ON_EXIT: list[Callable[[BaseException | None], None]] = []
+"""Functions to call when the command ends, with the exception that ended it, if any."""
 
 _SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'")
 _NO_SUCH_PART = re.compile(r"Could not override '(\w+)/(\w+)'")
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
-"""What ends a command with a message instead of a traceback, beside Lightning's `MisconfigurationException`."""
+"""Exceptions that, like Lightning's `MisconfigurationException`, end a command with a message, not a traceback."""
 
 
 def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Run `task` on the configuration that Hydra composes from `conf/CONFIG_NAME.yaml` and the command line.
 
-    Exits with 1 and one message for users' mistakes: wrong options, and files that cannot be read or written. With
-    HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead. Only training can be swept; in a sweep the
-    other jobs still run. Of several processes that train one model only the first makes a directory.
+    `--help` prints the command's options instead. A user's mistake (a wrong option, a file that cannot be read or
+    written) exits with 1 and one message; with HYDRA_FULL_ERROR=1 in the environment, the traceback is shown instead.
+    Only training can be swept; in a sweep, a mistake in one job does not end the others. If several processes train one
+    model, only the first creates a directory.
     """
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        _show_help(config_name)
+        return
     if config_name != "train" and {"--multirun", "-m", "hydra.mode=MULTIRUN"} & set(sys.argv[1:]):
         sys.exit(f"error: {config_name} has no sweeps; start it without --multirun, once for each output")
     asked = os.environ.get("HYDRA_FULL_ERROR", "0")
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no reason for tracebacks
     os.environ["MPLBACKEND"] = "agg"  # pictures go to files, also from a notebook, whose backend may not be there
     try:
-        sys.argv[1:] = _in_its_own_directory(_with_run_to_repeat(_without_groups([*map(_with_home, sys.argv[1:])])))
+        sys.argv[1:] = _with_run_directory(_with_run_to_repeat(_without_groups([*map(_with_home, sys.argv[1:])])))
     except UserError as error:
         sys.exit(f"error: {error}")
     if not is_first_process():
         sys.argv += ["hydra.run.dir=.", "hydra/job_logging=plain"]
 
-    @contextmanager
-    def one_message() -> Iterator[None]:
-        try:
-            yield
-        except KeyboardInterrupt:
-            sys.stderr.write("interrupted\n")
-            sys.exit(130)
-        except Exception as error:
-            if asked == "1" or not _is_mistake(error):
-                raise
-            sys.exit("\n".join(map(printable, f"error: {explain(error)}".split("\n"))))
-
     @wraps(task)
     def job(config: DictConfig) -> Any:
         # A job of a sweep checks its options itself, so that a mistake in one does not end the others.
         in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-        with nullcontext() if in_sweep else one_message():
+        with nullcontext() if in_sweep else _one_message(asked):
             if not in_sweep:
                 check_options(config, config_name)
             _keep_paths(config)
@@ -124,24 +119,54 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what goes wrong outside the job comes here instead of being printed by Hydra
     try:
-        with enduring_streams(), one_message():
+        with enduring_streams(), _one_message(asked):
             try:
                 hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(job)()
             finally:
-                while AT_END:
-                    AT_END.pop()(sys.exc_info()[1])
+                while ON_EXIT:
+                    ON_EXIT.pop()(sys.exc_info()[1])
     finally:
         os.environ["HYDRA_FULL_ERROR"] = asked
-        while MADE:
+        while CREATED_FOLDERS:
             with suppress(OSError):
-                MADE.pop(0).rmdir()
+                CREATED_FOLDERS.pop(0).rmdir()
+
+
+@contextmanager
+def _one_message(asked: str) -> Iterator[None]:
+    """Exit with one message for a user's mistake, or with its traceback if `asked`, HYDRA_FULL_ERROR, is 1."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    except Exception as error:
+        if asked == "1" or not _is_mistake(error):
+            raise
+        sys.exit("\n".join(map(printable, f"error: {explain(error)}".split("\n"))))
+
+
+def _show_help(config_name: str) -> None:
+    """Print the command's options, with those of the command line in effect."""
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument("--config-dir", "-cd", type=Path)
+    with enduring_streams(), _one_message(os.environ.get("HYDRA_FULL_ERROR", "0")):
+        known, others = flags.parse_known_args(sys.argv[1:])
+        if known.config_dir is not None and not known.config_dir.is_dir():
+            raise UserError(f"--config-dir {known.config_dir}: no such folder")
+        options = _without_groups([_with_home(argument) for argument in others if not argument.startswith("-")])
+        directories = [CONFIG_DIRECTORY, *filter(None, [known.config_dir])]
+        command = help_page.read(directories, config_name, options)
+        width = max(60, min(100, shutil.get_terminal_size((100, 24)).columns))
+        sys.stdout.write(help_page.render(command, width) + "\n")
+        sys.stdout.flush()
 
 
 def model_paths(weights: object) -> list[Path]:
-    """The model files that a command is to open.
+    """The paths of the model files that a command opens.
 
     Raises:
-        UserError: if one is not there, or none is named.
+        UserError: if one does not exist, or none is given.
     """
     names = list(weights) if isinstance(weights, ListConfig) else [weights]
     if not names:
@@ -153,10 +178,10 @@ def model_paths(weights: object) -> list[Path]:
 
 
 def model_path(weights: object) -> Path:
-    """The model file that a command is to open.
+    """The path of the model file that a command opens.
 
     Raises:
-        UserError: if it is not there, or several are named.
+        UserError: if it does not exist, or several are given.
     """
     paths = model_paths(weights)
     if len(paths) > 1:
@@ -170,16 +195,16 @@ def is_first_process() -> bool:
 
 
 def note_missing(directory: Path) -> None:
-    """Remember which folders Hydra is about to make; those that are still empty when the command ends, go."""
+    """Note which folders Hydra is about to create, to remove those still empty when the command ends."""
     missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
-    MADE.extend(missing)
+    CREATED_FOLDERS.extend(missing)
 
 
 def _with_home(argument: str) -> str:
-    """An argument with the home directory in place of a leading ~, which no shell writes out after a `=`.
+    """An argument with the home directory in place of a leading ~, which shells do not expand after a `=`.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is no home directory.
     """
     name, equals, value = argument.partition("=")
     if not equals or value.partition("/")[0] != "~":
@@ -191,10 +216,10 @@ def _with_home(argument: str) -> str:
 
 
 def _without_groups(arguments: list[str]) -> list[str]:
-    """Arguments with `~GROUP`, which Hydra understands, in place of `GROUP=null`, which it does not.
+    """Arguments with Hydra's `~GROUP` in place of `GROUP=null`, which Hydra does not accept.
 
     Raises:
-        UserError: for a group without which nothing works.
+        UserError: for a group that cannot be null.
     """
     changed = []
     for argument in arguments:
@@ -209,7 +234,7 @@ def _without_groups(arguments: list[str]) -> list[str]:
 
 
 def _keep_paths(config: DictConfig) -> None:
-    """Let paths mean what they mean where the command was started, though hydra.job.chdir has moved it elsewhere."""
+    """Resolve relative paths from where the command was started, even if hydra.job.chdir changed the directory."""
     started_in = Path(HydraConfig.get().runtime.cwd)
     if started_in == Path.cwd():
         return
@@ -222,7 +247,7 @@ def _keep_paths(config: DictConfig) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Refuse what NumPy takes for no seed.
+    """Check that NumPy accepts a seed.
 
     Raises:
         UserError: unless 0 <= seed < 2^32.
@@ -231,8 +256,8 @@ def check_seed(seed: int) -> None:
         raise UserError(f"seed={seed}: must lie between 0 and 4294967295")
 
 
-def _in_its_own_directory(arguments: list[str]) -> list[str]:
-    """Name the directory of the run that `resume` continues, which Hydra must know first.
+def _with_run_directory(arguments: list[str]) -> list[str]:
+    """Arguments with the directory of the run that `resume` continues, which Hydra needs before it composes.
 
     Raises:
         UserError: if there is no such run, or in a sweep.
@@ -290,7 +315,7 @@ def _is_sweep(options: dict[str, str]) -> bool:
 
 
 def _value(argument: str) -> str:
-    """The value of an argument as it is meant; without quotes, paths may hold what Hydra would want quotes for."""
+    """The value of an argument, taken literally where Hydra cannot parse it, as for unquoted paths."""
     try:
         return str(OverridesParser.create().parse_override(argument).value())
     except HydraException:
@@ -298,15 +323,15 @@ def _value(argument: str) -> str:
 
 
 def check_options(config: DictConfig, config_name: str, only: str | None = None) -> None:
-    """Hold the options' types against those of the same configuration without the user's values.
+    """Check the types of the options against the defaults of the same configuration.
 
     Args:
         config: the configuration.
-        config_name: the command's.
-        only: the group whose options are looked at; all if None.
+        config_name: the name of the command.
+        only: the group to check; all if None.
 
     Raises:
-        UserError: for a value of another type than its default, and for an added option that no command reads.
+        UserError: if a value has another type than its default, or an added option is read by no command.
     """
     hydra_config = HydraConfig.get()
     given = [*hydra_config.overrides.hydra, *hydra_config.overrides.task]
@@ -383,7 +408,7 @@ def _is_short_of_memory(error: BaseException) -> bool:
 
 
 def explain(error: Exception) -> str:
-    """What went wrong, in one message; what is no user's mistake by its kind, too."""
+    """What went wrong, in one message; other errors than users' mistakes with their type."""
     return _message(error) if _is_mistake(error) else f"{type(error).__name__}: {error}"
 
 
@@ -427,7 +452,7 @@ def _message(error: BaseException) -> str:
 
 
 def _unknown(key: str, known: object) -> str:
-    """What to say of an option that the configuration does not have."""
+    """The message for an option that the configuration does not have."""
     instead = OF_AUTOMATIC_OPTIMIZATION.get(key.removeprefix("trainer."))
     if instead is not None:
         return f"{key}: has no effect, because this project uses manual optimization; {instead}"

@@ -1,4 +1,4 @@
-"""Runs that are continued: the checkpoint to start from, and what happens if it cannot be restored."""
+"""Resuming a run: which checkpoint to start from, and the error if it cannot be restored."""
 
 import logging
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Checkpoint = tuple[Path, dict[str, Any]]
-"""Its file and its contents."""
+"""The file of a checkpoint and its contents."""
 
 
 def checkpoint_of(directory: Path, config: DictConfig) -> Checkpoint | None:
-    """The checkpoint to continue a run from; None if the run was stopped before its first.
+    """The checkpoint to resume a run from; None if the run was stopped before it wrote one.
 
     Raises:
-        UserError: if the run is finished and its limits stand as they were, its checkpoint is gone, or does not fit.
+        UserError: if the run is finished and its limits are unchanged, or its checkpoint is missing or does not fit.
     """
     import torch
 

@@ -14,7 +14,7 @@ def download(config: DictConfig) -> None:
     """Download `dataset` into `output` and print the `data.root` to use.
 
     Raises:
-        UserError: if kagglehub is not installed or the dataset cannot be obtained; says what to do by hand.
+        UserError: if kagglehub is not installed or the download fails; the message says how to do it by hand.
     """
     page = f"https://www.kaggle.com/datasets/{config.dataset}"
     by_hand = f"or download {page} by hand and unpack it into a folder for data.root"
@@ -27,7 +27,7 @@ def download(config: DictConfig) -> None:
         raise UserError(f"downloading needs kagglehub: pip install 'kagglehub>=1', {by_hand}") from error
     try:
         folder = Path(kagglehub.dataset_download(str(config.dataset), output_dir=str(output)))
-    except Exception as error:  # whatever of its transports, credentials or archives fails, the advice is the same
+    except Exception as error:  # network, credentials or a damaged archive: the advice is the same
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         advice = f"go online and try again with an output folder that is empty, {by_hand}"
         raise UserError(f"{config.dataset} cannot be downloaded ({reason}); {advice}") from error

@@ -1,4 +1,4 @@
-"""A model in the browser: `python -m vaegan_pl.explore weights=PATH`, or `weights=[A,B]` to compare several."""
+"""Explore models in the browser: `python -m vaegan_pl.explore weights=PATH`, or `weights=[A,B]` to compare several."""
 
 import logging
 import os
@@ -59,7 +59,10 @@ def explore(config: DictConfig) -> None:
 
 
 def training_images(config: DictConfig) -> "Callable[[Studio], TrainingImages]":
-    """Finds the images that trained a model, once: those of `data` on the command line, or those its run names."""
+    """A function that finds the images that trained a model, once for each model.
+
+    They are those of the `data` options, or those that the configuration of the model's run names.
+    """
     lock, known = Lock(), dict[Path, "TrainingImages"]()
 
     def find(studio: "Studio") -> "TrainingImages":

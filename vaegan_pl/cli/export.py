@@ -1,4 +1,4 @@
-"""Encoder and decoder for other programs: `python -m vaegan_pl.export weights=PATH format=onnx output=DIR`."""
+"""Write encoder and decoder for other programs: `python -m vaegan_pl.export weights=PATH format=onnx output=DIR`."""
 
 import hashlib
 import logging
@@ -16,7 +16,7 @@ FORMATS = ("safetensors", "onnx", "pt2")
 
 
 def export(config: DictConfig) -> None:
-    """Write both networks, and print how far their outputs are from PyTorch's."""
+    """Write both networks, and print how much their outputs differ from PyTorch's."""
     if config.format not in FORMATS:
         raise UserError(f"format={config.format}: must be one of {', '.join(FORMATS)}")
     path = commands.model_path(config.weights)

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from vaegan_pl.data.datamodule import ImageFolders
 
 NAMES = r"data_report\.(json|html)"
-"""Files that are written."""
+"""Names of the files that the command writes, as a regular expression."""
 
 log = logging.getLogger(__name__)
 
 
 def inspect_data(config: DictConfig) -> None:
-    """Write `data_report.json` and `data_report.html`, and say the main figures."""
+    """Write `data_report.json` and `data_report.html`, and log the main figures."""
     from hydra.utils import instantiate
 
     from vaegan_pl.report import data_report

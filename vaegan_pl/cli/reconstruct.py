@@ -1,4 +1,4 @@
-"""Pass your own images through a model: `python -m vaegan_pl.reconstruct weights=PATH images=DIR output=DIR`."""
+"""Reconstruct your own images with a model: `python -m vaegan_pl.reconstruct weights=PATH images=DIR output=DIR`."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def reconstruct(config: DictConfig) -> None:
-    """Write Dec(mean of q(z|x)) of every image, and a grid of originals above their reconstructions."""
+    """Decode every image's posterior mean; write the images, and a grid of originals above reconstructions."""
     if config.shown < 1:
         raise UserError(f"shown={config.shown}: must be at least 1")
     output = Path(str(config.output))

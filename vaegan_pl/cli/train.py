@@ -32,12 +32,12 @@ EXPECTED_WARNINGS = (
     r"You're resuming from a checkpoint that ended before the epoch ended",  # the data module goes on from there
     r"You requested to overfit but enabled train dataloader shuffling",  # which is what debug=overfit asks for
     r"The '.*_dataloader' does not have many workers",  # the images are in memory
-    r"The `srun` command is available on your system but is not used",  # no hint, where Slurm is not asked for
+    r"The `srun` command is available on your system but is not used",  # where Slurm is not used
 )
 
 
 def train(config: DictConfig) -> float | None:
-    """Train once; in a sweep, do one of its jobs and return its objective."""
+    """Train once. In a sweep, run one of its jobs and return the job's objective."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return driver.job(config, fit)
     fit(config)
@@ -45,7 +45,7 @@ def train(config: DictConfig) -> float | None:
 
 
 def fit(config: DictConfig) -> None:
-    """Build everything that the configuration names and train; leave the results in the run's directory."""
+    """Build everything that the configuration names, train, and leave the results in the run's directory."""
     directory, config = directory_and_config(config)
     checks.check_supported(config)
     warn_if_experiment_missing(HydraConfig.get().runtime.choices.get("model"), HydraConfig.get().overrides.task)
@@ -75,7 +75,7 @@ def fit(config: DictConfig) -> None:
             prepare_cpu(trainer.num_devices)
         if trainer.is_global_zero:
             at_the_end.enter_context(layout.locked(directory))
-        if trainer.local_rank == 0:  # the others start later, or wait for this one before they read
+        if trainer.local_rank == 0:  # other processes start later, or wait until this one has read the images
             load_images(data, trainer)
             checks.check_classes(module.model.networks.classes, data.collection.listing.classes)
         at_the_end.push(finish_wandb)
@@ -110,30 +110,30 @@ def directory_and_config(config: DictConfig) -> tuple[Path, DictConfig]:
 
 
 def warn_if_experiment_missing(model: str | None, overrides: list[str]) -> None:
-    """Warn if `model=X` was chosen although there is `experiment=X`, which sets more than the model."""
+    """Warn if `model=X` is chosen where `experiment=X` exists, which also sets how the model is trained."""
     experiments = [override for override in overrides if override.startswith("experiment=")]
     if (CONFIG_DIRECTORY / "experiment" / f"{model}.yaml").exists() and str(model) not in str(experiments):
         log.warning("model=%s sets networks and losses alone; experiment=%s also sets how it is trained", model, model)
 
 
 def silence_expected_warnings() -> None:
-    """Silence warnings of libraries that say nothing to a user."""
+    """Silence warnings of libraries that do not concern the user."""
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
 def run_id() -> str:
-    """The ID of a new W&B run, which an agent of a W&B sweep gives it."""
+    """The ID of a new W&B run: the one that the agent of a W&B sweep assigns, otherwise a random one."""
     agents = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
     return agents or secrets.token_hex(4)
 
 
 def callbacks_of(config: DictConfig, directory: Path) -> "tuple[RunDirectory, list[L.Callback]]":
-    """What begins the run's directory, and gives the Trainer its loggers; and the other callbacks.
+    """The callback that starts the run's directory and gives the Trainer its loggers, and the other callbacks.
 
     Raises:
-        UserError: if a logger or callback is something else.
+        UserError: if a logger or callback is an instance of another class.
     """
     import lightning as L
 
@@ -162,10 +162,10 @@ def callbacks_of(config: DictConfig, directory: Path) -> "tuple[RunDirectory, li
 
 
 def load_images(data: "ImageFolders", trainer: "L.Trainer") -> None:
-    """Read the images, before anything is written.
+    """Read the images before anything is written.
 
     Raises:
-        UserError: for any folder or file that cannot be used.
+        UserError: if a folder or file cannot be used.
     """
     data.trainer = trainer
     data.prepare_data()
@@ -173,7 +173,7 @@ def load_images(data: "ImageFolders", trainer: "L.Trainer") -> None:
 
 
 def finish_wandb(error: type[BaseException] | None, *_: object) -> None:
-    """Close the W&B run, if there is one, whatever W&B does; the next job of a sweep must have its own."""
+    """Close the W&B run, if there is one, so that the next job of a sweep starts its own; failures are logged."""
     if "wandb" not in sys.modules:
         return
     import wandb

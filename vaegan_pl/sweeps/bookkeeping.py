@@ -56,7 +56,7 @@ class Bookkeeping(Callback):
                 _plan(config, directory).write(directory)
         except Exception as error:  # no job must start
             sys.exit(f"error: {printable(commands.explain(error))}")
-        commands.AT_END.append(partial(conclude, directory, new))
+        commands.ON_EXIT.append(partial(conclude, directory, new))
 
 
 def _seed_sampler(config: DictConfig) -> None:
