@@ -238,6 +238,15 @@ def test_the_commands_on_models_compose(name: str) -> None:
     assert composed("weights=m.pth", name=name).weights == "m.pth"
 
 
+@pytest.mark.parametrize("name", ["train", "benchmark", "sample"])
+def test_jobs_have_the_names_of_their_commands_and_no_folder_of_hydras(name: str) -> None:
+    """The name of a run's log, train.log, is made from it."""
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        settings = compose(name, return_hydra_config=True).hydra
+    assert (settings.job.name, settings.output_subdir) == (name, None)
+    assert ("file" in settings.job_logging.handlers) == (name == "train")
+
+
 def test_the_commands_on_data_compose() -> None:
     assert isinstance(instantiate(composed("data.root=/data", name="inspect_data").data, _convert_="all"), ImageFolders)
     assert composed("output=here", name="download").output == "here"

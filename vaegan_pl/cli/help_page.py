@@ -138,7 +138,8 @@ def render(command: Command, width: int) -> str:
     for top in tops:
         taken = [f"{g.name}={g.chosen[0]}" for g in command.groups if g.chosen and f"{g.name}/".startswith(f"{top}/")]
         rows = list(_options(command.values[top], command.descriptions, f"{top}."))
-        lines += ["", f"Options of {', '.join(taken)}:", *(_table(rows, width) or ["  none"])]
+        title = textwrap.wrap(f"Options of {', '.join(taken)}:", width)
+        lines += ["", *title, *(_table(rows, width) or ["  none"])]
     notes = ("${NAME} stands for the value of the option NAME.", HYDRA_FLAGS)
     return "\n".join([*lines, "", *(line for note in notes for line in textwrap.wrap(note, width))])
 
