@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import wraps
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import hydra
@@ -25,6 +26,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from vaegan_pl.console import as_option, as_typed, enduring_streams
 from vaegan_pl.errors import UserError
 from vaegan_pl.storage.files import check_model_path, printable
+
+log = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).parents[1]
 CONFIG_DIRECTORY = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
@@ -69,6 +72,9 @@ MADE: list[Path] = []
 
 AT_END: list[Callable[[BaseException | None], None]] = []
 """What is called when the command ends, with what ended it before its time."""
+
+SLOW_IMPORT = 4.0
+"""Seconds after which the import of PyTorch is announced; files that were read lately take less."""
 
 _SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'")
 
@@ -161,6 +167,17 @@ def model_path(weights: object) -> Path:
     if len(paths) > 1:
         raise UserError(f"weights={weights}: give a single model file")
     return paths[0]
+
+
+def import_torch() -> None:
+    """Import PyTorch and Lightning; one line says so if that takes longer than `SLOW_IMPORT`, as the first time."""
+    timer = Timer(SLOW_IMPORT, log.info, ["loading PyTorch; the first time this takes up to a minute"])
+    timer.daemon = True
+    timer.start()
+    try:
+        import lightning.pytorch  # noqa: F401
+    finally:
+        timer.cancel()
 
 
 def is_first_process() -> bool:

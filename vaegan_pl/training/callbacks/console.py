@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import sys
 from pathlib import Path
 from time import monotonic
 
@@ -12,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from vaegan_pl.console import as_typed
 from vaegan_pl.data.datamodule import ImageFolders
 from vaegan_pl.hardware import native_bfloat16
+from vaegan_pl.progress import on_terminal
 from vaegan_pl.report import data_report
 from vaegan_pl.training.callbacks.common import data_of, epochs_of
 from vaegan_pl.training.checkpoints import trained
@@ -66,16 +68,27 @@ class Console(L.Callback):
         log.info("directory    %s", self.directory)
 
     @rank_zero_only
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Held-out figures of the previous epoch, where no progress bar is seen; `on_fit_end` has those of the last."""
+        results = self._results(trainer)
+        if results and not on_terminal(sys.stdout):
+            log.info("epoch %d of %s  %s", trainer.current_epoch, trainer.max_epochs, results)
+
+    @staticmethod
+    def _results(trainer: L.Trainer) -> str:
+        figures = {name: trainer.callback_metrics.get(f"validation/{name}") for name in RESULTS}
+        return ", ".join(RESULTS[name].format(float(value)) for name, value in figures.items() if value is not None)
+
+    @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """What came of it, and where to look."""
         minutes = (monotonic() - self.started) / 60
         epochs = f"{epochs_of(trainer):g} of {trainer.max_epochs} epochs, {trained(trainer)} batches"
         log.info("%s in %.1f minutes on %s", epochs, minutes, data_of(trainer).source.caption)
-        figures = {name: trainer.callback_metrics.get(f"validation/{name}") for name in RESULTS}
-        known = [RESULTS[name].format(float(value)) for name, value in figures.items() if value is not None]
-        if known:
-            features = " (KID in this project's own features)" if figures["kid"] is not None else ""
-            log.info("held out     %s%s", ", ".join(known), features)
+        results = self._results(trainer)
+        if results:
+            features = " (KID in this project's own features)" if "KID" in results else ""
+            log.info("held out     %s%s", results, features)
         log.info("look at      %s", self.directory / "images" / "progress.png")
         if (self.directory / "curves.png").exists():
             log.info("curves       %s", self.directory / "curves.png")

@@ -1,18 +1,21 @@
 """The progress bar of training."""
 
+import sys
 from time import monotonic
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from vaegan_pl.progress import on_terminal
 from vaegan_pl.training.checkpoints import trained
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar with epochs counted from 1, short names, and no more drawing than one can see.
+    """Lightning's bar with epochs counted from 1 and short names, drawn at most every `SECONDS` and only on a terminal.
 
-    Drawing reads the losses, and each reading makes the processor wait for the GPU.
+    Drawing reads the losses, and each reading makes the processor wait for the GPU. In files and pipes, `Console`
+    logs a line after each epoch instead.
     """
 
     SECONDS = 0.5
@@ -20,6 +23,12 @@ class ProgressBar(TQDMProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self.drawn = 0.0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Disable the bar where it would fill a file."""
+        super().setup(trainer, pl_module, stage)
+        if not on_terminal(sys.stdout):
+            self.disable()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
