@@ -18,8 +18,8 @@ LEAST_ANNOUNCED = 5.0
 
 
 def on_terminal(stream: TextIO) -> bool:
-    """Return whether a stream shows progress bars; files and pipes do not."""
-    return stream.isatty()
+    """Return whether a stream shows progress bars; files, pipes and closed streams do not."""
+    return not stream.closed and stream.isatty()
 
 
 def track(items: Iterable[Item], description: str, unit: str, total: int | None = None) -> Iterator[Item]:
