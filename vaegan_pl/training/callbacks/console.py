@@ -1,4 +1,4 @@
-"""What a run says on the console."""
+"""Report on a run on the console."""
 
 import logging
 import shlex
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 
 RESULTS = {"psnr": "PSNR {:.1f} dB", "ssim": "SSIM {:.2f}", "kid": "KID {:.3f}", "coverage": "coverage {:.2f}"}
-"""The figures of the last epoch that are said, and how."""
+"""Figures of an epoch that are reported, with their formats."""
 
 
 class Console(L.Callback):
-    """Tells in plain words what is trained on what and where, and at the end where to look.
+    """Reports device, data and directory when training starts, and results and next commands when it ends.
 
     Args:
         directory: the run's directory.
@@ -37,11 +37,11 @@ class Console(L.Callback):
         self.directory = Path(directory)
         self.started = 0.0
         self.data_options: list[str] | None = None
-        """What the command that measures the model must be told of its data; None where that is not known."""
+        """Data options that `evaluate` needs; None if they are not known."""
 
     @rank_zero_only
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Device and data."""
+        """Report device and data."""
         self.started = monotonic()
         data = data_of(trainer)
         device, native = pl_module.device, native_bfloat16(pl_module.device)
@@ -57,7 +57,7 @@ class Console(L.Callback):
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Loggers and directory."""
+        """Report loggers and directory."""
         for logger in trainer.loggers:
             if isinstance(logger, WandB):
                 run = logger.experiment
@@ -69,7 +69,7 @@ class Console(L.Callback):
 
     @rank_zero_only
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Held-out figures of the previous epoch, where no progress bar is seen; `on_fit_end` has those of the last."""
+        """Report the previous epoch's figures if no progress bar is seen; `on_fit_end` reports the last epoch's."""
         results = self._results(trainer)
         if results and not on_terminal(sys.stdout):
             log.info("epoch %d of %s  %s", trainer.current_epoch, trainer.max_epochs, results)
@@ -81,7 +81,7 @@ class Console(L.Callback):
 
     @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """What came of it, and where to look."""
+        """Report results, files and the next commands."""
         minutes = (monotonic() - self.started) / 60
         epochs = f"{epochs_of(trainer):g} of {trainer.max_epochs} epochs, {trained(trainer)} batches"
         log.info("%s in %.1f minutes on %s", epochs, minutes, data_of(trainer).source.caption)

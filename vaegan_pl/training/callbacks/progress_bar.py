@@ -25,7 +25,7 @@ class ProgressBar(TQDMProgressBar):
         self.drawn = 0.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Disable the bar where it would fill a file."""
+        """Disable the bar if standard output is not a terminal."""
         super().setup(trainer, pl_module, stage)
         if not on_terminal(sys.stdout):
             self.disable()
@@ -33,25 +33,25 @@ class ProgressBar(TQDMProgressBar):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Draw if that was a while ago, and after the last batch."""
+        """Draw if the last drawing is at least `SECONDS` ago, and after the last batch."""
         if monotonic() - self.drawn >= self.SECONDS or batch_idx + 1 == trainer.num_training_batches:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             self.drawn = monotonic()
 
     def on_train_start(self, trainer: L.Trainer, *_: object) -> None:
-        """Set the bar up where training continues in the middle of an epoch, whose start Lightning does not repeat."""
+        """Set up the bar if training resumes within an epoch, where Lightning skips `on_train_epoch_start`."""
         super().on_train_start(trainer, *_)
         if trained(trainer):
             self.on_train_epoch_start(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: object) -> None:
-        """Name the epoch as the pictures do."""
+        """Count epochs from 1, as the file names of the pictures do."""
         super().on_train_epoch_start(trainer)
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """The losses that matter, without their sections."""
+        """Return the losses to show, without the prefixes of their names."""
         metrics = super().get_metrics(trainer, pl_module)
         return {name.split("/")[-1]: value for name, value in metrics.items() if name != "v_num"}
