@@ -7,10 +7,10 @@ READY := $(VENV)/.ready
 QUICK := trainer.max_epochs=6 trainer.max_time=00:00:08:00
 
 .DEFAULT_GOAL := help
-.PHONY: help install train explore test test-slow faults gpu lint check format clean
+.PHONY: help install train explore test test-minimum test-slow faults gpu lint check format clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(READY) ## Create the virtual environment and install everything into it
 
@@ -28,6 +28,11 @@ explore: $(READY) ## Open the newest run's model in the browser; ARGS='...' adds
 
 test: $(READY) ## Run the tests; ARGS='...' goes to pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+
+test-minimum: ## Run the tests with the oldest versions that pyproject.toml allows, in a new .venv-minimum
+	$(PYTHON) -m venv --clear .venv-minimum
+	.venv-minimum/bin/python -m pip install --quiet --constraint constraints-minimum.txt --editable '.[test]'
+	OMP_NUM_THREADS=1 .venv-minimum/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal -W default $(ARGS)
 
 test-slow: $(READY) ## Run the tests of sweeps in other processes, on Slurm and on Ray, which it installs
 	$(BIN)/python -m pip install --quiet --editable '.[dev,ray]'
@@ -47,9 +52,9 @@ lint: $(READY) ## Check format, lint, types and import rules
 
 check: lint test ## Everything that CI checks
 
-format: $(READY) ## Format the code and mend what the linter can
+format: $(READY) ## Format the code and apply the linter's fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove the virtual environment and caches; outputs/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-minimum .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

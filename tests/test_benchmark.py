@@ -41,8 +41,8 @@ def test_it_measures_what_it_says(run_command: Run, capfd: pytest.CaptureFixture
     assert set(figures["parts"]) == {"encoder", "decoder", "discriminator", "optimizers", "losses and norms"}
     epoch = figures["epoch"]
     assert epoch["batches"] == 4
-    assert 1 < epoch["start_up"] < 120
-    assert all(seconds > 0 for seconds in epoch["parts"].values())
+    assert epoch["start_up"] > 1
+    assert all(seconds >= 0 for seconds in epoch["parts"].values())
     assert "naive loop" in capfd.readouterr().out
     assert Path("speed/benchmark.png").stat().st_size > 10_000
     # Its run is gone, and no user's latest run was touched.
@@ -85,7 +85,7 @@ def test_training_that_fails_ends_the_benchmark_with_its_message(
 ) -> None:
     few = ["data.per_class.Training=16", "data.per_class.Testing=4", "logger=csv"]
     output = run_command(benchmark, "benchmark", *SMALL, *few, "+trainer.nonsense=1", "output=speed")
-    assert output == "error: the training command failed, see above; the benchmark stops"
+    assert output == "error: the training command failed; see its message above"
     assert "nonsense" in capfd.readouterr().err
     assert not Path("speed/benchmark.json").exists()
 

@@ -415,7 +415,7 @@ def test_the_checkpoint_before_a_damaged_one_goes_on_to_the_same_bits(
         run_command(train, "train", "resume=run", *kill_at("on_train_start", 1))
     assert checkpoints.read(last)["global_step"] == 4
     assert run_command(train, "train", "resume=run", *kill) is None
-    said = [line for line in capfd.readouterr().out.splitlines() if "checkpoint before it, previous.ckpt" in line]
+    said = [line for line in capfd.readouterr().out.splitlines() if "previous checkpoint, previous.ckpt" in line]
     assert len(said) == 1
     assert f"last.ckpt: is {'missing' if damage == 'missing' else 'damaged'}" in said[0]
     assert_as_the_reference(Path("run"), reference)
@@ -872,7 +872,7 @@ def test_intervals_must_be_positive(run_command: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "words"), [(0, "job 7_3 is requeued"), (1, "job 7_3 could not be requeued: no such job")]
+    ("code", "words"), [(0, "job 7_3 was requeued"), (1, "job 7_3 could not be requeued: no such job")]
 )
 def test_slurm_is_asked_to_requeue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int, words: str

@@ -39,7 +39,7 @@ def test_a_preempted_job_requeues_itself_and_ends_as_if_it_had_not_been(
         run = Path(f"outputs/slurm-{job}")
         _wait_for(lambda: (run / "checkpoints" / "last.ckpt").exists(), 120)
         subprocess.run(["scancel", "--signal=USR1", job], check=True, env=environment)
-        _wait_for(lambda: "is requeued" in (run / "train.log").read_text(), 60)
+        _wait_for(lambda: "was requeued" in (run / "train.log").read_text(), 60)
         _wait_for(lambda: slurm.state(job, environment) == "PENDING", 60)
         slurm.start_now(job, environment)
         _wait_for(lambda: slurm.state(job, environment) in ("COMPLETED", "FAILED", ""), 300)

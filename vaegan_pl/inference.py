@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from vaegan_pl.data.collection import Collection
 from vaegan_pl.data.datamodule import images_of, labels_of
@@ -18,8 +17,12 @@ from vaegan_pl.model.mixtures import ClassMixtures, draw_posteriors, fit
 from vaegan_pl.model.networks import Networks
 from vaegan_pl.model.running import in_batches
 from vaegan_pl.model.saved_model import SavedModel
+from vaegan_pl.progress import announce, track
 
 log = logging.getLogger(__name__)
+
+_SECONDS = 0.003
+"""To encode an image and fit its class, on two CPU cores."""
 
 
 def from_prior(
@@ -40,6 +43,8 @@ def class_mixtures(networks: Networks, collection: Collection, device: torch.dev
     """
     generator = torch.Generator().manual_seed(0)
     found: dict[str, dict[str, Tensor]] = {}
+    n = len(collection.split.images("train"))
+    announce(f"finding where {len(collection.listing.classes)} classes lie in the latent space", _SECONDS * n)
     for split in ("train", "validation"):
         chosen = collection.split.images(split)
         x, labels = images_of(collection, chosen), labels_of(collection, chosen)
@@ -49,10 +54,7 @@ def class_mixtures(networks: Networks, collection: Collection, device: torch.dev
         for label, name in enumerate(collection.listing.classes):
             mean, log_variance = encoded[labels == label].unbind(1)
             found.setdefault(name, {})[split] = draw_posteriors(mean, log_variance, generator)
-    return {
-        name: fit(z["train"], z["validation"])
-        for name, z in tqdm(found.items(), "fitting classes", unit="class", leave=False)
-    }
+    return {name: fit(z["train"], z["validation"]) for name, z in track(found.items(), "fitting classes", "class")}
 
 
 def read_images(
@@ -74,7 +76,7 @@ def read_images(
     names: list[str] = []
     pictures = []
     files = list_loose_images(path)
-    for file in tqdm(files, "reading images", unit="image", leave=False):
+    for file in track(files, "reading images", "image"):
         if len(names) == most:
             log.warning("images=%s: the first %d of %d are taken", path, len(names), len(files))
             break

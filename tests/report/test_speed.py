@@ -45,7 +45,8 @@ def test_the_table_says_it_all() -> None:
     assert "sampling in float32: 200 images/s" in table
     assert "  decoder                       0.600 s 75.0%" in table
     assert "an epoch of 20 batches         100.00 s" in table
-    assert "first batch 9.5 s; data, logging, pictures and checkpoints 10.0% of the epoch" in table
+    assert "start-up, not part of the epoch: 9.5 s" in table
+    assert "data, logging, pictures and checkpoints: 10.0% of the epoch" in table
 
 
 def test_json_and_chart(tmp_path: Path) -> None:

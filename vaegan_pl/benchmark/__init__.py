@@ -1,1 +1,1 @@
-"""The speed of training on this machine; nothing that training needs."""
+"""Measure the speed of training on this machine. Training does not import this package."""

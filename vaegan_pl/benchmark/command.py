@@ -1,6 +1,6 @@
 """Measure the speed of training on this machine: `python -m vaegan_pl.benchmark`, with any options of training.
 
-A model other than `larsen` is timed beside it.
+A model other than `larsen` is timed alongside `larsen`.
 """
 
 import logging
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OWN = ("rounds", "output", "overwrite")
-"""Options of the benchmark that training has not."""
+"""Options of the benchmark that training does not have."""
 
 OF_A_MODEL = re.compile(r"experiment=|[+~]*model(=|/gate=|\.(?!networks\.)|\.networks\.(classes=|\w+_channels=null))")
-"""Options that make another model than larsen; those of the networks' sizes do not."""
+"""Options that turn the model into another one than larsen. The sizes of the networks do not."""
 
 
 def benchmark(config: DictConfig) -> None:
-    """Time the step against a naive loop and in each precision, then a whole epoch; write a table, JSON and a chart."""
+    """Time a whole epoch, then a step in each precision and in a naive loop. Print a table, write JSON and a chart."""
     if config.rounds < 1:
         raise UserError(f"rounds={config.rounds}: must be at least 1")
     check_supported(config)
@@ -46,7 +46,7 @@ def benchmark(config: DictConfig) -> None:
     device = pick_device(config.trainer.accelerator, "trainer.accelerator")
     chosen = choose_precision(config.trainer.precision, device)
     if chosen == "64-true":
-        raise UserError("trainer.precision=64-true: is not timed; take auto, 32-true or bf16-mixed")
+        raise UserError("trainer.precision=64-true: is not benchmarked; take auto, 32-true or bf16-mixed")
     if device.type == "cpu":
         prepare_cpu()
     data: ImageFolders = instantiate(config.data, _convert_="all")
@@ -55,7 +55,7 @@ def benchmark(config: DictConfig) -> None:
     overrides = [o for o in HydraConfig.get().overrides.task if o.partition("=")[0] not in OWN]
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".run-", dir=output) as folder:
-        log.info("one epoch of training, with everything on:")
+        log.info("running one epoch of the training command")
         whole = epoch.measure([*overrides, *epoch.at(root=data.root, cache=data.cache)], Path(folder))
     larsen = hydra.compose("benchmark", [o for o in HydraConfig.get().overrides.task if not OF_A_MODEL.match(o)])
     own, reference = (paired.Variant(partial(build, _plain(c)), c.data.batch_size) for c in (config, larsen))
@@ -76,7 +76,7 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 
 def build(config: dict[str, Any]) -> tuple[Any, Any]:
-    """The model and its optimizers' factories."""
+    """Return the model and the factories of its optimizers."""
     from hydra.utils import instantiate
 
     optimizers = {name: each for name, each in config["optimizer"].items() if name != "schedule"}

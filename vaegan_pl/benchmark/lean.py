@@ -1,4 +1,4 @@
-"""This project's training step without a Trainer, and what it consists of."""
+"""This project's training step without a Trainer, as a whole and by part."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,23 +18,23 @@ from vaegan_pl.model.generative import Step
 from vaegan_pl.training.lightning_module import VAEGANModule
 
 MATRIX = {"cpu": 2048}
-"""Side of the matrices whose product is the machine's rate; 8192 on other devices."""
+"""Side of the matrices whose product gives the machine's rate; 8192 on other devices."""
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for what the device was told to do."""
+    """Wait until the device has finished all queued work."""
     if device.type != "cpu":
         torch.get_device_module(device).synchronize()
 
 
 class LeanStep:
-    """One step of Algorithm 1 on a batch, as `VAEGANModule.training_step` takes it.
+    """One step of Algorithm 1 on a batch, as in `VAEGANModule.training_step`.
 
-    Penalties that are due every so many batches are left out, for they would fall into some rounds alone.
+    Penalties that are computed only in every k-th batch are left out, because they would fall into some rounds only.
 
     Args:
-        module: the LightningModule, on its device; its optimizers are built anew.
-        bfloat16: whether networks compute in bfloat16, as Lightning's bf16-mixed lets them.
+        module: the LightningModule, on its device; new optimizers are built for it.
+        bfloat16: whether the networks compute in bfloat16, as under Lightning's bf16-mixed.
     """
 
     def __init__(self, module: VAEGANModule, bfloat16: bool) -> None:
@@ -44,7 +44,7 @@ class LeanStep:
         self.optimizers: Sequence[Optimizer] = module.configure_optimizers()[0]
 
     def __call__(self, x: Tensor) -> None:
-        """Compute all gradients, then step all three networks."""
+        """Compute all gradients, then update all networks."""
         step = self._gradients(x)
         for optimizer, name in zip(self.optimizers, self.model.NETWORKS, strict=True):
             VAEGANModule.descend(optimizer, getattr(self.model.networks, name), getattr(step, name))
@@ -58,15 +58,15 @@ class LeanStep:
             return self.model.gradients(Batch(x, y, number=1), Noise(epsilon, z_p, uniform))
 
     def flops(self, x: Tensor) -> int:
-        """Floating-point operations of the matrix products and convolutions in the gradients of one batch."""
+        """Count the floating-point operations of matrix products and convolutions in the gradients of one batch."""
         with FlopCounterMode(display=False) as counter:
             self._gradients(x)
         return int(counter.get_total_flops())
 
     def matrix_rate(self) -> float:
-        """The device's rate for a product of two square matrices in the step's precision, in operations a second.
+        """Measure the rate of a product of two square matrices in the step's precision, in operations per second.
 
-        In float32 on CUDA devices, in the reduced TF32 where convolutions use it.
+        In float32 on CUDA devices it uses TF32 if convolutions do.
         """
         side = MATRIX.get(self.device.type, 8192)
         a = torch.randn(side, side, device=self.device, dtype=torch.bfloat16 if self.bfloat16 else torch.float32)
@@ -83,7 +83,7 @@ class LeanStep:
         return sorted(rates[1:])[1]
 
     def parts(self, x: Tensor) -> dict[str, float]:
-        """Seconds of one step by part: each network's passes both ways, the optimizers, and the rest."""
+        """Time one step by part, in seconds: forward and backward passes of each network, the optimizers, the rest."""
         seconds: dict[str, float] = defaultdict(float)
 
         @contextmanager
@@ -128,7 +128,7 @@ class LeanStep:
 
     @torch.inference_mode()
     def sample(self, n: int) -> None:
-        """Draw `n` images from the prior as `vaegan_pl.sample` does, in float32."""
+        """Draw `n` images from the prior in float32, as `vaegan_pl.sample` does."""
         decoder = self.model.networks.decoder.eval()
         decoder(torch.randn(n, self.model.networks.latent_dim, device=self.device))
         decoder.train()

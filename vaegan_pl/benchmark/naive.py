@@ -1,8 +1,8 @@
-"""The training step as published PyTorch ports of the VAE/GAN write it, to measure against; never used to train.
+"""The training step of published PyTorch ports of the VAE/GAN, as a baseline for speed; never used for training.
 
-Three losses, each with forward passes of its own: 2 of the encoder, 3 of the decoder and 10 of the discriminator in a
-step, `backward` through everything that hangs on each loss, and numbers read every step. Float32 in torch's own memory
-layout. The networks are those of this project, so the arithmetic of one pass is the same.
+Each of the three losses has its own forward passes: 2 of the encoder, 3 of the decoder and 10 of the discriminator per
+step. `backward` runs through the whole graph of each loss, and the losses are read in every step. Float32, in torch's
+default memory layout. The networks are this project's own, so one pass costs the same arithmetic.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ class NaiveStep:
 
     Args:
         networks: encoder, decoder and discriminator.
-        optimizers: theirs, in that order.
-        gamma: weight of the reconstruction in the decoder's loss.
-        similarity_layer: the discriminator's feature map that is compared.
+        optimizers: their optimizers, in that order.
+        gamma: weight of the reconstruction loss in the decoder's loss.
+        similarity_layer: name of the discriminator's feature map in which reconstructions are compared.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class NaiveStep:
         self.bce = nn.BCELoss()
 
     def __call__(self, x: Tensor) -> tuple[float, float, float]:
-        """Step discriminator, decoder and encoder, one after the other; gives their losses."""
+        """Update discriminator, decoder and encoder in turn; return their losses in that order."""
         encoder_optimizer, decoder_optimizer, discriminator_optimizer = self.optimizers
         _, _, x_tilde = self._autoencode(x)
         x_p = self.networks.decoder(torch.randn(len(x), self.networks.latent_dim, device=x.device))

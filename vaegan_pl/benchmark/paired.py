@@ -1,4 +1,4 @@
-"""Variants of the training step, each in its own process, timed in turns so that all meet the same disturbances."""
+"""Time variants of the training step in turns, each in its own process, so that other load affects all alike."""
 
 import multiprocessing
 import sys
@@ -10,7 +10,6 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from vaegan_pl.benchmark.lean import LeanStep, synchronise
 from vaegan_pl.benchmark.naive import NaiveStep
@@ -18,6 +17,7 @@ from vaegan_pl.errors import UserError
 from vaegan_pl.hardware import prepare_cpu
 from vaegan_pl.model.algorithm import VAEGAN
 from vaegan_pl.model.generative import GenerativeModel
+from vaegan_pl.progress import track
 from vaegan_pl.training.lightning_module import OptimizerFactory, VAEGANModule
 
 Build = Callable[[], tuple[GenerativeModel, Mapping[str, OptimizerFactory]]]
@@ -26,11 +26,11 @@ WARM_UP = 3
 
 
 class Variant(NamedTuple):
-    """What is timed.
+    """A variant of the training step.
 
     Attributes:
-        build: makes the model and its optimizers, in a process of its own.
-        batch_size: images in a batch; they are noise.
+        build: returns the model and its optimizers; called in the variant's own process.
+        batch_size: images per step; they are noise.
     """
 
     build: Build
@@ -39,16 +39,16 @@ class Variant(NamedTuple):
 
 @dataclass
 class Timing:
-    """What was measured of one variant.
+    """Measurements of one variant. Lists hold one value per round; they are empty where a variant has none.
 
     Attributes:
-        batch_size: images in a step.
-        seconds: of each step, in the order of the rounds.
-        sampled: images a second when sampling, in the order of the rounds; lean variants only.
-        matrix_rates: operations a second of a matrix product, in the order of the rounds; lean variants only.
-        flops: operations of the step's products and convolutions; lean variants only.
-        parts: seconds by part, one for each round; lean variants only.
-        peak_bytes: most memory held: of the process on the CPU, of tensors on CUDA devices; elsewhere 0, unknown.
+        batch_size: images per step.
+        seconds: duration of the step.
+        sampled: images per second when sampling; lean variants only.
+        matrix_rates: floating-point operations per second of a matrix product; lean variants only.
+        flops: floating-point operations of the step's matrix products and convolutions; lean variants only.
+        parts: seconds of the step by part; lean variants only.
+        peak_bytes: peak memory, of the process on a CPU, of tensors on a CUDA device; 0 (unknown) elsewhere.
     """
 
     batch_size: int
@@ -61,36 +61,36 @@ class Timing:
 
     @property
     def fraction(self) -> float:
-        """The step's share of the rate of a matrix product, median over rounds."""
+        """Rate of the step's operations relative to the rate of a matrix product, median over rounds."""
         rounds = zip(self.seconds, self.matrix_rates, strict=True)
         return median(self.flops / seconds / rate for seconds, rate in rounds)
 
 
 def speedup(slow: Timing, fast: Timing) -> float:
-    """How many times faster an image is done with, median over rounds."""
+    """How many times faster `fast` processes an image than `slow`, median over rounds."""
     ratio = median(a / b for a, b in zip(slow.seconds, fast.seconds, strict=True))
     return ratio * fast.batch_size / slow.batch_size
 
 
 def measure(variants: Mapping[str, Variant], device: torch.device, rounds: int) -> dict[str, Timing]:
-    """Time each variant once a round, in an order that turns from round to round.
+    """Time each variant once per round. The order rotates from round to round.
 
     Args:
-        variants: each called `NAIVE`, or by any words that end in its precision, 32-true or bf16-mixed.
-        device: what computes.
-        rounds: how many times each is timed, after `WARM_UP` steps.
+        variants: by name, which is `NAIVE` or ends in the precision, 32-true or bf16-mixed.
+        device: device to compute on.
+        rounds: how many times each variant is timed, after `WARM_UP` steps.
 
     Raises:
-        UserError: if a process ends early, for want of memory, say; its own words have been printed.
+        UserError: if a process ends early, e.g. for lack of memory; its own message has been printed.
     """
     names = list(variants)
     context = multiprocessing.get_context("spawn")
     workers: dict[str, Connection] = {}
     timings = {name: Timing(variant.batch_size) for name, variant in variants.items()}
     processes = []
-    bar = tqdm(total=len(variants) * (1 + rounds), desc="steps in turns", unit="step", leave=False)
+    turns = [name for i in range(rounds) for name in (*names[i % len(names) :], *names[: i % len(names)])]
     try:
-        for name, variant in variants.items():
+        for name, variant in track(variants.items(), "preparing the variants", "variant"):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, variant, name, str(device)), daemon=True)
             process.start()
@@ -98,22 +98,17 @@ def measure(variants: Mapping[str, Variant], device: torch.device, rounds: int) 
             processes.append(process)
             workers[name] = ours
             _answer(name, ours)
-            bar.update()
-        for i in range(rounds):
-            for name in (*names[i % len(names) :], *names[: i % len(names)]):
-                bar.set_postfix_str(name)
-                workers[name].send(None)
-                seconds, sampled, rate, flops, parts, peak = _answer(name, workers[name])
-                timing = timings[name]
-                timing.seconds.append(seconds)
-                timing.flops, timing.peak_bytes = flops, peak
-                if name != NAIVE:
-                    timing.sampled.append(sampled)
-                    timing.matrix_rates.append(rate)
-                    timing.parts.append(parts)
-                bar.update()
+        for name in track(turns, "timing steps", "step"):
+            workers[name].send(None)
+            seconds, sampled, rate, flops, parts, peak = _answer(name, workers[name])
+            timing = timings[name]
+            timing.seconds.append(seconds)
+            timing.flops, timing.peak_bytes = flops, peak
+            if name != NAIVE:
+                timing.sampled.append(sampled)
+                timing.matrix_rates.append(rate)
+                timing.parts.append(parts)
     finally:
-        bar.close()
         for process in processes:
             process.kill()
             process.join()
@@ -125,7 +120,7 @@ def _answer(name: str, pipe: Connection) -> Any:
         return pipe.recv()
     except (EOFError, ConnectionError) as error:
         raise UserError(
-            f"the process that timed {name} ended early; a smaller data.batch_size needs less memory"
+            f"the process that timed {name} ended early; if it ran out of memory, lower data.batch_size"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The benchmark's figures as a table, as JSON and as a chart."""
+"""Write the benchmark's results as a table, JSON and a chart."""
 
 import json
 import platform
@@ -20,12 +20,12 @@ from vaegan_pl.storage.outputs import MADE_BY
 
 @dataclass(frozen=True)
 class Speed:
-    """What the benchmark found.
+    """Results of the benchmark.
 
     Attributes:
-        device: what computed.
-        chosen: the precision that training takes here.
-        timings: of each variant of the step.
+        device: device that computed.
+        chosen: the precision that training uses on it.
+        timings: of each variant of the step, by name.
         epoch: of a whole epoch in the chosen precision.
     """
 
@@ -36,7 +36,7 @@ class Speed:
 
     @property
     def machine(self) -> str:
-        """Device, threads and versions in a line."""
+        """Device, threads and versions in one line."""
         if self.device.type == "cpu":
             name = torch.cpu.get_capabilities().get("cpu_name", "CPU")
         elif self.device.type == "cuda":
@@ -49,12 +49,12 @@ class Speed:
 
     @property
     def parts(self) -> dict[str, float]:
-        """Seconds of a step in the chosen precision by part, medians over rounds."""
+        """Seconds of a step in the chosen precision by part, median over rounds."""
         rounds = self.timings[self.chosen].parts
         return {part: median(parts[part] for parts in rounds) for part in rounds[0]}
 
     def table(self) -> str:
-        """Everything, to print."""
+        """All results as text."""
         naive = self.timings[NAIVE]
         lines = [
             self.machine,
@@ -80,14 +80,14 @@ class Speed:
             lines += [f"  {part:<26}{seconds:>9.3f} s{seconds / whole:>6.1%}" for part, seconds in parts.items()]
         lines += [
             "",
-            f"from the command to its first batch {self.epoch.start_up:.1f} s; "
-            f"data, logging, pictures and checkpoints {self.epoch.overhead:.1%} of the epoch",
+            f"start-up, not part of the epoch: {self.epoch.start_up:.1f} s",
+            f"data, logging, pictures and checkpoints: {self.epoch.overhead:.1%} of the epoch",
         ]
         return "\n".join(lines)
 
 
 def write(speed: Speed, directory: Path) -> list[Path]:
-    """Write `benchmark.json` and `benchmark.png`; returns both paths."""
+    """Write `benchmark.json` and `benchmark.png`; return both paths."""
     figures = {
         "made_by": MADE_BY,
         "machine": speed.machine,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import wraps
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import hydra
@@ -28,6 +29,8 @@ from vaegan_pl.cli import help_page
 from vaegan_pl.console import as_option, as_typed, enduring_streams
 from vaegan_pl.errors import UserError
 from vaegan_pl.storage.files import check_model_path, is_next_to, printable
+
+log = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).parents[1]
 CONFIG_DIRECTORY = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
@@ -72,6 +75,9 @@ CREATED_FOLDERS: list[Path] = []
 
 ON_EXIT: list[Callable[[BaseException | None], None]] = []
 """Functions to call when the command ends, with the exception that ended it, if any."""
+
+SLOW_IMPORT = 4.0
+"""Seconds after which the import of PyTorch is announced; files that were read lately take less."""
 
 _SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'")
 _NO_SUCH_PART = re.compile(r"Could not override '(\w+)/(\w+)'")
@@ -187,6 +193,17 @@ def model_path(weights: object) -> Path:
     if len(paths) > 1:
         raise UserError(f"weights={weights}: give a single model file")
     return paths[0]
+
+
+def import_torch() -> None:
+    """Import PyTorch and Lightning; one line says so if that takes longer than `SLOW_IMPORT`, as the first time."""
+    timer = Timer(SLOW_IMPORT, log.info, ["loading PyTorch; the first time this takes up to a minute"])
+    timer.daemon = True
+    timer.start()
+    try:
+        import lightning.pytorch  # noqa: F401
+    finally:
+        timer.cancel()
 
 
 def is_first_process() -> bool:

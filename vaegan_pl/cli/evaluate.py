@@ -26,6 +26,7 @@ def evaluate(config: DictConfig) -> None:
     if config.features not in ("classifier", "inception"):
         raise UserError(f"features={config.features}: must be classifier or inception")
     paths = commands.model_paths(config.weights)
+    commands.import_torch()
     from hydra.utils import instantiate
 
     from vaegan_pl.evaluation import evaluation

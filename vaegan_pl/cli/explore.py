@@ -31,6 +31,7 @@ def explore(config: DictConfig) -> None:
     paths = commands.model_paths(config.weights)
     if config.port is not None and not (isinstance(config.port, int) and 0 < config.port < 65536):
         raise UserError(f"port={config.port}: must be a number from 1 to 65535, or null for the first free one")
+    commands.import_torch()
     from vaegan_pl.explorer.studio import Studio
     from vaegan_pl.hardware import pick_device, prepare_cpu
     from vaegan_pl.model import weights

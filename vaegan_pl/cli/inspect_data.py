@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from vaegan_pl.cli import commands
 from vaegan_pl.storage.outputs import claim
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 def inspect_data(config: DictConfig) -> None:
     """Write `data_report.json` and `data_report.html`, and log the main figures."""
+    commands.import_torch()
     from hydra.utils import instantiate
 
     from vaegan_pl.report import data_report

@@ -20,12 +20,13 @@ def reconstruct(config: DictConfig) -> None:
     earlier = claim(output, r"reconstruction_\d{5,}_.*\.png", config.overwrite)
     claim(output, r"grid\.png", config.overwrite)
     path = commands.model_path(config.weights)
+    commands.import_torch()
     from torchmetrics.functional.image import peak_signal_noise_ratio
-    from tqdm import tqdm
 
     from vaegan_pl.hardware import pick_device
     from vaegan_pl.inference import read_images
     from vaegan_pl.model import weights
+    from vaegan_pl.progress import track
     from vaegan_pl.report.pictures import pairs, save_png, single
 
     model = weights.load(path).to(pick_device(config.accelerator))
@@ -35,7 +36,7 @@ def reconstruct(config: DictConfig) -> None:
     x_tilde = model.reconstruct(x, label)
     provenance = f"reconstruction; trained on {model.trained_on.caption}"
     written = [output / f"reconstruction_{i:05d}_{name}.png" for i, name in enumerate(names)]
-    for path, image in zip(tqdm(written, "writing images", unit="image", leave=False), x_tilde, strict=True):
+    for path, image in zip(track(written, "writing images", "image"), x_tilde, strict=True):
         save_png(single(image), path, provenance)
     remove(earlier, written)
     psnr = peak_signal_noise_ratio(x_tilde, x, data_range=2.0).item()

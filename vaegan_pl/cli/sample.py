@@ -38,14 +38,15 @@ def sample(config: DictConfig) -> None:
     if not 0 <= config.temperature < math.inf:
         raise UserError(f"temperature={config.temperature}: must be a number of at least 0; 1 draws as trained")
     path = commands.model_path(config.weights)
+    commands.import_torch()
     import torch
     from hydra.utils import instantiate
-    from tqdm import tqdm
 
     from vaegan_pl.data.phantoms import PHANTOM_MARKER, is_phantoms
     from vaegan_pl.evaluation import privacy, reference
     from vaegan_pl.hardware import pick_device
     from vaegan_pl.model import weights
+    from vaegan_pl.progress import track
     from vaegan_pl.report import provenance
     from vaegan_pl.report.pictures import grid, save_png, single, titled_rows
 
@@ -84,7 +85,7 @@ def sample(config: DictConfig) -> None:
             log.info("%s: %d of %d draws were rejected as copies of training images", name, rejected, n + rejected)
         else:
             images = drawn(n)
-        for i, image in enumerate(tqdm(images, f"writing {name}", unit="image", leave=False)):
+        for i, image in enumerate(track(images, f"writing {name}", "image")):
             written.append(folder / f"{name}_{i:05d}.png")
             save_png(single(image), written[-1], made_from)
         facts["images"][name] = n

@@ -49,6 +49,7 @@ def fit(config: DictConfig) -> None:
     directory, config = directory_and_config(config)
     checks.check_supported(config)
     warn_if_experiment_missing(HydraConfig.get().runtime.choices.get("model"), HydraConfig.get().overrides.task)
+    commands.import_torch()
     import lightning as L
 
     from vaegan_pl.hardware import choose_precision, pick_device, prepare_cpu

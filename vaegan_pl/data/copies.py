@@ -8,7 +8,8 @@ from jaxtyping import Float32, Int32, Int64, UInt8
 from numpy import ndarray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from tqdm import tqdm
+
+from vaegan_pl.progress import track
 
 COMPARED_SIDE = 64
 """Side in pixels at which images are compared, independent of `data.image_size`."""
@@ -74,7 +75,7 @@ def find_pairs(images: Compared, keys: Sequence[str], correlation: float | None)
         coarse = np.concatenate([_halved(_standardised(images[varied[i : i + _BLOCK]])) for i in blocks])
         rest = np.sqrt((1 - np.square(coarse).sum((1, 2))).clip(0))
         turned = [np.ascontiguousarray(turn(coarse)).reshape(len(coarse), -1) for turn in TURNS.values()]
-        for start in tqdm(blocks, "comparing", unit="block", leave=False, disable=len(blocks) < 2):
+        for start in track(blocks, "comparing", "block"):
             block = slice(start, start + _BLOCK)
             for turn, others in enumerate(turned):
                 bound = turned[0][block] @ others[start:].T + np.outer(rest[block], rest[start:])

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image
-from tqdm import tqdm
 
 from vaegan_pl.errors import UserError
+from vaegan_pl.progress import announce, track
 from vaegan_pl.storage.files import RefusedError, read_json
 
 PHANTOM_MARKER = "PHANTOMS-NOT-MRI.json"
@@ -26,6 +26,8 @@ PHANTOM_MARKER = "PHANTOMS-NOT-MRI.json"
 SIDE = 128
 VIEWS = ("axial", "coronal", "sagittal")
 VERSION = 1
+_SECONDS = 0.011
+"""To draw one phantom, on a CPU core."""
 
 Map = Float[ndarray, "side side"]
 
@@ -92,7 +94,8 @@ def draw_folders(root: Path, classes: Sequence[str], per_class: Mapping[str, int
     try:
         jobs = ((split, name, i) for split, n in per_class.items() for name in classes for i in range(n))
         total = len(classes) * sum(per_class.values())
-        for split, name, i in tqdm(jobs, "drawing phantoms", total, unit="image", leave=False):
+        announce(f"drawing {total:,} phantoms, once", _SECONDS * total)
+        for split, name, i in track(jobs, "drawing phantoms", "image", total):
             key = [seed, sorted(per_class).index(split), sorted(LESIONS).index(name), i]
             path = unfinished / split / name / f"phantom_{name}_{i:04d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,11 +19,11 @@ from time import time
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
-from tqdm import tqdm
 
 from vaegan_pl.data.copies import COMPARED_SIDE, TURNS, Pairs, find_pairs
 from vaegan_pl.data.images import UNREADABLE, fit, read_grey
 from vaegan_pl.errors import UserError
+from vaegan_pl.progress import announce, track
 from vaegan_pl.storage.files import MOST_TEXT, RefusedError, printable, read_json, read_text
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,9 @@ _NAMES = {
 _KEY = re.compile("([0-9a-f]{64})?")
 _LETTERS, _INDEX_BYTES = 400, 1024
 """Limits on the length of the reason why a file cannot be read, and on the bytes of the index for one file."""
+
+_SECONDS = 0.002
+"""Time to read one file and compare it with the others, on two CPU cores."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,7 @@ def _write(folder: Path, paths: Sequence[Path], decoding: Decoding) -> bool:
     shapes: list[tuple[int, int]] = []
     unreadable: dict[int, str] = {}
     size = decoding.image_size
+    announce(f"reading {len(paths):,} images and comparing them, once", _SECONDS * len(paths))
     # Plain writes raise if the disk is full; writing through a memory map would kill the process.
     with (folder / _IMAGES).open("wb") as images, (folder / _COMPARED).open("wb") as compared:
         for file, side in ((images, size), (compared, COMPARED_SIDE)):
@@ -208,12 +212,13 @@ def _decoded(paths: Sequence[Path], decoding: Decoding) -> Iterator[_Decoded | B
         key = hashlib.sha256(f"{height}x{width} ".encode() + grey.tobytes()).hexdigest()
         return _Decoded(key, (height, width), image, compared)
 
-    bar = tqdm(total=len(paths), desc="reading images", unit="image", leave=False)
-    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(paths), _AT_ONCE):
-            for result in pool.map(decode, paths[start : start + _AT_ONCE]):
-                bar.update()
-                yield result
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = (
+            result
+            for start in range(0, len(paths), _AT_ONCE)
+            for result in pool.map(decode, paths[start : start + _AT_ONCE])
+        )
+        yield from track(results, "reading images", "image", len(paths))
 
 
 def _sha256(path: Path) -> str:

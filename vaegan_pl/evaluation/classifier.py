@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, dropout
-from tqdm import tqdm
 
 from vaegan_pl.data.augmentation import Augmentation
+from vaegan_pl.progress import track
 
 CHANNELS = (16, 32, 64, 128)
 FEATURE_STAGE, FEATURE_SIDE = 3, 2
@@ -73,7 +73,7 @@ def fit(
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
         random = np.random.default_rng(seed)
         waiting: list[int] = []
-        for _ in tqdm(range(steps), description, unit="batch", leave=False):
+        for _ in track(range(steps), description, "batch"):
             while len(waiting) < BATCH:
                 waiting += random.permutation(len(x)).tolist()
             chosen, waiting = torch.tensor(waiting[:BATCH], device=x.device), waiting[BATCH:]

@@ -16,11 +16,11 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 from torchvision.transforms.functional import affine, gaussian_blur
-from tqdm import tqdm
 
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation.classifier import Images
 from vaegan_pl.evaluation.estimate import Estimate, bootstrap_ci, wilson_ci
+from vaegan_pl.progress import track
 
 SHIFT = 4
 BLUR = 3
@@ -95,7 +95,7 @@ class CopyDetector:
             for row in range(2 * SHIFT + 1)
             for column in range(2 * SHIFT + 1)
         ]
-        for flip, row, column in tqdm(places, description, unit="shift", leave=False):
+        for flip, row, column in track(places, description, "shift"):
             train = self.train.flip(-1) if flip else self.train
             yield flip, middle @ _unit(train[..., row : row + width, column : column + width]).T
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vaegan_pl.data.collection import Collection
 from vaegan_pl.data.datamodule import images_of, labels_of
@@ -26,6 +25,7 @@ from vaegan_pl.evaluation.usefulness import Labelled, Trial
 from vaegan_pl.model.networks import Labels
 from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.model.trained_on import TrainedOn
+from vaegan_pl.progress import track
 
 DRAWS = 10
 PAIRS = 300
@@ -51,7 +51,7 @@ def levels(held_out: tuple[Images, Features], other: tuple[Images, Features], n:
     several = DRAWS if len(other[1]) > n else 1
     draws = [torch.randperm(len(other[1]), generator=generator)[:n] for _ in range(several)]
     found: dict[str, list[float]] = {}
-    for chosen in tqdm(draws, "comparing", unit="draw", leave=False):
+    for chosen in track(draws, "comparing", "draw"):
         features = other[1][chosen]
         figures = {
             "Fréchet distance": frechet_distance(held_out[1][real], features),

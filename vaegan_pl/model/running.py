@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vaegan_pl.errors import UserError
+from vaegan_pl.progress import track
 
 AT_ONCE = 64
 
@@ -29,7 +29,7 @@ def in_batches(
     """
     xs = inputs.split(AT_ONCE)
     pairs = list(zip(xs, [None] * len(xs) if y is None else y.split(AT_ONCE), strict=True))
-    batches = tqdm(pairs, description, unit="batch", leave=False)
+    batches = track(pairs, description, "batch")
     outputs = torch.cat([network(x.to(device), y if y is None else y.to(device)).cpu() for x, y in batches])
     if not outputs.isfinite().all():
         raise UserError(f"{description}: the model outputs NaN or infinity; it is damaged, or its training diverged")

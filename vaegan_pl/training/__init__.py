@@ -1,1 +1,1 @@
-"""Training with Lightning: stepping, callbacks, checkpoints, loggers."""
+"""Training with Lightning: the module, callbacks, checkpoints, loggers."""

@@ -1,4 +1,4 @@
-"""Checkpoints from which a run continues exactly: when they are written, what is in them, and how they are read."""
+"""Write, read and check the checkpoints from which a run resumes exactly."""
 
 import logging
 import os
@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 
 FORMAT = "vaegan_pl checkpoint"
 FORMAT_VERSION = 2
-"""Files of version 1 carry a checksum of their own."""
+"""Files of version 1 hold an additional checksum."""
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-"""The newest checkpoint of a run, and the one before it, which stands in for a damaged one."""
+"""The newest checkpoint of a run, and the previous one, which is used if the newest is damaged."""
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 REQUEUE = getattr(signal, "SIGUSR2", None)
-"""What submitit has Slurm send before a job of a sweep is out of time; its handler requeues the job."""
+"""Signal that submitit lets Slurm send before the time limit of a sweep's job; submitit's handler requeues the job."""
 
 EVERY = 10
 
@@ -44,14 +44,14 @@ class PlainCheckpointIO(TorchCheckpointIO):
     """Writes and reads Lightning's checkpoints as files of tensors and plain containers.
 
     Attributes:
-        failure: why the last one could not be written; None if it was. The first device alone writes, and must not
-            leave the others waiting for it.
+        failure: error of the last attempt to write; None if it succeeded. It is not raised at once, because only the
+            first device writes, and the others would wait for it.
     """
 
     failure: OSError | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint in one step; the earlier one is kept as `PREVIOUS`."""
+        """Write a checkpoint atomically; the earlier one is kept as `PREVIOUS`."""
         self.failure = None
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, **checkpoint}
         try:
@@ -65,32 +65,32 @@ class PlainCheckpointIO(TorchCheckpointIO):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of this project without executing anything in it.
+    """Read a checkpoint of this project without executing code in it.
 
     Raises:
         OSError: if it cannot be opened.
-        UserError: if it is damaged, another kind of file, or of a newer version.
+        UserError: if it is damaged, of another kind, or of a newer version.
     """
     try:
         content = tensor_files.load(path)
     except RefusedError as error:
         raise UserError(f"{path}: {error}") from error
     if content.get("format") != FORMAT:
-        raise UserError(f"{path}: is no checkpoint of this project, or of an earlier version; start a new run")
+        raise UserError(f"{path}: is not a checkpoint of this project, or of an earlier version; start a new run")
     version = content.get("format_version")
     if type(version) is not int or version not in (1, FORMAT_VERSION):
         raise UserError(
-            f"{path}: has format {version}, this vaegan_pl reads {FORMAT_VERSION}; take the version that wrote it"
+            f"{path}: has format {version}, this vaegan_pl reads {FORMAT_VERSION}; use the version that wrote it"
         )
     return content
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest whole checkpoint in a folder and its contents; None if there are none.
+    """Return the newest intact checkpoint in a folder and its contents; None if there is none.
 
     Raises:
         OSError: if one cannot be opened.
-        UserError: if all of them are damaged, or of another kind.
+        UserError: if all checkpoints are damaged or of another kind.
     """
     damage: UserError | None = None
     for path in (folder / LAST, folder / PREVIOUS):
@@ -103,7 +103,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             damage = error if damage is None else UserError(f"{damage}; {error}")
             continue
         if damage is not None:
-            log.warning("%s; resuming from the checkpoint before it, %s", damage, path.name)
+            log.warning("%s; resuming from the previous checkpoint, %s", damage, path.name)
         return path, content
     if damage is not None and (folder / LAST).exists() | (folder / PREVIOUS).exists():
         raise UserError(f"{damage}; start a new run")
@@ -111,10 +111,10 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def limits_reached(content: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The limits that a run ended at, from its checkpoint; None if it has not ended.
+    """Return the limits at which a run ended, from its checkpoint; None if it has not ended.
 
     Raises:
-        UserError: if the checkpoint holds something else.
+        UserError: if the checkpoint holds anything else.
     """
     try:
         limits = content["callbacks"][Checkpoint.__qualname__]["finished"]
@@ -128,13 +128,13 @@ def limits_reached(content: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def check_fits(path: Path, content: Mapping[str, Any], module: L.LightningModule, optimizers: Sequence[str]) -> None:
-    """Refuse a checkpoint of another model or other optimizers before anything is built or written.
+    """Check that a checkpoint is of this model and these optimizers, before anything is built or written.
 
     Args:
         path: the checkpoint.
-        content: what it holds.
-        module: what is to be trained; on the meta device, its sizes are known and cost no memory.
-        optimizers: the names of its networks, in the order of their optimizers.
+        content: its contents.
+        module: the module to train; on the meta device it takes no memory.
+        optimizers: names of its networks, in the order of their optimizers.
 
     Raises:
         UserError: if it does not fit.
@@ -165,7 +165,7 @@ def _kind(value: Tensor) -> tuple[tuple[int, ...], bool]:
 
 
 def _kinds(state: Mapping[str, Any]) -> dict[str, object]:
-    """The same of an optimizer's state; counts may be numbers or tensors."""
+    """Return the kinds of an optimizer's state; counts may be numbers or tensors."""
     return {
         key: _kind(value) if isinstance(value, Tensor) and value.dim() else isinstance(value, Tensor | int | float)
         for key, value in state.items()
@@ -178,7 +178,7 @@ def _same(what: str, own: object, stored: object) -> None:
 
 
 def _check_optimizer(name: str, optimizer: Optimizer, state: Mapping[str, Any], scheduled: bool) -> None:
-    """Refuse the state of another optimizer; the learning rate may differ if a schedule sets it anew."""
+    """Check the state of an optimizer; the learning rate may differ if a schedule sets it."""
     (group,), (stored,) = optimizer.param_groups, state["param_groups"]
     for key, value in group.items():
         if key not in ("params", "lr") and key in stored:
@@ -206,17 +206,17 @@ def _check_optimizer(name: str, optimizer: Optimizer, state: Mapping[str, Any], 
 
 
 class Checkpoint(L.Callback):
-    """Keeps one checkpoint up to date, between two batches, and stops a run that is told to.
+    """Writes a checkpoint between two batches, and stops a run on a signal.
 
-    One is written when so many minutes or batches have passed, when training ends, and when SIGTERM, SIGINT or SIGHUP
-    comes, after which the process exits with 143, 130 or 129; a second SIGINT ends it at once. On Slurm, SIGUSR1 also
-    requeues the job, and what handles SIGUSR2 already is called after the checkpoint. All devices follow the first.
+    A checkpoint is written after a number of minutes or batches, when training ends, and on SIGTERM, SIGINT or SIGHUP,
+    after which the process exits with 143, 130 or 129. A second SIGINT ends it at once. On Slurm, SIGUSR1 also
+    requeues the job, and an existing handler of SIGUSR2 is called after the checkpoint. All devices follow the first.
 
     Args:
         path: the checkpoint.
-        minutes: the longest between two of them.
-        batches: likewise in batches; None for no such limit.
-        limits: what training ends at, by name, for the record of a run that is finished.
+        minutes: interval between checkpoints.
+        batches: interval in batches; None for none.
+        limits: limits at which training ends, by name; stored in the checkpoint of a finished run.
 
     Raises:
         ValueError: if an interval is not positive.
@@ -237,7 +237,7 @@ class Checkpoint(L.Callback):
         self.finished = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The limits that training ended at; None before it did."""
+        """Return the limits at which training ended; None before the end."""
         return {"finished": self.limits if self.finished else None}
 
     def _notice(self, number: int, _: FrameType | None) -> None:
@@ -246,18 +246,18 @@ class Checkpoint(L.Callback):
         self.signal = signal.Signals(number)
         if number == signal.SIGINT:
             log.warning(
-                "stopping after this batch; press Ctrl-C again to quit now and lose work since the last checkpoint"
+                "stopping after this batch; press Ctrl-C again to quit now and lose the work since the last checkpoint"
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take over the signals, and drop the figures that an earlier process logged after the checkpoint."""
+        """Install signal handlers, and drop figures that an earlier process logged after the checkpoint."""
         for logger in trainer.loggers:
             if isinstance(logger, Continued):
                 logger.keep(before=trained(trainer))
         if self.path.with_name(PREVIOUS) == Path(trainer.ckpt_path or "") and trainer.is_global_zero:
-            self.path.with_name(PREVIOUS).replace(self.path)  # the last one was damaged, or is not there
+            self.path.with_name(PREVIOUS).replace(self.path)  # the last one is damaged or missing
         self.saved, self.saved_at = monotonic(), trained(trainer)
-        if threading.current_thread() is threading.main_thread():  # Lightning has put in its own, and removes all
+        if threading.current_thread() is threading.main_thread():  # Lightning has installed its own, and removes all
             for number in SIGNALS:
                 requeues = number != getattr(signal, "SIGUSR1", None) or "SLURM_JOB_ID" in os.environ
                 if requeues and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
@@ -269,34 +269,36 @@ class Checkpoint(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Save if it is time, before the batch is looked at; everything of the batches before it is done.
+        """Save if it is time. The batch has not been used yet, and all earlier batches are complete.
 
         Raises:
-            SystemExit: if a signal came.
+            SystemExit: if a signal was received.
         """
         done = trained(trainer)
         trainer.fit_loop.epoch_loop._batches_that_stepped = done  # after a restart Lightning may be one off
         if trainer.world_size == 1 or done % EVERY == 0:
             due = monotonic() - self.saved >= 60 * self.minutes
             due |= self.batches is not None and done - self.saved_at >= self.batches
-            due, told = trainer.strategy.broadcast((due, self.signal))  # one that comes meanwhile waits for the next
+            due, told = trainer.strategy.broadcast(
+                (due, self.signal)
+            )  # a signal from now on is handled at the next call
             if (due or told is not None) and done > self.saved_at:
                 self._save(trainer, must=told is not None)
             if told is not None:
                 self._leave(trainer, done, told)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save for good."""
+        """Write the final checkpoint."""
         self.finished = True
         self._save(trainer, must=True)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Say where training is, in the only words by which Lightning continues between two batches of an epoch."""
+        """Store the state of the loops from which Lightning resumes between two batches of an epoch."""
         done = trained(trainer)
         checkpoint["loops"]["fit_loop"] |= _progress(done, *divmod(done, int(trainer.num_training_batches)))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Restore the state of Lightning's loops from the number of batches alone, whatever else the file says."""
+        """Restore the state of Lightning's loops from the number of batches alone; the file's own state is ignored."""
         done, data = checkpoint["global_step"], checkpoint[type(trainer.datamodule).__qualname__]  # type: ignore[attr-defined]
         both = {"ready": done, "completed": done}
         fit = trainer.fit_loop.state_dict()
@@ -313,7 +315,7 @@ class Checkpoint(L.Callback):
         if isinstance(files, PlainCheckpointIO) and files.failure is not None:
             if must:
                 raise files.failure
-            log.warning("no checkpoint could be written (%s); training goes on, and tries again", files.failure)
+            log.warning("no checkpoint could be written (%s); training continues and will try again", files.failure)
         self.saved, self.saved_at = monotonic(), trained(trainer)
 
     def _leave(self, trainer: L.Trainer, done: int, told: signal.Signals) -> None:
@@ -321,7 +323,7 @@ class Checkpoint(L.Callback):
         if trainer.is_global_zero:
             images = trainer.datamodule  # type: ignore[attr-defined]
             again = [as_typed("resume", directory)]
-            if type(images) is ImageFolders:  # phantoms lie where this project put them
+            if type(images) is ImageFolders:  # phantoms are found without it
                 again.append(as_typed("data.root", images.root))
             command = f"python -m vaegan_pl.train {' '.join(again)}"
             log.warning("stopped by %s after %d batches; continue with %s", told.name, done, command)
@@ -329,17 +331,17 @@ class Checkpoint(L.Callback):
                 requeue(os.environ)
             elif told == REQUEUE:
                 self.passed_on(told, None)
-        # Lightning kills the first process once another has ended with an error.
+        # Lightning kills the first process if another exits with an error.
         raise SystemExit(128 + told if trainer.is_global_zero else 0)
 
 
 def trained(trainer: L.Trainer) -> int:
-    """How many batches were trained on, over all epochs."""
+    """Return the number of batches trained on, over all epochs."""
     return int(trainer.fit_loop.epoch_loop.batch_progress.total.completed)
 
 
 def requeue(environment: Mapping[str, str]) -> None:
-    """Ask Slurm to start this job again."""
+    """Ask Slurm to requeue this job."""
     job = environment["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in environment:
         job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
@@ -349,18 +351,18 @@ def requeue(environment: Mapping[str, str]) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         failure = str(error)
     if failure is None:
-        log.warning("job %s is requeued", job)
+        log.warning("job %s was requeued", job)
     else:
         log.warning("job %s could not be requeued: %s; submit it again", job, failure)
 
 
 def _progress(done: int, epoch: int, batch: int) -> dict[str, Any]:
-    """Where training is, as the states of Lightning's loops say it.
+    """Return the progress of training as states of Lightning's loops.
 
     Args:
         done: batches trained on, over all epochs.
-        epoch: epochs done.
-        batch: batches done of the next one.
+        epoch: completed epochs.
+        batch: completed batches of the current epoch.
     """
     begun = {"ready": epoch + 1, "started": epoch + 1, "processed": epoch, "completed": epoch}
     return {

@@ -1,7 +1,4 @@
-"""The LightningModule around Algorithm 1 and the models beside it.
-
-Optimizers, stepping, several devices and logging; no mathematics.
-"""
+"""The LightningModule around Algorithm 1 and the other models: optimizers, stepping, several devices and logging."""
 
 import logging
 import math
@@ -41,18 +38,18 @@ ON_PROGRESS_BAR = ("loss/prior", "loss/llike", "loss/pixel", "discriminator/cost
 
 
 class VAEGANModule(L.LightningModule):
-    """Steps encoder, decoder and discriminator by the gradients of Algorithm 1, under manual optimization.
+    """Updates encoder, decoder and discriminator with the gradients of Algorithm 1, under manual optimization.
 
     Args:
-        model: the VAE/GAN, or another model of such networks.
-        optimizers: for each of its networks, what makes its optimizer from its parameters.
+        model: the VAE/GAN or another model.
+        optimizers: for each of its networks, a function from its parameters to its optimizer.
         schedule: makes the scheduler of an optimizer's learning rate, stepped once per epoch; None keeps it constant.
-        seed: seed of epsilon, z_p and whatever else a step draws, at least 0.
-        on_nan: what to do where a loss or gradient is not finite: `stop` the run, or `skip` the batch.
-        graph: whether a single GPU replays the step as CUDA graphs, where it can.
+        seed: seed of epsilon, z_p and the other random numbers of a step, at least 0.
+        on_nan: what to do if a loss or gradient is not finite: `stop` the run or `skip` the batch.
+        graph: whether to replay the step as CUDA graphs on a single GPU.
 
     Raises:
-        UserError: if `optimizers` lacks a network, or `on_nan` is something else.
+        UserError: if `optimizers` lacks a network, or `on_nan` is neither `stop` nor `skip`.
     """
 
     def __init__(
@@ -135,7 +132,7 @@ class VAEGANModule(L.LightningModule):
         return scheduler
 
     def on_train_start(self) -> None:
-        """Prepare to record the step if a single GPU trains alone, and start the schedulers from the first epoch."""
+        """Prepare to record the step if a single GPU trains, and start the schedulers from the first epoch."""
         together = distributed.is_available() and distributed.is_initialized()
         one_gpu = self.device.type == "cuda" and self.trainer.world_size == 1 and not together
         self.recordings = Recordings() if self.graph and one_gpu else None
@@ -145,7 +142,7 @@ class VAEGANModule(L.LightningModule):
         self._step_schedulers()  # when a run is resumed within an epoch, Lightning skips `on_train_epoch_start`
 
     def on_train_end(self) -> None:
-        """Forget what was recorded: Lightning now moves the networks to other memory."""
+        """Drop the recordings, because Lightning moves the networks to other memory."""
         self.recordings = None
 
     def on_train_epoch_start(self) -> None:
@@ -181,11 +178,11 @@ class VAEGANModule(L.LightningModule):
                     )
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """One iteration of Algorithm 1 on a batch of (images in [-1, 1], class indices).
+        """Run one iteration of Algorithm 1 on a batch of (images in [-1, 1], class indices).
 
-        On several devices the gradients are averaged, which makes the iteration that of their joint batch, except where
-        something is not a mean over images: batch norm, whose statistics stay each device's own unless
-        `trainer.sync_batchnorm`, a learned sigma, standardised features and free bits.
+        On several devices the gradients are averaged, so the iteration equals that on the joint batch. Exceptions are
+        quantities that are not means over images: batch norm, whose statistics stay per device unless
+        `trainer.sync_batchnorm` is set, a learned sigma, standardised features and free bits.
         """
         x, y = batch
         number = self.trainer.fit_loop.total_batch_idx  # batches before this one
@@ -198,7 +195,7 @@ class VAEGANModule(L.LightningModule):
         optimizers = cast("list[LightningOptimizer]", self.optimizers())
         for i, (name, optimizer) in enumerate(zip(self.model.NETWORKS, optimizers, strict=True)):
             # Lightning counts every step of its wrappers in `global_step`. Only the first network steps through one,
-            # even where a gate rests it, so that `global_step` and `max_steps` count batches.
+            # even if the gate pauses it, so that `global_step` and `max_steps` count batches.
             gradients, network = () if name in rested else getattr(step, name), getattr(self.model.networks, name)
             if replayed and gradients and type(optimizer.optimizer) in RECORDED_OPTIMIZERS:
                 self._descend_recorded(name, optimizer.optimizer, network, gradients, self.model.graph_key(number))
@@ -206,7 +203,7 @@ class VAEGANModule(L.LightningModule):
             if gradients or i == 0:
                 self.descend(optimizer if i == 0 else optimizer.optimizer, network, gradients)
         self.model.update_averages(number)
-        # Reading a number makes the processor wait for the GPU, so it is done for some batches only.
+        # Reading a number makes the CPU wait for the GPU, so it is done only in some batches.
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if number % FINITE_CHECK_INTERVAL == 0 or (interval and (number + 1) % interval == 0):
             metrics = {name: value.clone() for name, value in step.metrics.items()}  # a replay overwrites them
@@ -221,7 +218,7 @@ class VAEGANModule(L.LightningModule):
             self.check_losses()
 
     def _gradients(self, batch: Batch, noise: Noise) -> tuple[Step, Tensor, bool]:
-        """The gradients of a batch, what of them is finite, and whether a CUDA graph was replayed for them."""
+        """Return the gradients of a batch, which of them are finite, and whether a CUDA graph was replayed."""
         number, key = batch.number, self.model.graph_key(batch.number)
 
         def compute(x: Tensor, y: Tensor | None, *random: Tensor) -> tuple[Step, Tensor]:
@@ -241,7 +238,7 @@ class VAEGANModule(L.LightningModule):
     def _descend_recorded(
         self, name: str, optimizer: Optimizer, network: nn.Module, gradients: tuple[Tensor, ...], key: int | None
     ) -> None:
-        """Step a network by gradients that always lie in the same place."""
+        """Update a network with gradients that are always at the same address."""
 
         def step() -> None:
             with recordable(optimizer):
@@ -252,7 +249,7 @@ class VAEGANModule(L.LightningModule):
         self.recordings((name, key), (options(optimizer), where), step)
 
     def _rested(self, step: Step) -> set[str]:
-        """The networks that the gate does not let move."""
+        """Return the networks that the gate pauses."""
         if self.model.gate is None or step.cost_real is None or step.cost_fake is None:
             return set()
         self._average([step.cost_real, step.cost_fake])
@@ -260,9 +257,9 @@ class VAEGANModule(L.LightningModule):
         return {name for name, move in zip(("decoder", "discriminator"), moves, strict=True) if not move}
 
     def _noise(self, batch: int, number: int) -> Noise:
-        """The random numbers of a batch, a function of the seed and the batch's number alone.
+        """Return the random numbers of a batch, a function of the seed and the batch's number only.
 
-        Every device draws them for the joint batch and takes its own rows, as `EpochSampler` deals out the images.
+        Every device draws them for the joint batch and keeps its own rows, as `EpochSampler` distributes the images.
         """
         seed = np.random.SeedSequence([self.seed, number]).generate_state(1)[0]
         generator = torch.Generator(self.device).manual_seed(int(seed))
@@ -277,7 +274,7 @@ class VAEGANModule(L.LightningModule):
     def _average(tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its mean over all devices, in place.
 
-        `torch.autograd.grad` triggers none of the hooks by which DistributedDataParallel averages gradients.
+        `torch.autograd.grad` does not trigger the hooks with which DistributedDataParallel averages gradients.
         """
         if distributed.is_available() and distributed.is_initialized():
             for work in [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
@@ -287,7 +284,7 @@ class VAEGANModule(L.LightningModule):
 
     @staticmethod
     def descend(optimizer: LightningOptimizer | Optimizer, network: nn.Module, gradients: tuple[Tensor, ...]) -> None:
-        """Step a network by given gradients; without any, none of it moves."""
+        """Update a network with the given gradients; without gradients no parameter changes."""
         if gradients:
             for parameter, gradient in zip(network.parameters(), gradients, strict=True):
                 parameter.grad = gradient
@@ -295,10 +292,10 @@ class VAEGANModule(L.LightningModule):
         network.zero_grad()
 
     def _skips(self, buffers: Sequence[Tensor], number: int) -> bool:
-        """Whether this batch changes nothing, running statistics included.
+        """Return whether to skip this batch; if so, restore the running statistics.
 
         Raises:
-            UserError: if none of the last `MOST_SKIPPED` batches could be used.
+            UserError: if the last `MOST_SKIPPED` batches were all skipped.
         """
         lost = self.watch.found()
         if lost is None:
@@ -316,10 +313,10 @@ class VAEGANModule(L.LightningModule):
         return True
 
     def check_losses(self) -> None:
-        """Stop a run in which a loss or gradient was not finite; its batch's files are named in the run's directory.
+        """Check that all losses and gradients were finite; otherwise list the batch's files in the run's directory.
 
         Raises:
-            UserError: if one was.
+            UserError: if one was not finite.
         """
         lost = self.watch.found()
         if lost is None:
@@ -340,10 +337,10 @@ class VAEGANModule(L.LightningModule):
         )
 
     def check_finite(self, tensors: Mapping[str, Tensor]) -> None:
-        """Stop a run whose numbers are lost.
+        """Check that losses, gradients and the given tensors are finite.
 
         Raises:
-            UserError: if a loss or gradient was, or a tensor holds NaN or infinity; names it.
+            UserError: names the first that is not.
         """
         self.check_losses()
         for name, value in tensors.items():
@@ -355,24 +352,24 @@ class VAEGANModule(L.LightningModule):
                 )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the count of skipped batches.
+        """Add the number of skipped batches.
 
         Raises:
-            UserError: if numbers were lost, so that an earlier checkpoint stays.
+            UserError: if a number is not finite; the earlier checkpoint is kept.
         """
         self.check_finite(self.model.state_dict())
         checkpoint["skipped"] = self.skipped
         checkpoint["lr_schedulers"] = []  # their state follows from the epoch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting; take no state of schedulers from the file."""
+        """Restore the number of skipped batches; schedulers take no state from the file."""
         self.skipped = checkpoint["skipped"]
         checkpoint["lr_schedulers"] = []
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """L_prior, L_llike, PSNR and SSIM of held-out images and their reconstructions from the posterior mean.
+        """Log L_prior, L_llike, PSNR and SSIM of held-out images and their reconstructions from the posterior mean.
 
-        A model without an encoder has none of them, one without a discriminator no L_llike.
+        A model without an encoder has none of them, and a model without a discriminator has no L_llike.
         """
         x, y = batch
         networks = self.model.inference_networks.eval()
@@ -380,7 +377,7 @@ class VAEGANModule(L.LightningModule):
             return
         mean, log_variance = networks.encoder(x, y)
         x_tilde = networks.decoder(mean, y).to(x.dtype)
-        with torch.autocast(self.device.type, enabled=False):  # SSIM's filters, in bfloat16, make it read low
+        with torch.autocast(self.device.type, enabled=False):  # in bfloat16, SSIM's filters bias it downwards
             self.psnr.update(x_tilde, x)
             self.ssim.update(x_tilde, x)
         self.prior.update(kl_divergence(mean, log_variance), len(x))

@@ -1,6 +1,6 @@
-"""Steps recorded as CUDA graphs: what takes hundreds of launches is replayed by one.
+"""Record steps as CUDA graphs, so that one launch replays what otherwise takes hundreds.
 
-A step of these networks is short for a GPU, so that telling it what to do takes longer than doing it.
+A step of these networks is short on a GPU: launching its kernels takes longer than running them.
 """
 
 import logging
@@ -15,20 +15,20 @@ from torch.optim import Optimizer
 log = logging.getLogger(__name__)
 
 WARM_UP = 3
-"""Calls before a function is recorded: cuDNN chooses its algorithms in them, and optimizers make their state."""
+"""Calls before a function is recorded. In them, cuDNN chooses its algorithms, and optimizers create their state."""
 
 Inputs = Sequence[Tensor | None]
 
 
 RECORDED_OPTIMIZERS = (torch.optim.RMSprop, torch.optim.SGD)
-"""Optimizers whose step is the same arithmetic in a graph, and depends on nothing that is counted outside of it."""
+"""Optimizers whose step computes the same in a graph and does not depend on a counter outside of it."""
 
 
 class Recorded:
-    """A function of tensors, computed as it is for `WARM_UP` calls, then recorded and from there on replayed.
+    """A function of tensors that runs normally for `WARM_UP` calls, is then recorded, and replayed from then on.
 
-    It must do the same in every call, whatever its inputs hold, and read no number. What it returns is overwritten by
-    the next replay.
+    It must run the same kernels in every call, whatever its inputs, and must not read a number. Its outputs are
+    overwritten by the next replay.
     """
 
     def __init__(self) -> None:
@@ -38,16 +38,16 @@ class Recorded:
         self.replay: Callable[[], None] | None = None
 
     def record(self, function: Callable[..., Any], inputs: Inputs) -> None:
-        """Record the function; it is not computed.
+        """Record the function without running it.
 
         Raises:
-            Exception: whatever the function or CUDA raises, if it cannot be recorded.
+            Exception: any error of the function or of CUDA if it cannot be recorded.
         """
         self.inputs = [None if given is None else given.clone() for given in inputs]
         self.output, self.replay = record(function, self.inputs)
 
     def __call__(self, function: Callable[..., Any], inputs: Inputs) -> Any:
-        """What the function returns for inputs, whose shapes are the same in every call."""
+        """Return the function's outputs for inputs of the same shapes in every call."""
         if self.replay is None:
             result = function(*inputs)
             self.calls += 1
@@ -60,10 +60,10 @@ class Recorded:
 
 
 def record(function: Callable[..., Any], inputs: Inputs) -> tuple[Any, Callable[[], None]]:
-    """Where a function's results will be, and what computes them from what the inputs hold then; nothing is run yet.
+    """Return a function's output tensors and a callable that fills them from the inputs. Nothing is run yet.
 
     Raises:
-        Exception: if the function does what a CUDA graph cannot hold.
+        Exception: if the function does something that a CUDA graph does not support.
     """
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
@@ -76,7 +76,7 @@ def record(function: Callable[..., Any], inputs: Inputs) -> tuple[Any, Callable[
 
 @contextmanager
 def recordable(optimizer: Optimizer) -> Iterator[None]:
-    """Let an optimizer step inside a graph; afterwards its options are what a checkpoint should hold."""
+    """Let an optimizer step inside a graph; restore its options afterwards, as a checkpoint should hold them."""
     for parameter, state in optimizer.state.items():
         if torch.is_tensor(state.get("step")):
             state["step"] = state["step"].to(parameter.device)
@@ -92,12 +92,12 @@ def recordable(optimizer: Optimizer) -> Iterator[None]:
 
 
 def options(optimizer: Optimizer) -> str:
-    """An optimizer's options, which a recorded step keeps as they were."""
+    """Return an optimizer's options, which are fixed in a recorded step."""
     return str([{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups])
 
 
 class Recordings:
-    """The recorded functions of a run, by name; none once recording has failed."""
+    """The recorded functions of a run, by name. After a failure nothing is recorded any more."""
 
     def __init__(self) -> None:
         self.known: dict[Hashable, tuple[Hashable, Recorded]] = {}
@@ -106,11 +106,11 @@ class Recordings:
     def __call__(
         self, name: Hashable, depends: Hashable, function: Callable[..., Any], *inputs: Tensor | None
     ) -> tuple[Any, bool]:
-        """What a function returns for inputs, and whether it was replayed.
+        """Return a function's outputs, and whether it was replayed.
 
         Args:
-            name: functions of the same name do the same,
-            depends: as long as this stays equal; then they are recorded anew.
+            name: of the function.
+            depends: values that are fixed in the recording; if they change, the function is recorded again.
             function: see `Recorded`.
             inputs: its inputs.
         """
@@ -126,8 +126,10 @@ class Recordings:
             except Exception as error:
                 self.works = False
                 self.known.clear()
-                log.warning("the step cannot be recorded as a CUDA graph; its parts are launched singly: %s", error)
-            torch.clear_autocast_cache()  # the weights in it were cast in the graph, which has not run
+                log.warning(
+                    "the step cannot be recorded as a CUDA graph; its kernels are launched one by one: %s", error
+                )
+            torch.clear_autocast_cache()  # its weights were cast in the graph, which has not run
             if not self.works:
                 return function(*inputs), False
         return recorded(function, inputs), recorded.replay is not None

@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of the joint batch of all devices, GPUs or not."""
+"""Batch norm over the joint batch of all devices, on GPUs and CPUs."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class _SumOverDevices(Function):
-    """The sum of a tensor over all devices; differentiable, since what each device does with it counts for all."""
+    """Differentiable sum of a tensor over all devices; the backward pass sums the gradients of all devices."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -26,16 +26,16 @@ class _SumOverDevices(Function):
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch norm over the batches of all devices together, which must be of one size; alone, it is torch's.
+    """Batch norm over the joint batch of all devices, whose batches must be of equal size.
 
-    `torch.nn.SyncBatchNorm` is the same on GPUs, and refuses CPUs.
+    On a single device it equals torch's batch norm. `torch.nn.SyncBatchNorm` does the same, but only on GPUs.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 (torch's name)
         pass
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
-        """Normalise every channel of a batch, in at least float32."""
+        """Normalise each channel of a batch, in float32 or higher precision."""
         if not (self.training and distributed.is_initialized()):
             return super().forward(input)
         assert self.running_mean is not None
@@ -60,10 +60,10 @@ class SyncBatchNorm(_BatchNorm):
 
 
 class SyncAllBatchNorms(LayerSync):
-    """Lightning's way to synchronise: puts `SyncBatchNorm` in place of every batch norm when training starts."""
+    """Lightning plugin that replaces every batch norm by `SyncBatchNorm` when training starts."""
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Replace the batch norms of a model, keeping their parameters and statistics."""
+        """Replace the batch norms of a model, and keep their parameters and statistics."""
         for name, child in model.named_children():
             if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
                 assert child.momentum is not None
@@ -77,5 +77,5 @@ class SyncAllBatchNorms(LayerSync):
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Leave the model as it is: in evaluation mode, and on one device, these batch norms are torch's."""
+        """Return the model unchanged: in evaluation mode and on one device, the layers equal torch's."""
         return model

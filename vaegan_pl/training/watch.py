@@ -1,4 +1,4 @@
-"""The watch over losses and gradients that are not finite, which reads no number while training goes well."""
+"""Detect losses and gradients that are not finite, without reading a number from the GPU in every batch."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from vaegan_pl.model.generative import Step
 
 
 class FiniteWatch:
-    """Remembers the first batch in which each loss, and each network's gradient, was not finite.
+    """Records the first batch in which each loss and each network's gradient was not finite.
 
     Args:
-        losses: metrics of a step.
-        networks: names of its gradients.
+        losses: names of the metrics of a step to watch.
+        networks: names of the networks whose gradients to watch.
     """
 
     def __init__(self, losses: Sequence[str], networks: Sequence[str]) -> None:
@@ -25,17 +25,17 @@ class FiniteWatch:
         self.first = torch.full((len(self.names),), torch.inf)
 
     def finite(self, step: Step) -> Float[Tensor, " watched"]:
-        """1 for each that is finite, 0 for the others."""
+        """Return 1 for each watched value that is finite, 0 for the others."""
         norms = [get_total_norm(getattr(step, name)) for name in self.networks]
         return torch.stack([*(step.metrics[name] for name in self.losses), *norms]).isfinite().float()
 
     def note(self, finite: Float[Tensor, " watched"], number: int) -> None:
-        """Note what was not finite, on any device, in the batch of a number."""
+        """Record what was not finite, on any device, in the batch with this number."""
         first = self.first.to(finite.device)
         self.first = torch.where(finite < 1, first.clamp_max(number), first)
 
     def found(self) -> tuple[int, list[str]] | None:
-        """The first batch in which something was not finite, and what; reads numbers."""
+        """Return the first batch with values that were not finite, and their names; this reads numbers from the GPU."""
         earliest = self.first.min().item()
         if earliest == torch.inf:
             return None
@@ -43,5 +43,5 @@ class FiniteWatch:
         return int(earliest), [name for name, lost in zip(self.names, at_once, strict=True) if lost]
 
     def forget(self) -> None:
-        """Start again."""
+        """Forget what was recorded."""
         self.first.fill_(torch.inf)

@@ -1,4 +1,4 @@
-"""What a training run shows and leaves behind, as Lightning callbacks."""
+"""Lightning callbacks that report on a training run and write its files."""
 
 from vaegan_pl.training.callbacks.console import Console
 from vaegan_pl.training.callbacks.curves import Curves

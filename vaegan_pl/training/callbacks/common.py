@@ -1,4 +1,4 @@
-"""What several callbacks need."""
+"""Functions that several callbacks share."""
 
 import logging
 from collections.abc import Iterator
@@ -15,21 +15,21 @@ log = logging.getLogger(__name__)
 
 
 def data_of(trainer: L.Trainer) -> ImageFolders:
-    """The data module of a run."""
+    """Return the data module of a run."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(data, ImageFolders)
     return data
 
 
 def epochs_of(trainer: L.Trainer) -> float:
-    """Epochs trained, with a fraction where a limit on time or batches ended the last one early."""
+    """Return the epochs trained, with a fraction if a limit on time or batches ended the last one early."""
     return round(trained(trainer) / trainer.num_training_batches, 2)
 
 
 @contextmanager
 def outlived(what: str) -> Iterator[None]:
-    """Log a warning and continue training if a picture or report cannot be made or written."""
+    """Log a warning and continue training if a picture or report cannot be written."""
     try:
         yield
     except (OSError, UserError, RefusedError) as error:
-        log.warning("%s could not be written (%s); training goes on", what, error)
+        log.warning("%s could not be written (%s); training continues", what, error)

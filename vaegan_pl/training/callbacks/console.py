@@ -1,7 +1,8 @@
-"""What a run says on the console."""
+"""Report on a run on the console."""
 
 import logging
 import shlex
+import sys
 from pathlib import Path
 from time import monotonic
 
@@ -12,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from vaegan_pl.console import as_typed
 from vaegan_pl.data.datamodule import ImageFolders
 from vaegan_pl.hardware import native_bfloat16
+from vaegan_pl.progress import on_terminal
 from vaegan_pl.report import data_report
 from vaegan_pl.runs import next_steps
 from vaegan_pl.training.callbacks.common import data_of, epochs_of
@@ -22,11 +24,11 @@ log = logging.getLogger(__name__)
 
 
 RESULTS = {"psnr": "PSNR {:.1f} dB", "ssim": "SSIM {:.2f}", "kid": "KID {:.3f}", "coverage": "coverage {:.2f}"}
-"""The figures of the last epoch that are said, and how."""
+"""Figures of an epoch that are reported, with their formats."""
 
 
 class Console(L.Callback):
-    """Tells in plain words what is trained on what and where, and at the end where to look.
+    """Reports device, data and directory when training starts, and results and next commands when it ends.
 
     Args:
         directory: the run's directory.
@@ -36,11 +38,11 @@ class Console(L.Callback):
         self.directory = Path(directory)
         self.started = 0.0
         self.data_options: list[str] | None = None
-        """What the command that measures the model must be told of its data; None where that is not known."""
+        """Data options that `evaluate` needs; None if they are not known."""
 
     @rank_zero_only
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Device and data."""
+        """Report device and data."""
         self.started = monotonic()
         data = data_of(trainer)
         device, native = pl_module.device, native_bfloat16(pl_module.device)
@@ -56,7 +58,7 @@ class Console(L.Callback):
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Loggers and directory."""
+        """Report loggers and directory."""
         for logger in trainer.loggers:
             if isinstance(logger, WandB):
                 run = logger.experiment
@@ -67,16 +69,27 @@ class Console(L.Callback):
         log.info("directory    %s", self.directory)
 
     @rank_zero_only
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Report the previous epoch's figures if no progress bar is seen; `on_fit_end` reports the last epoch's."""
+        results = self._results(trainer)
+        if results and not on_terminal(sys.stdout):
+            log.info("epoch %d of %s  %s", trainer.current_epoch, trainer.max_epochs, results)
+
+    @staticmethod
+    def _results(trainer: L.Trainer) -> str:
+        figures = {name: trainer.callback_metrics.get(f"validation/{name}") for name in RESULTS}
+        return ", ".join(RESULTS[name].format(float(value)) for name, value in figures.items() if value is not None)
+
+    @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """What came of it, and where to look."""
+        """Report results, files and the next commands."""
         minutes = (monotonic() - self.started) / 60
         epochs = f"{epochs_of(trainer):g} of {trainer.max_epochs} epochs, {trained(trainer)} batches"
         log.info("%s in %.1f minutes on %s", epochs, minutes, data_of(trainer).source.caption)
-        figures = {name: trainer.callback_metrics.get(f"validation/{name}") for name in RESULTS}
-        known = [RESULTS[name].format(float(value)) for name, value in figures.items() if value is not None]
-        if known:
-            features = " (KID in this project's own features)" if figures["kid"] is not None else ""
-            log.info("held out     %s%s", ", ".join(known), features)
+        results = self._results(trainer)
+        if results:
+            features = " (KID in this project's own features)" if "KID" in results else ""
+            log.info("held out     %s%s", results, features)
         log.info("look at      %s", self.directory / "images" / "progress.png")
         if (self.directory / "curves.png").exists():
             log.info("curves       %s", self.directory / "curves.png")

@@ -1,4 +1,4 @@
-"""The picture of the losses."""
+"""Plot the losses."""
 
 from pathlib import Path
 from time import monotonic
@@ -12,11 +12,11 @@ from vaegan_pl.training.checkpoints import trained
 
 
 class Curves(L.Callback):
-    """Keeps the picture of the losses up to date, after every epoch unless it was drawn within `SECONDS`.
+    """Redraws the plot of the losses after every epoch, at most every `SECONDS`.
 
     Args:
         metrics: the run's `metrics.csv`.
-        picture: the PNG to write.
+        picture: PNG to write.
     """
 
     SECONDS = 20
@@ -28,12 +28,12 @@ class Curves(L.Callback):
         self.batches = 0
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw what has been logged so far, if that was not just done."""
+        """Draw what has been logged so far, unless it was drawn within `SECONDS`."""
         if monotonic() - self.drawn >= self.SECONDS:
             self._draw(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw everything, unless the last epoch's end did."""
+        """Draw the final plot, unless the end of the last epoch did."""
         if self.batches < trained(trainer):
             self._draw(trainer)
 

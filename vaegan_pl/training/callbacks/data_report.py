@@ -1,4 +1,4 @@
-"""The report on the data."""
+"""Write the data report."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from vaegan_pl.training.callbacks.common import data_of, outlived
 
 
 class DataReport(L.Callback):
-    """Writes the report on the data before training starts.
+    """Writes the data report when training starts.
 
     Args:
-        directory: where it goes.
+        directory: folder to write to.
     """
 
     def __init__(self, directory: str | Path) -> None:

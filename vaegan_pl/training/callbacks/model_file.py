@@ -1,4 +1,4 @@
-"""The portable model files."""
+"""Write the portable model files."""
 
 import logging
 from pathlib import Path
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 
 class ModelFile(L.Callback):
-    """Keeps the portable model files up to date: of the last epoch, and of the epoch with the lowest validation KID.
+    """Writes the portable model files of the last epoch and of the epoch with the lowest validation KID.
 
-    When training ends, the files are told where each class lies in the latent space, and model cards are written.
+    When training ends, the class mixtures are added to the files, and model cards are written.
 
     Args:
-        path: the last epoch's file, `vae_gan_model.pth`.
-        best: the best epoch's file.
+        path: file of the last epoch, `vae_gan_model.pth`.
+        best: file of the best epoch.
     """
 
     def __init__(self, path: str | Path, best: str | Path) -> None:
@@ -38,18 +38,18 @@ class ModelFile(L.Callback):
         self.stale = True
 
     def state_dict(self) -> dict[str, Any]:
-        """The lowest KID seen."""
+        """Return the lowest KID so far."""
         return {"lowest": self.lowest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the lowest KID so far."""
         self.lowest = float(state_dict["lowest"])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the model of this epoch in place of the last, unless its numbers are lost.
+        """Write the model of this epoch over that of the previous one, if its numbers are finite.
 
         Raises:
-            UserError: if a parameter or running statistic is not finite; the earlier files stay.
+            UserError: if a parameter or running statistic is not finite; the earlier files are kept.
         """
         assert isinstance(pl_module, VAEGANModule)
         pl_module.check_finite(pl_module.model.state_dict())
@@ -57,14 +57,14 @@ class ModelFile(L.Callback):
 
     @rank_zero_only
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Add the classes to the files, and write the card.
+        """Add the class mixtures to the files, and write the model cards.
 
         Raises:
             OSError: if the last model cannot be written.
         """
         assert isinstance(pl_module, VAEGANModule)
         found: dict[int, ClassMixtures] = {}
-        if self.stale:  # a full disk kept the last epoch's from being written
+        if self.stale:  # e.g. the disk was full after the last epoch
             self._write(self.path, trainer, pl_module)
         for path in filter(Path.exists, (self.best, self.path)):
             try:

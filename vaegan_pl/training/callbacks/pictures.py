@@ -1,4 +1,4 @@
-"""Samples and reconstructions after every epoch."""
+"""Draw samples and reconstructions after every epoch."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ from vaegan_pl.training.loggers import Album
 
 
 class Pictures(L.Callback):
-    """Samples from a fixed z and reconstructions of fixed held-out images, after every epoch.
+    """Draws samples of fixed z and reconstructions of fixed held-out images after every epoch.
 
     Writes `samples_epoch_NNNN.png`, `reconstructions_epoch_NNNN.png` (originals above their reconstructions) and
-    `progress.png` (the first epoch's samples beside the last's), and logs them to W&B or TensorBoard where they are on.
+    `progress.png` (samples of the first and the last epoch side by side), and logs them to W&B and TensorBoard if on.
 
     Args:
-        directory: where the pictures go.
-        samples: how many samples to draw.
-        reconstructions: how many held-out images to reconstruct.
+        directory: folder to write to.
+        samples: number of samples.
+        reconstructions: number of held-out images to reconstruct.
         seed: seed of the fixed z.
     """
 
@@ -37,7 +37,7 @@ class Pictures(L.Callback):
     @rank_zero_only
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw, save and log the pictures of the epoch."""
+        """Draw, save and log the pictures of this epoch."""
         assert isinstance(pl_module, VAEGANModule)
         number, done = f"{trainer.current_epoch + 1:04d}", epochs_of(trainer)
         epochs = "1 epoch" if done == 1 else f"{done:g} epochs"

@@ -1,4 +1,4 @@
-"""Figures of samples after every epoch, and warnings."""
+"""Measure samples after every epoch, and warn of collapse."""
 
 import logging
 from typing import Any
@@ -19,15 +19,15 @@ log = logging.getLogger(__name__)
 
 
 class Quality(L.Callback):
-    """Measures samples after every epoch, cheaply, and warns in words of what goes wrong.
+    """Measures samples after every epoch at low cost, and warns if they collapse or the discriminator wins.
 
-    Logs, on `n` samples of a fixed z and as many validation images: KID and coverage in the features of
-    `evaluation.features`, the effective number of different samples (Vendi score) as a share of that of the validation
-    images, and the dimensions of z that carry anything: those whose posterior mean varies by more than `ACTIVE` over
-    images (arXiv 1509.00519, section 5).
+    Logs, on `n` samples of fixed z and as many validation images: KID and coverage in the features of
+    `evaluation.features`; the effective number of different samples (Vendi score) as a share of that of the validation
+    images; the number of active dimensions of z, whose posterior mean has a variance above `ACTIVE` over the images
+    (arXiv 1509.00519, section 5).
 
     Args:
-        n: how many samples; 0 measures nothing.
+        n: number of samples; 0 turns the measurement off.
         seed: seed of the fixed z.
     """
 
@@ -44,20 +44,20 @@ class Quality(L.Callback):
         self.most = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """The most variety seen."""
+        """Return the highest variety so far."""
         return {"most": self.most}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the highest variety so far."""
         self.most = float(state_dict["most"])
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Get the features ready, and what is compared with, on the first device."""
+        """Prepare the features and the validation images to compare with, on the first device."""
         data = data_of(trainer)
         if self.n and (
             len(data.collection.listing.classes) < 2 or len(data.validation_images(self.n)[0]) <= NEIGHBOURS
         ):
-            log.warning("samples are not measured: that takes two classes and %d validation images", NEIGHBOURS + 1)
+            log.warning("samples are not measured, which needs two classes and %d validation images", NEIGHBOURS + 1)
             self.n = 0
         elif self.n and trainer.is_global_zero:
             self.x, self.y = data.validation_images(self.n)
@@ -67,7 +67,7 @@ class Quality(L.Callback):
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure and log; the other callbacks find the figures in `trainer.callback_metrics`.
+        """Measure and log; other callbacks read the figures from `trainer.callback_metrics`.
 
         Raises:
             UserError: if a parameter or running statistic is not finite.
@@ -75,7 +75,7 @@ class Quality(L.Callback):
         assert isinstance(pl_module, VAEGANModule)
         pl_module.check_finite(pl_module.model.state_dict())
         if self.n:
-            # The first device measures and tells the others, since all must log alike.
+            # The first device measures and broadcasts, because all devices must log the same values.
             figures = trainer.strategy.broadcast(self._figures(trainer, pl_module) if self.space is not None else {})
             for name, value in figures.items():
                 pl_module.log(f"validation/{name}", value, sync_dist=True)
@@ -84,7 +84,7 @@ class Quality(L.Callback):
                 self._warn(
                     trainer,
                     f"samples have become alike: their variety fell from {self.most:.0%} of that of real images to "
-                    f"{figures['variety']:.0%}; if that stays so, {pl_module.model.AGAINST_COLLAPSE}",
+                    f"{figures['variety']:.0%}; if this persists, {pl_module.model.AGAINST_COLLAPSE}",
                 )
         model, metrics = pl_module.model, trainer.callback_metrics
         decoded = "prior" if "discriminator/cost_prior" in metrics else "reconstruction"
@@ -94,7 +94,7 @@ class Quality(L.Callback):
                 self._warn(
                     trainer,
                     f"the discriminator has won (its cost of {name} images is {float(cost):.4f} nats) and "
-                    f"teaches nothing; {model.AGAINST_DEFEAT}",
+                    f"gives the decoder no useful gradient; {model.AGAINST_DEFEAT}",
                 )
 
     def _figures(self, trainer: L.Trainer, pl_module: VAEGANModule) -> dict[str, float]:

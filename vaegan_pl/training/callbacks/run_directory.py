@@ -1,4 +1,4 @@
-"""Begins a run's directory when training starts."""
+"""Set up a run's directory when training starts."""
 
 import logging
 from collections.abc import Callable
@@ -15,15 +15,15 @@ log = logging.getLogger(__name__)
 
 
 class RunDirectory(L.Callback):
-    """Starts writing to the run's directory once training begins; points `latest` to the run after its first batch.
+    """Starts to write to the run's directory when training starts; points `latest` to the run after its first batch.
 
-    A run that is refused earlier leaves the directory unchanged.
+    A run that fails before training leaves the directory unchanged.
 
     Args:
         directory: the run's directory.
-        output_root: where `latest` stands.
-        loggers: given to the trainer now, since it would have them make their files earlier.
-        describe: writes down what is trained.
+        output_root: folder that holds `latest`.
+        loggers: passed to the trainer when training starts, because earlier it would let them create files.
+        describe: writes the configuration.
     """
 
     def __init__(self, directory: Path, output_root: Path, loggers: list[Logger], describe: Callable[[], None]) -> None:
@@ -34,7 +34,7 @@ class RunDirectory(L.Callback):
         self.started = self.is_latest = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remove what a killed process left half-written, keep the configuration, and begin the log."""
+        """Remove partial files of a killed process, write the configuration, and start the log."""
         self.started = True
         trainer.loggers = self.loggers
         if trainer.is_global_zero:
@@ -44,7 +44,7 @@ class RunDirectory(L.Callback):
 
     @rank_zero_only
     def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-        """Make the run the latest."""
+        """Point `latest` to the run."""
         if not self.is_latest:
             layout.point_latest(self.directory, self.output_root)
             self.is_latest = True
