@@ -276,7 +276,7 @@ def check_strangers(path: Path, model: SavedModel, source: Source, image_size: i
     """
     if model.trained_on["training_images"] is None:
         raise UserError(
-            f"weights={path}: does not say which images trained it; train the model again with this version to measure it"
+            f"weights={path}: does not say which images trained it; train it again with this version to measure it"
         )
     if model.trained_on["fingerprint"] != source.fingerprint:
         raise UserError(
