@@ -562,7 +562,7 @@ def test_nearest_images_and_cards_of_hostile_names(world: World, page: Browser, 
     assert all(alt.partition(": ")[2] in files for alt in page.alts("#nearest")[1:])
     page.press("button.label-wrap", "The run")
     page.wait(lambda: "Model card" in page.one("#card").text)
-    page.harmless("VAE/GAN", [*world.classes, "Intended use", "One data set of single slices"], "#card")
+    page.harmless("VAE/GAN", [*world.classes, "Intended use", "one data set of single slices"], "#card")
     assert page.driver.execute_script(
         "const c = document.querySelector('#card'); return c.scrollWidth <= c.clientWidth"
     )
