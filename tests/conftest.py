@@ -117,10 +117,10 @@ def vaegan(networks: Networks, **changes: Any) -> VAEGAN:
 
 
 def given(
-    x: Tensor, epsilon: Tensor, z_p: Tensor, y: Tensor | None = None, uniform: Tensor | None = None, number: int = 0
+    x: Tensor, epsilon: Tensor, z_p: Tensor, y: Tensor | None = None, uniform: Tensor | None = None, step: int = 0
 ) -> tuple[Batch, Noise]:
     """What a model's `gradients` takes."""
-    return Batch(x, y, number), Noise(epsilon, z_p, uniform)
+    return Batch(x, y, step), Noise(epsilon, z_p, uniform)
 
 
 @pytest.fixture

@@ -208,10 +208,10 @@ def fitted(place: Place, model: str, precision: Any, steps: int, device: str, **
     from vaegan_pl.training.lightning_module import VAEGANModule
 
     class SameNoise(VAEGANModule):
-        def _noise(self, batch: int, number: int) -> Noise:
+        def _noise(self, batch: int, step: int) -> Noise:
             if not choices.get("same_noise"):
-                return super()._noise(batch, number)
-            generator = torch.Generator().manual_seed(number)
+                return super()._noise(batch, step)
+            generator = torch.Generator().manual_seed(step)
             shape = 2, batch, self.model.networks.latent_dim
             normal = torch.randn(shape, generator=generator, dtype=torch.float32).to(
                 self.device, next(self.parameters()).dtype

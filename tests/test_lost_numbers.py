@@ -12,7 +12,7 @@ from vaegan_pl.cli.train import train
 from vaegan_pl.data.datamodule import ImageDataset
 from vaegan_pl.model import algorithm
 from vaegan_pl.model.batch import Batch, Noise
-from vaegan_pl.model.generative import Step
+from vaegan_pl.model.generative import Gradients
 from vaegan_pl.storage import tensor_files
 
 from .conftest import digest
@@ -33,7 +33,7 @@ def lose(monkeypatch: pytest.MonkeyPatch) -> Callable[[range], None]:
     real, calls = algorithm.VAEGAN.gradients, iter(range(1000))
 
     def arrange(batches: range) -> None:
-        def gradients(self: algorithm.VAEGAN, batch: Batch, noise: Noise) -> Step:
+        def gradients(self: algorithm.VAEGAN, batch: Batch, noise: Noise) -> Gradients:
             return real(self, replace(batch, x=batch.x * torch.nan) if next(calls) in batches else batch, noise)
 
         monkeypatch.setattr(algorithm.VAEGAN, "gradients", gradients)
@@ -59,11 +59,11 @@ def test_the_run_stops_and_names_step_loss_network_and_files(
     for words in (
         "loss/prior, loss/llike, loss/gan, the encoder's gradient, the decoder's gradient, the discriminator's",
         "not finite in batch 6 of the run, epoch 2",
-        "lost_in_batch_6.txt",
+        "not_finite_in_batch_6.txt",
         "set on_nan=skip",
     ):
         assert words in output
-    files = Path("run/lost_in_batch_6.txt").read_text().splitlines()
+    files = Path("run/not_finite_in_batch_6.txt").read_text().splitlines()
     assert len(files) == 16
     assert all(Path(file).is_file() for file in files)
     # The sixth batch of the loader: 4 in the first epoch, 1 of validation images between.
@@ -78,7 +78,7 @@ def test_the_run_stops_and_names_step_loss_network_and_files(
 def test_one_network_alone_is_named(run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     real = algorithm.VAEGAN.gradients
 
-    def gradients(self: algorithm.VAEGAN, *inputs: Any) -> Step:
+    def gradients(self: algorithm.VAEGAN, *inputs: Any) -> Gradients:
         step = real(self, *inputs)
         step.decoder[0].view(-1)[0] = torch.inf
         return step

@@ -70,11 +70,11 @@ def test_r1_is_taken_in_the_parameters_precision_under_bfloat16() -> None:
     dis, adversary = networks_with(discriminator_norm="group").discriminator, adversary_with(r1=4.0)
     x = images(n=3).float()
     nothing = tuple(torch.zeros_like(parameter) for parameter in dis.parameters())
-    exact = adversary.penalised(nothing, dis, x, None, number=0)
+    exact = adversary.penalised(nothing, dis, x, None, step=0)
     with torch.autocast("cpu", torch.bfloat16):
-        found = adversary.penalised(nothing, dis, x.bfloat16().float(), None, number=0)
-        cast = adversary.penalised(nothing, dis, x.bfloat16(), None, number=0)
-    reference = adversary.penalised(nothing, dis, x.bfloat16().float(), None, number=0)
+        found = adversary.penalised(nothing, dis, x.bfloat16().float(), None, step=0)
+        cast = adversary.penalised(nothing, dis, x.bfloat16(), None, step=0)
+    reference = adversary.penalised(nothing, dis, x.bfloat16().float(), None, step=0)
     torch.testing.assert_close(found, reference, rtol=0, atol=0)
     torch.testing.assert_close(cast, reference, rtol=0, atol=0)
     assert not all(torch.equal(a, b) for a, b in zip(exact, reference, strict=True))
@@ -112,7 +112,7 @@ def test_r1_is_half_its_weight_times_the_squared_slope_at_real_images(norm: str)
     dis.train(norm == "group")  # spectral norm moves its vectors in training
     x, adversary = images(n=3), adversary_with(r1=4.0)
     gradient = tuple(torch.zeros_like(parameter) for parameter in dis.parameters())
-    found = adversary.penalised(gradient, dis, x, None, number=2 * R1_INTERVAL)
+    found = adversary.penalised(gradient, dis, x, None, step=2 * R1_INTERVAL)
 
     def penalty(network: torch.nn.Module) -> Tensor:
         at = x.clone().requires_grad_()
@@ -123,8 +123,8 @@ def test_r1_is_half_its_weight_times_the_squared_slope_at_real_images(norm: str)
     penalty(other).backward()
     for ours, parameter in zip(found, other.parameters(), strict=True):
         torch.testing.assert_close(ours, torch.zeros_like(ours) if parameter.grad is None else parameter.grad)
-    assert adversary.penalised(gradient, dis, x, None, number=1) is gradient
-    assert adversary_with().penalised(gradient, dis, x, None, number=0) is gradient
+    assert adversary.penalised(gradient, dis, x, None, step=1) is gradient
+    assert adversary_with().penalised(gradient, dis, x, None, step=0) is gradient
 
 
 def test_lecam_holds_scores_against_moving_averages_of_the_other_kind() -> None:

@@ -169,7 +169,7 @@ def test_r1_is_taken_at_the_changed_real_images_every_sixteenth_batch() -> None:
     model = build(networks, adversary=adversary_with(r1=3.0, diffaugment=["brightness"]))
     (x, epsilon, z_p), dis = batch(), networks.discriminator
     with_it, without = (
-        model.gradients(*given(x, epsilon, z_p, uniform=uniform, number=n)).discriminator for n in (16, 1)
+        model.gradients(*given(x, epsilon, z_p, uniform=uniform, step=n)).discriminator for n in (16, 1)
     )
     at = (x + 0.2).requires_grad_()
     (slopes,) = torch.autograd.grad(dis(at)[0].sum(), at, create_graph=True)
@@ -180,7 +180,7 @@ def test_r1_is_taken_at_the_changed_real_images_every_sixteenth_batch() -> None:
     torch.testing.assert_close(list(with_it), expected, rtol=1e-9, atol=1e-12)
     plain = build(networks, adversary=adversary_with(diffaugment=["brightness"]))
     torch.testing.assert_close(
-        plain.gradients(*given(x, epsilon, z_p, uniform=uniform, number=16)).discriminator, without
+        plain.gradients(*given(x, epsilon, z_p, uniform=uniform, step=16)).discriminator, without
     )
 
 
@@ -257,8 +257,8 @@ def test_the_discriminator_cannot_scale_normalised_features(small_networks: Netw
 def test_the_encoder_descends_the_weighed_prior(small_networks: Networks) -> None:
     without = build(small_networks, prior=Prior(0.0, 0, 0.0)).gradients(*given(*batch())).encoder
     once = build(small_networks).gradients(*given(*batch())).encoder
-    twice = build(small_networks, prior=Prior(2.0, 4, 0.0)).gradients(*given(*batch(), number=3)).encoder
-    half = build(small_networks, prior=Prior(2.0, 4, 0.0)).gradients(*given(*batch(), number=0)).encoder
+    twice = build(small_networks, prior=Prior(2.0, 4, 0.0)).gradients(*given(*batch(), step=3)).encoder
+    half = build(small_networks, prior=Prior(2.0, 4, 0.0)).gradients(*given(*batch(), step=0)).encoder
     for a, b, c, d in zip(without, once, twice, half, strict=True):
         torch.testing.assert_close(c - a, 2 * (b - a), rtol=1e-6, atol=1e-10)
         torch.testing.assert_close(d - a, 0.5 * (b - a), rtol=1e-6, atol=1e-10)

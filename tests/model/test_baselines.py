@@ -27,7 +27,7 @@ def vae(sigma: Any = 0.5) -> VAE:
 def test_a_vaes_prior_warms_up() -> None:
     networks, (x, epsilon, z_p) = networks_with(discriminator_channels=None).double(), batch()
     without, first, full = (
-        VAE(networks, 0.5, Prior(weight, warm_up, 0.0), None).gradients(*given(x, epsilon, z_p, number=number)).encoder
+        VAE(networks, 0.5, Prior(weight, warm_up, 0.0), None).gradients(*given(x, epsilon, z_p, step=number)).encoder
         for weight, warm_up, number in ((0.0, 0, 0), (1.0, 4, 0), (1.0, 4, 3))
     )
     for a, b, c in zip(without, first, full, strict=True):
@@ -96,7 +96,7 @@ def test_a_hinge_gan_of_a_class_with_a_penalty() -> None:
         batch(),
         torch.tensor([0, 1] * 3),
     )
-    step, later = model.gradients(*given(x, epsilon, z_p, y)), model.gradients(*given(x, epsilon, z_p, y, number=1))
+    step, later = model.gradients(*given(x, epsilon, z_p, y)), model.gradients(*given(x, epsilon, z_p, y, step=1))
     dec, dis = networks.decoder, networks.discriminator
     logits, fakes = dis(x, y)[0], dis(dec(z_p, y), y)[0]
     expected = torch.autograd.grad(-fakes.mean(), tuple(dec.parameters()), retain_graph=True)

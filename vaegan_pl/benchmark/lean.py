@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vaegan_pl.model import adversary, algorithm, baselines
 from vaegan_pl.model.batch import Batch, Noise
-from vaegan_pl.model.generative import Step
+from vaegan_pl.model.generative import Gradients
 from vaegan_pl.training.lightning_module import VAEGANModule
 
 MATRIX = {"cpu": 2048}
@@ -45,17 +45,17 @@ class LeanStep:
 
     def __call__(self, x: Tensor) -> None:
         """Compute all gradients, then update all networks."""
-        step = self._gradients(x)
+        gradients = self._gradients(x)
         for optimizer, name in zip(self.optimizers, self.model.NETWORKS, strict=True):
-            VAEGANModule.descend(optimizer, getattr(self.model.networks, name), getattr(step, name))
-        self.model.update_averages(number=1000)
+            VAEGANModule.descend(optimizer, getattr(self.model.networks, name), getattr(gradients, name))
+        self.model.update_averages(step=1000)
 
-    def _gradients(self, x: Tensor) -> Step:
+    def _gradients(self, x: Tensor) -> Gradients:
         epsilon, z_p = torch.randn(2, len(x), self.model.networks.latent_dim, device=self.device)
         uniform = torch.rand(len(x), self.model.uniform, device=self.device)
         y = torch.zeros(len(x), dtype=torch.long, device=self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self.model.gradients(Batch(x, y, number=1), Noise(epsilon, z_p, uniform))
+            return self.model.gradients(Batch(x, y, step=1), Noise(epsilon, z_p, uniform))
 
     def flops(self, x: Tensor) -> int:
         """Count the floating-point operations of matrix products and convolutions in the gradients of one batch."""
@@ -119,10 +119,10 @@ class LeanStep:
                     patches.enter_context(patch.object(module, "grad", timed_grad))
                 for name, network in networks.items():
                     patches.enter_context(patch.object(network, "forward", timed_forward(name, network)))
-                step = self._gradients(x)
+                gradients = self._gradients(x)
             with timed("optimizers"):
                 for optimizer, name in zip(self.optimizers, self.model.NETWORKS, strict=True):
-                    VAEGANModule.descend(optimizer, networks[name], getattr(step, name))
+                    VAEGANModule.descend(optimizer, networks[name], getattr(gradients, name))
         whole = seconds.pop("whole")
         return {**seconds, "losses and norms": whole - sum(seconds.values())}
 

@@ -187,14 +187,14 @@ class Adversary(nn.Module):
             raise ValueError("DiffAugment needs uniform numbers")
         return [self.diffaugment(images, uniform) for images in batches]
 
-    def graph_key(self, number: int) -> int | None:
+    def graph_key(self, step: int) -> int | None:
         """See `GenerativeModel.graph_key`: 1 in batches with R1, 0 in others, None while LeCam's decay still grows."""
-        if type(self) is not Adversary or (self.lecam and _begun(number) < ANCHOR_DECAY):
+        if type(self) is not Adversary or (self.lecam and _begun(step) < ANCHOR_DECAY):
             return None
-        return int(self._is_due(number))
+        return int(self._is_due(step))
 
-    def _is_due(self, number: int) -> bool:
-        return bool(self.r1) and number % R1_INTERVAL == 0
+    def _is_due(self, step: int) -> bool:
+        return bool(self.r1) and step % R1_INTERVAL == 0
 
     def gan_gradients(
         self,
@@ -202,7 +202,7 @@ class Adversary(nn.Module):
         decoded: Sequence[Images],
         discriminator: Discriminator,
         y: Labels | None,
-        number: int,
+        step: int,
     ) -> GanGradients:
         """The gradients of the game and of its stabilisers.
 
@@ -211,7 +211,7 @@ class Adversary(nn.Module):
             decoded: the decoded images, in the order of `seen.fakes`; empty if the decoder does not learn from L_GAN.
             discriminator: the discriminator.
             y: the classes of the real images, if the discriminator is conditional.
-            number: the batch's number, from 0.
+            step: index of the step, from 0.
         """
         theta, fakes = tuple(discriminator.parameters()), [seen.fakes[name] for name in seen.in_l_gan]
         costs = {name: self.game.fake(logits) for name, logits in seen.fakes.items()}
@@ -225,8 +225,8 @@ class Adversary(nn.Module):
             g_decoded = list(grad(l_dec, decoded, retain_graph=True, materialize_grads=True)) if decoded else []
             g_theta = grad(cost, theta, retain_graph=keep_graph, materialize_grads=True)
         if self.lecam:
-            g_theta = _added(g_theta, grad(self.lecam_cost(seen.real, fakes, number), theta, materialize_grads=True))
-        g_theta = self.penalised(g_theta, discriminator, seen.x, y, number)
+            g_theta = _added(g_theta, grad(self.lecam_cost(seen.real, fakes, step), theta, materialize_grads=True))
+        g_theta = self.penalised(g_theta, discriminator, seen.x, y, step)
         g_decoded = [
             g if name in seen.in_l_gan else torch.zeros_like(g) for name, g in zip(seen.fakes, g_decoded, strict=False)
         ]
@@ -239,7 +239,7 @@ class Adversary(nn.Module):
         """The discriminator's loss in the game: the sum of its costs of real and of decoded images."""
         return self.game.real(real) + torch.stack([self.game.fake(logits) for logits in fakes]).sum()
 
-    def lecam_cost(self, real: Logits, fakes: Sequence[Logits], number: int) -> Scalar:
+    def lecam_cost(self, real: Logits, fakes: Sequence[Logits], step: int) -> Scalar:
         """The weighted LeCam regulariser, which enters only the discriminator's loss; 0 if it is switched off.
 
         Also updates the moving averages, by means over all devices.
@@ -247,7 +247,7 @@ class Adversary(nn.Module):
         Args:
             real: logits of real images.
             fakes: logits of the decoded images in the game.
-            number: the batch's number, from 0.
+            step: index of the step, from 0.
         """
         if not self.lecam:
             return real.new_zeros(())
@@ -256,7 +256,7 @@ class Adversary(nn.Module):
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(now)
             now /= distributed.get_world_size()
-        decay = min(ANCHOR_DECAY, _begun(number))
+        decay = min(ANCHOR_DECAY, _begun(step))
         self.anchors.lerp_(now.to(self.anchors.dtype), 1 - decay)
         real_anchor, fake_anchor = self.anchors.unbind()
         return self.lecam * ((real - fake_anchor).square().mean() + (fake - real_anchor).square().mean())
@@ -296,7 +296,7 @@ class Adversary(nn.Module):
         discriminator: Discriminator,
         x: Images,
         y: Labels | None,
-        number: int,
+        step: int,
     ) -> tuple[Tensor, ...]:
         """The discriminator's gradient plus, every `R1_INTERVAL` batches, that of r1 / 2 E |grad_x logit(x)|^2.
 
@@ -307,9 +307,9 @@ class Adversary(nn.Module):
             discriminator: the discriminator.
             x: real images as the discriminator sees them.
             y: their classes, if the discriminator is conditional.
-            number: the batch's number, from 0.
+            step: index of the step, from 0.
         """
-        if not self._is_due(number):
+        if not self._is_due(step):
             return tuple(gradient)
         parameters = tuple(discriminator.parameters())
         with torch.autocast(x.device.type, enabled=False):
@@ -320,8 +320,8 @@ class Adversary(nn.Module):
         return _added(gradient, penalty)
 
 
-def _begun(number: int) -> float:
-    return (1 + number) / (10 + number)
+def _begun(step: int) -> float:
+    return (1 + step) / (10 + step)
 
 
 def _added(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, ...]:

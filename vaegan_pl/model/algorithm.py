@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from vaegan_pl.errors import check_part
 from vaegan_pl.model.adversary import Adversary, DiscriminatorOutput
 from vaegan_pl.model.batch import Batch, Images, Latents, Noise
-from vaegan_pl.model.generative import EquilibriumGate, GenerativeModel, Step, detached, norm
+from vaegan_pl.model.generative import EquilibriumGate, GenerativeModel, Gradients, detached, norm
 from vaegan_pl.model.losses import (
     Prior,
     Sigma,
@@ -121,7 +121,7 @@ class VAEGAN(GenerativeModel):
         self.costs_in_nats = adversary.in_nats
         self.uniform = adversary.uniform
 
-    def gradients(self, batch: Batch, noise: Noise) -> Step:
+    def gradients(self, batch: Batch, noise: Noise) -> Gradients:
         """All gradients of one iteration of Algorithm 1; see `GenerativeModel.gradients`.
 
         Each loss is differentiated once, with respect to the decoded images. Both results continue from there by the
@@ -135,7 +135,7 @@ class VAEGAN(GenerativeModel):
         mu, log_variance = enc(x, y)
         z = mu + (0.5 * log_variance).exp() * noise.epsilon
         # L_prior <- D_KL(q(Z|X) || p(Z))
-        l_prior = self.prior(mu, log_variance, batch.number)
+        l_prior = self.prior(mu, log_variance, batch.step)
         # X_tilde <- Dec(Z)
         # Z_p <- samples from prior N(0, I)
         # X_p <- Dec(Z_p)
@@ -146,7 +146,7 @@ class VAEGAN(GenerativeModel):
         l_llike = torch.stack([*likelihoods.values()]).sum()
         g_llike_decoded = grad(l_llike, decoded, retain_graph=True, materialize_grads=True)
         # L_GAN <- log(Dis(X)) + log(1 - Dis(X_tilde)) + log(1 - Dis(X_p)); `gan` holds gradients of its negative
-        gan = self.adversary.gan_gradients(seen, decoded if self.adversarial else [], dis, y, batch.number)
+        gan = self.adversary.gan_gradients(seen, decoded if self.adversarial else [], dis, y, batch.step)
 
         # theta_Enc <- theta_Enc - grad (L_prior + L_llike)
         (g_llike_z,) = grad(decoded, z, grad_outputs=g_llike_decoded, retain_graph=True)
@@ -167,12 +167,12 @@ class VAEGAN(GenerativeModel):
         }
         if self.adversarial:
             metrics["decoder/gradient_ratio"] = self.gamma * norm(g_llike_decoded) / norm(gan.decoder_pull)
-        return Step(detached(metrics), g_enc, g_dec, g_dis, gan.cost_real, gan.cost_fake)
+        return Gradients(detached(metrics), g_enc, g_dec, g_dis, gan.cost_real, gan.cost_fake)
 
-    def graph_key(self, number: int) -> int | None:
+    def graph_key(self, step: int) -> int | None:
         """See `GenerativeModel.graph_key`."""
-        known = (type(self), type(self.prior)) == (VAEGAN, Prior)  # others may use the number as they like
-        return self.adversary.graph_key(number) if known and not self.prior.grows(number) else None
+        known = (type(self), type(self.prior)) == (VAEGAN, Prior)  # subclasses may use the step in any way
+        return self.adversary.graph_key(step) if known and not self.prior.grows(step) else None
 
     @property
     def _in_l_gan(self) -> list[int]:

@@ -6,7 +6,7 @@ from torch.nn.utils import parametrize
 from vaegan_pl.errors import check_part
 from vaegan_pl.model.adversary import Adversary
 from vaegan_pl.model.batch import Batch, Noise
-from vaegan_pl.model.generative import GenerativeModel, Step, detached
+from vaegan_pl.model.generative import GenerativeModel, Gradients, detached
 from vaegan_pl.model.losses import Prior, Sigma, check_sigma, kl_divergence, pixel_likelihood
 from vaegan_pl.model.networks import Networks
 
@@ -35,20 +35,20 @@ class VAE(GenerativeModel):
         self.sigma = sigma
         self.prior = prior
 
-    def gradients(self, batch: Batch, noise: Noise) -> Step:
+    def gradients(self, batch: Batch, noise: Noise) -> Gradients:
         """Both networks descend L_prior - E_q[log p(x|z)]; see `GenerativeModel.gradients`."""
         theta = [tuple(getattr(self.networks, name).parameters()) for name in self.NETWORKS]
         mu, log_variance = self.networks.encoder(batch.x, batch.y)
         x_tilde = self.networks.decoder(mu + (0.5 * log_variance).exp() * noise.epsilon, batch.y)
         pixel = pixel_likelihood(batch.x, x_tilde, self.sigma)
-        every = grad(self.prior(mu, log_variance, batch.number) + pixel, [*theta[0], *theta[1]])
+        every = grad(self.prior(mu, log_variance, batch.step) + pixel, [*theta[0], *theta[1]])
         metrics = {"loss/prior": kl_divergence(mu, log_variance), "loss/pixel": pixel}
-        return Step(detached(metrics), encoder=every[: len(theta[0])], decoder=every[len(theta[0]) :])
+        return Gradients(detached(metrics), encoder=every[: len(theta[0])], decoder=every[len(theta[0]) :])
 
-    def graph_key(self, number: int) -> int | None:
+    def graph_key(self, step: int) -> int | None:
         """See `GenerativeModel.graph_key`."""
         known = (type(self), type(self.prior)) == (VAE, Prior)
-        return 0 if known and not self.prior.grows(number) else None
+        return 0 if known and not self.prior.grows(step) else None
 
     @property
     def description(self) -> dict[str, object]:
@@ -81,28 +81,28 @@ class GAN(GenerativeModel):
         self.costs_in_nats = adversary.in_nats
         self.uniform = adversary.uniform
 
-    def gradients(self, batch: Batch, noise: Noise) -> Step:
+    def gradients(self, batch: Batch, noise: Noise) -> Gradients:
         """The discriminator learns to tell x from x_p, the decoder to fool it; see `GenerativeModel.gradients`."""
-        dec, dis, y, number = self.networks.decoder, self.networks.discriminator, batch.y, batch.number
+        dec, dis, y, step = self.networks.decoder, self.networks.discriminator, batch.y, batch.step
         x_p = dec(noise.z_p, y)
         views = self.adversary.views([batch.x, x_p], noise.uniform)
         with parametrize.cached():  # see `VAEGAN._discriminate`
             logits, logits_p = (dis(view, y)[0] for view in views)
         cost = self.adversary.discriminator_cost(logits, [logits_p])
         g_dec = grad(self.adversary.decoder_cost([logits_p]), tuple(dec.parameters()), retain_graph=True)
-        l_dis = cost + self.adversary.lecam_cost(logits, [logits_p], number)
-        g_dis = self.adversary.penalised(grad(l_dis, tuple(dis.parameters())), dis, views[0], y, number)
+        l_dis = cost + self.adversary.lecam_cost(logits, [logits_p], step)
+        g_dis = self.adversary.penalised(grad(l_dis, tuple(dis.parameters())), dis, views[0], y, step)
         game = self.adversary.game
         metrics = {
             "loss/gan": cost,
             "discriminator/cost_real": game.real(logits),
             "discriminator/cost_prior": game.fake(logits_p),
         }
-        return Step(detached(metrics), decoder=g_dec, discriminator=g_dis)
+        return Gradients(detached(metrics), decoder=g_dec, discriminator=g_dis)
 
-    def graph_key(self, number: int) -> int | None:
+    def graph_key(self, step: int) -> int | None:
         """See `GenerativeModel.graph_key`."""
-        return self.adversary.graph_key(number) if type(self) is GAN else None
+        return self.adversary.graph_key(step) if type(self) is GAN else None
 
     @property
     def description(self) -> dict[str, object]:

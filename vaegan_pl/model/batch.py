@@ -19,12 +19,12 @@ class Batch:
     Attributes:
         x: the images, in [-1, 1].
         y: their class indices, for conditional networks.
-        number: the number of batches trained before this one.
+        step: index of the training step, from 0.
     """
 
     x: Images
     y: Labels | None = None
-    number: int = 0
+    step: int = 0
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class EquilibriumGate:
 
 
 @dataclass(frozen=True)
-class Step:
+class Gradients:
     """Gradients of the networks at one parameter point, and what to log.
 
     Attributes:
@@ -127,16 +127,16 @@ class GenerativeModel(nn.Module, ABC):
         self.averages.requires_grad_(requires_grad=False)
 
     @abstractmethod
-    def gradients(self, batch: Batch, noise: Noise) -> Step:
+    def gradients(self, batch: Batch, noise: Noise) -> Gradients:
         """All gradients of one iteration, at one parameter point; no parameter and no `.grad` is changed."""
 
-    def graph_key(self, number: int) -> int | None:
+    def graph_key(self, step: int) -> int | None:
         """Key of the CUDA graph that can replay a batch; None if the batch cannot be recorded.
 
         Batches with the same key differ only in their inputs.
 
         Args:
-            number: the batch's number, from 0.
+            step: index of the step, from 0.
         """
         return None
 
@@ -146,15 +146,15 @@ class GenerativeModel(nn.Module, ABC):
         return {"ema": self.ema}
 
     @torch.no_grad()
-    def update_averages(self, number: int) -> None:
+    def update_averages(self, step: int) -> None:
         """Move the averages towards the networks, including running statistics.
 
-        The decay is (1 + number) / (10 + number), at most `ema`; it starts low so that the first batches are forgotten.
+        The decay is (1 + step) / (10 + step), at most `ema`; it starts low so that the first batches are forgotten.
 
         Args:
-            number: the batch's number, from 0.
+            step: index of the step, from 0.
         """
-        decay = min(self.ema or 0.0, (1 + number) / (10 + number))
+        decay = min(self.ema or 0.0, (1 + step) / (10 + step))
         for name, average in self.averages.items():
             now, before = getattr(self.networks, name).state_dict(), average.state_dict()
             floats = [key for key, value in before.items() if value.is_floating_point()]

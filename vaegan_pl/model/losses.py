@@ -57,15 +57,15 @@ class Prior:
         """The options as plain values, for model files and records."""
         return {f"prior_{name}": value for name, value in vars(self).items()}
 
-    def grows(self, number: int) -> bool:
-        """Whether the weight is still growing in the batch with this number, from 0."""
-        return number + 1 < self.warm_up
+    def grows(self, step: int) -> bool:
+        """Whether the weight is still growing at a step, counted from 0."""
+        return step + 1 < self.warm_up
 
     def __call__(
-        self, mean: Float[Tensor, "batch latent"], log_variance: Float[Tensor, "batch latent"], number: int
+        self, mean: Float[Tensor, "batch latent"], log_variance: Float[Tensor, "batch latent"], step: int
     ) -> Scalar:
-        """The encoder's loss, in nats, in the batch with this number, from 0."""
-        weight = self.weight * min(1.0, (number + 1) / max(1, self.warm_up))
+        """The encoder's loss, in nats, at a step, counted from 0."""
+        weight = self.weight * min(1.0, (step + 1) / max(1, self.warm_up))
         if not self.free_bits:
             return weight * kl_divergence(mean, log_variance)
         return weight * (0.5 * _twice_kl_by_dimension(mean, log_variance).mean(0)).clamp_min(self.free_bits).sum()

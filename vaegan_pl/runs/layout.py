@@ -18,8 +18,8 @@ TRACES = ("vae_gan_model.pth", "checkpoints", "metrics.csv", "config.yaml")
 """Names that every run writes; a directory with any of them holds a run."""
 
 WRITTEN = re.compile(
-    r"vae_gan_model_best\.pth|model_card(_best)?\.md|images|curves\.png|hparams\.yaml|overrides\.yaml|data_report\.(html|json)|wandb|"
-    r"tensorboard|lost_in_batch_\d+\.txt|train\.log"
+    r"vae_gan_model_best\.pth|model_card(_best)?\.md|images|curves\.png|hparams\.yaml|overrides\.yaml|"
+    r"data_report\.(html|json)|wandb|tensorboard|(lost|not_finite)_in_batch_\d+\.txt|train\.log"
 )
 """Other names that runs write, depending on their loggers and callbacks."""
 

@@ -22,7 +22,7 @@ from vaegan_pl.console import as_typed
 from vaegan_pl.errors import UserError
 from vaegan_pl.model.algorithm import VAEGAN
 from vaegan_pl.model.batch import Batch, Noise
-from vaegan_pl.model.generative import GenerativeModel, Step
+from vaegan_pl.model.generative import GenerativeModel, Gradients
 from vaegan_pl.model.losses import kl_divergence
 from vaegan_pl.training.recorded import RECORDED_OPTIMIZERS, Recordings, options, recordable
 from vaegan_pl.training.watch import FiniteWatch
@@ -185,28 +185,28 @@ class VAEGANModule(L.LightningModule):
         `trainer.sync_batchnorm` is set, a learned sigma, standardised features and free bits.
         """
         x, y = batch
-        number = self.trainer.fit_loop.total_batch_idx  # batches before this one
+        step = self.trainer.fit_loop.total_batch_idx
         buffers = [buffer.clone() for buffer in self.model.buffers()] if self.on_nan == "skip" else []
-        step, finite, replayed = self._gradients(Batch(x, y, number), self._noise(len(x), number))
-        self.watch.note(finite, number)
-        if self.on_nan == "skip" and self._skips(buffers, number):
+        found, finite, replayed = self._gradients(Batch(x, y, step), self._noise(len(x), step))
+        self.watch.note(finite, step)
+        if self.on_nan == "skip" and self._skips(buffers, step):
             return
-        rested = self._rested(step)
+        rested = self._rested(found)
         optimizers = cast("list[LightningOptimizer]", self.optimizers())
         for i, (name, optimizer) in enumerate(zip(self.model.NETWORKS, optimizers, strict=True)):
             # Lightning counts every step of its wrappers in `global_step`. Only the first network steps through one,
             # even if the gate pauses it, so that `global_step` and `max_steps` count batches.
-            gradients, network = () if name in rested else getattr(step, name), getattr(self.model.networks, name)
+            gradients, network = () if name in rested else getattr(found, name), getattr(self.model.networks, name)
             if replayed and gradients and type(optimizer.optimizer) in RECORDED_OPTIMIZERS:
-                self._descend_recorded(name, optimizer.optimizer, network, gradients, self.model.graph_key(number))
+                self._descend_recorded(name, optimizer.optimizer, network, gradients, self.model.graph_key(step))
                 gradients = ()
             if gradients or i == 0:
                 self.descend(optimizer if i == 0 else optimizer.optimizer, network, gradients)
-        self.model.update_averages(number)
+        self.model.update_averages(step)
         # Reading a number makes the CPU wait for the GPU, so it is done only in some batches.
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if number % FINITE_CHECK_INTERVAL == 0 or (interval and (number + 1) % interval == 0):
-            metrics = {name: value.clone() for name, value in step.metrics.items()}  # a replay overwrites them
+        if step % FINITE_CHECK_INTERVAL == 0 or (interval and (step + 1) % interval == 0):
+            metrics = {name: value.clone() for name, value in found.metrics.items()}  # a replay overwrites them
             self._average(list(metrics.values()))
             for name, value in metrics.items():
                 self.log(name, value, prog_bar=name in ON_PROGRESS_BAR)
@@ -217,23 +217,23 @@ class VAEGANModule(L.LightningModule):
                 self.log("skipped_batches", float(self.skipped))
             self.check_losses()
 
-    def _gradients(self, batch: Batch, noise: Noise) -> tuple[Step, Tensor, bool]:
+    def _gradients(self, batch: Batch, noise: Noise) -> tuple[Gradients, Tensor, bool]:
         """Return the gradients of a batch, which of them are finite, and whether a CUDA graph was replayed."""
-        number, key = batch.number, self.model.graph_key(batch.number)
+        step, key = batch.step, self.model.graph_key(batch.step)
 
-        def compute(x: Tensor, y: Tensor | None, *random: Tensor) -> tuple[Step, Tensor]:
-            step = self.model.gradients(Batch(x, y, number), Noise(*random))
-            self._average([*step.encoder, *step.decoder, *step.discriminator])
-            finite = self.watch.finite(step)
+        def compute(x: Tensor, y: Tensor | None, *random: Tensor) -> tuple[Gradients, Tensor]:
+            found = self.model.gradients(Batch(x, y, step), Noise(*random))
+            self._average([*found.encoder, *found.decoder, *found.discriminator])
+            finite = self.watch.finite(found)
             self._average([finite])
-            return step, finite
+            return found, finite
 
         assert noise.uniform is not None
         inputs = (batch.x, batch.y, noise.epsilon, noise.z_p, noise.uniform)
         if self.recordings is None or key is None:
             return *compute(*inputs), False
-        (step, finite), replayed = self.recordings(("gradients", key), batch.x.shape, compute, *inputs)
-        return step, finite, replayed
+        (found, finite), replayed = self.recordings(("gradients", key), batch.x.shape, compute, *inputs)
+        return found, finite, replayed
 
     def _descend_recorded(
         self, name: str, optimizer: Optimizer, network: nn.Module, gradients: tuple[Tensor, ...], key: int | None
@@ -248,20 +248,20 @@ class VAEGANModule(L.LightningModule):
         where = gradients[0].data_ptr()
         self.recordings((name, key), (options(optimizer), where), step)
 
-    def _rested(self, step: Step) -> set[str]:
+    def _rested(self, gradients: Gradients) -> set[str]:
         """Return the networks that the gate pauses."""
-        if self.model.gate is None or step.cost_real is None or step.cost_fake is None:
+        if self.model.gate is None or gradients.cost_real is None or gradients.cost_fake is None:
             return set()
-        self._average([step.cost_real, step.cost_fake])
-        moves = self.model.gate(step.cost_real.item(), step.cost_fake.item())
+        self._average([gradients.cost_real, gradients.cost_fake])
+        moves = self.model.gate(gradients.cost_real.item(), gradients.cost_fake.item())
         return {name for name, move in zip(("decoder", "discriminator"), moves, strict=True) if not move}
 
-    def _noise(self, batch: int, number: int) -> Noise:
-        """Return the random numbers of a batch, a function of the seed and the batch's number only.
+    def _noise(self, batch: int, step: int) -> Noise:
+        """Return the random numbers of a batch, a function of the seed and the index of the step only.
 
         Every device draws them for the joint batch and keeps its own rows, as `EpochSampler` distributes the images.
         """
-        seed = np.random.SeedSequence([self.seed, number]).generate_state(1)[0]
+        seed = np.random.SeedSequence([self.seed, step]).generate_state(1)[0]
         generator = torch.Generator(self.device).manual_seed(int(seed))
         rank, devices = self.global_rank, self.trainer.world_size
         shape = (2, batch * devices, self.model.networks.latent_dim)
@@ -291,7 +291,7 @@ class VAEGANModule(L.LightningModule):
         optimizer.step()
         network.zero_grad()
 
-    def _skips(self, buffers: Sequence[Tensor], number: int) -> bool:
+    def _skips(self, buffers: Sequence[Tensor], step: int) -> bool:
         """Return whether to skip this batch; if so, restore the running statistics.
 
         Raises:
@@ -309,7 +309,7 @@ class VAEGANModule(L.LightningModule):
         self.skipped += 1
         self.skipped_in_a_row += 1
         if self.global_rank == 0:
-            log.warning("batch %d is skipped, %d so far: %s not finite", number + 1, self.skipped, ", ".join(lost[1]))
+            log.warning("batch %d is skipped, %d so far: %s not finite", step + 1, self.skipped, ", ".join(lost[1]))
         return True
 
     def check_losses(self) -> None:
@@ -321,17 +321,15 @@ class VAEGANModule(L.LightningModule):
         lost = self.watch.found()
         if lost is None:
             return
-        number, names = lost
+        step, names = lost
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        listing = Path(self.trainer.default_root_dir) / f"lost_in_batch_{number + 1}.txt"
+        listing = Path(self.trainer.default_root_dir) / f"not_finite_in_batch_{step + 1}.txt"
         if self.trainer.is_global_zero and data is not None:
             with suppress(OSError):  # the message matters more
-                listing.write_text(
-                    "".join(f"{path}\n" for path in data.files_of_batch(number)), errors="surrogateescape"
-                )
+                listing.write_text("".join(f"{path}\n" for path in data.files_of_batch(step)), errors="surrogateescape")
         raise UserError(
-            f"{', '.join(names)} not finite in batch {number + 1} of the run, epoch "
-            f"{number // int(self.trainer.num_training_batches) + 1}; training stopped, models and checkpoints saved "
+            f"{', '.join(names)} not finite in batch {step + 1} of the run, epoch "
+            f"{step // int(self.trainer.num_training_batches) + 1}; training stopped, models and checkpoints saved "
             f"before are kept; the batch's files are listed in {listing}; lower the learning rates optimizer.*.lr, or "
             "set on_nan=skip"
         )

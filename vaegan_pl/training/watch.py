@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from vaegan_pl.model.generative import Step
+from vaegan_pl.model.generative import Gradients
 
 
 class FiniteWatch:
@@ -24,15 +24,15 @@ class FiniteWatch:
         self.names = (*losses, *(f"the {name}'s gradient" for name in networks))
         self.first = torch.full((len(self.names),), torch.inf)
 
-    def finite(self, step: Step) -> Float[Tensor, " watched"]:
+    def finite(self, gradients: Gradients) -> Float[Tensor, " watched"]:
         """Return 1 for each watched value that is finite, 0 for the others."""
-        norms = [get_total_norm(getattr(step, name)) for name in self.networks]
-        return torch.stack([*(step.metrics[name] for name in self.losses), *norms]).isfinite().float()
+        norms = [get_total_norm(getattr(gradients, name)) for name in self.networks]
+        return torch.stack([*(gradients.metrics[name] for name in self.losses), *norms]).isfinite().float()
 
-    def note(self, finite: Float[Tensor, " watched"], number: int) -> None:
-        """Record what was not finite, on any device, in the batch with this number."""
+    def note(self, finite: Float[Tensor, " watched"], step: int) -> None:
+        """Record what was not finite, on any device, in the batch of this step."""
         first = self.first.to(finite.device)
-        self.first = torch.where(finite < 1, first.clamp_max(number), first)
+        self.first = torch.where(finite < 1, first.clamp_max(step), first)
 
     def found(self) -> tuple[int, list[str]] | None:
         """Return the first batch with values that were not finite, and their names; this reads numbers from the GPU."""
