@@ -219,7 +219,7 @@ class WandB(WandbLogger):
         project = project or os.environ.get("WANDB_PROJECT") or "vaegan_pl"
         if len(project) > 128 or {*project} & {*"/\\#?%:"}:
             raise UserError(
-                f"logger.wandb.project={printable(project)}: must have at most 128 characters, without any of /\\#?%:"
+                f"logger.wandb.project={printable(project)}: must be at most 128 characters, without any of /\\#?%:"
             )
         super().__init__(offline=self.mode == "offline", project=project, **options)
         self._settings = {**self.SETTINGS, **_checked(settings or {})}
