@@ -156,9 +156,9 @@ def run_command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str | None]:
 
 @pytest.fixture(scope="session")
 def mri_root() -> Path:
-    """The real images: $VAEGAN_MRI_ROOT, or a folder beside the checkout; skips where neither is there."""
-    beside = Path(__file__).parents[2] / "shared" / "brain-tumor-mri"
-    root = Path(os.environ.get("VAEGAN_MRI_ROOT", beside))
+    """The real images: $VAEGAN_MRI_ROOT, or a folder next to the checkout; skips if there is neither."""
+    neighbour = Path(__file__).parents[2] / "shared" / "brain-tumor-mri"
+    root = Path(os.environ.get("VAEGAN_MRI_ROOT", neighbour))
     if not root.is_dir():
         pytest.skip(f"real MRI folder not found at {root}; set VAEGAN_MRI_ROOT")
     return root

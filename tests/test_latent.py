@@ -55,7 +55,7 @@ def test_between_two_images_it_goes_from_one_reconstruction_to_the_other(
     assert run_command(latent, "latent", *options) is None
     with Image.open("out/interpolate.png") as still:
         assert "Trained on" not in still.info  # it is in the picture
-        provenance = "original images beside synthetic; trained on PHANTOMS (drawings, not MRI)"
+        provenance = "original images next to synthetic; trained on PHANTOMS (drawings, not MRI)"
         assert still.info["Description"] == provenance
         np.testing.assert_allclose(tile(still, 0, 0), grey(image("x")), atol=0.51)
         np.testing.assert_allclose(tile(still, 0, 4), grey(image("y")), atol=0.51)

@@ -1,4 +1,4 @@
-"""The training images beside a sample."""
+"""The training images that are similar to a sample."""
 
 from pathlib import Path
 
