@@ -25,7 +25,7 @@ from vaegan_pl.model.losses import Prior
 from .conftest import adversary_with, networks_with
 
 ADVERSARY: dict[str, list[Any]] = {
-    "game": ["saturating", "non_saturating", "hinge"],
+    "game": ["saturating", "non_saturating"],
     "lecam": [0.0, 0.3],
     "diffaugment": [[], ["brightness", "translation", "cutout"]],
     "norm and r1": [("batch", 0.0), ("spectral", 0.0), ("group", 2.0)],
@@ -88,14 +88,14 @@ def digests(options: dict[str, Any]) -> list[str]:
 
 def _model(options: dict[str, Any]) -> GenerativeModel:
     if options["kind"] == "VAE":
-        return VAE(_networks(discriminator_channels=None), options["sigma"], Prior(2.0, 4, options["free_bits"]), None)
+        return VAE(_networks(discriminator_channels=None), options["sigma"], Prior(2.0, options["free_bits"]), None)
     norm, r1 = options["norm and r1"]
     adversary = adversary_with(**{name: options[name] for name in ("game", "lecam", "diffaugment")}, r1=r1)
     networks = {"discriminator_norm": norm, "classes": options["classes"]}
     if options["kind"] == "GAN":
         return GAN(_networks(encoder_channels=None, **networks), adversary, None)
     own = {name: options[name] for name in ("fakes", "batch_norm", "adversarial", "sigma", "normalised_similarity")}
-    prior = Prior(1.0, 4, 0.1 if options["classes"] else 0.0)
+    prior = Prior(1.0, 0.1 if options["classes"] else 0.0)
     return VAEGAN(
         _networks(**networks),
         gamma=0.3,

@@ -109,7 +109,7 @@ def vaegan(networks: Networks, **changes: Any) -> VAEGAN:
         "batch_norm": "separate",
         "adversarial": True,
         "gate": None,
-        "prior": Prior(1.0, 0, 0.0),
+        "prior": Prior(1.0, 0.0),
         "adversary": adversary_with(),
         "ema": None,
     }

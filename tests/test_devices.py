@@ -125,7 +125,6 @@ STABILISERS = [
     "model.networks.discriminator_norm=spectral",
     "model.ema=0.9",
     "model.sigma=0.5",
-    "model.prior.warm_up=4",
     "model.adversary.game=non_saturating",
     "model.adversary.diffaugment=[brightness,translation,cutout]",
     "model.adversary.r1=1.0",

@@ -95,7 +95,7 @@ def test_an_own_loss_is_descended_logged_and_recorded(follow: Run) -> None:
     options = {"gamma": 1.0, "similarity_layer": "conv3", "normalised_similarity": False, "sigma": None, "ema": None}
     own = EdgeVAEGAN(
         0.5, networks=networks_with(), fakes="both", batch_norm="paired", adversarial=True, gate=None,
-        prior=Prior(1.0, 0, 0.0), adversary=adversary_with(), **options,
+        prior=Prior(1.0, 0.0), adversary=adversary_with(), **options,
     )  # fmt: skip
     x, x_tilde = torch.randn(2, 3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     error = (x - x_tilde).numpy()

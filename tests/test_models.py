@@ -151,7 +151,6 @@ def test_a_resumed_run_ends_with_the_same_bits(run_command: Run) -> None:
         "model.adversary.lecam=0.1",
         "model.adversary.r1=1.0",
         "model.adversary.diffaugment=[brightness,translation]",
-        "model.prior.warm_up=6",
         "model.networks.discriminator_norm=spectral",
     ]
     assert run_command(train, "train", *options, "hydra.run.dir=whole") is None

@@ -88,7 +88,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
         ["experiment=larsen_plus", "model.networks.discriminator_norm=spectral", "model.adversary.r1=1.0"],
         ["model=larsen", "model/gate=equilibrium"],
         ["model=larsen", "optimizer=larsen2015", "on_nan=skip"],
-        ["model=larsen", "model.prior.warm_up=7", "model.networks.classes=4"],
+        ["model=larsen", "model.prior.free_bits=0.1", "model.networks.classes=4"],
         ["model=gan", "model.networks.encoder_channels=null"],
         ["model=vae", "model.networks.discriminator_channels=null"],
     ],
@@ -222,10 +222,9 @@ def test_an_optimizer_is_capturable_only_while_it_is_recorded() -> None:
     ("changes", "phases"),
     [
         ({}, {0: 0, 1: 0, 16: 0, 5000: 0}),
-        ({"prior": Prior(1.0, 10, 0.0)}, {0: None, 8: None, 9: 0}),
         ({"adversary": adversary_with(lecam=0.3)}, {0: None, 889: None, 890: 0}),  # (1 + 890) / (10 + 890) = 0.99
     ],
-    ids=["plain", "warm-up", "LeCam"],
+    ids=["plain", "LeCam"],
 )
 def test_batches_share_a_phase_when_their_numbers_change_nothing(
     changes: dict[str, Any], phases: dict[int, int | None]
@@ -246,7 +245,7 @@ def test_models_and_priors_of_ones_own_are_never_recorded() -> None:
     class Own(VAEGAN):
         pass
 
-    assert vaegan(networks_with(), prior=Cyclic(1.0, 0, 0.0)).graph_key(5) is None
+    assert vaegan(networks_with(), prior=Cyclic(1.0, 0.0)).graph_key(5) is None
     own = vaegan(networks_with())
     own.__class__ = Own
     assert own.graph_key(5) is None

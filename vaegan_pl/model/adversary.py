@@ -143,7 +143,7 @@ class Adversary(nn.Module):
     """The adversarial game and its stabilisers.
 
     Args:
-        game: `saturating` (Algorithm 1), `non_saturating` or `hinge`; see `losses.GAMES`.
+        game: `saturating` (Algorithm 1) or `non_saturating`; see `losses.GAMES`.
         diffaugment: the augmentations of `DiffAugment`; an empty list switches it off.
         r1: weight of the penalty on the discriminator's gradient at real images, gamma of arXiv 1801.04406, eq. 9;
             0 switches it off.
@@ -164,7 +164,6 @@ class Adversary(nn.Module):
         self.name = game
         self.game = GAMES[game]
         self.zero_sum = game == "saturating"
-        self.in_nats = game != "hinge"
         self.diffaugment = DiffAugment(diffaugment) if diffaugment else None
         self.uniform = DiffAugment.DRAWS if diffaugment else 0
         self.r1 = r1
@@ -266,13 +265,11 @@ class Adversary(nn.Module):
         return torch.stack([self.game.decoder(logits) for logits in fakes]).sum()
 
     def check_gate(self, gate: object) -> None:
-        """Check that a gate can compare the costs of this game, and does not skip penalties.
+        """Check that a gate does not skip the penalty of R1.
 
         Raises:
-            ValueError: if there is a gate in a game whose costs are not in nats, or together with R1.
+            ValueError: if there is a gate and R1 has a weight.
         """
-        if gate is not None and not self.in_nats:
-            raise ValueError("model.gate: weighs costs in nats; take model.adversary.game=saturating or non_saturating")
         if gate is not None and self.r1:
             raise ValueError(
                 "model.gate: may rest the discriminator where its penalty is due; take model.adversary.r1=0"

@@ -118,7 +118,6 @@ class VAEGAN(GenerativeModel):
         self.gate = gate
         self.prior = prior
         self.adversary = adversary
-        self.costs_in_nats = adversary.in_nats
         self.uniform = adversary.uniform
 
     def gradients(self, batch: Batch, noise: Noise) -> Gradients:
@@ -135,7 +134,7 @@ class VAEGAN(GenerativeModel):
         mu, log_variance = enc(x, y)
         z = mu + (0.5 * log_variance).exp() * noise.epsilon
         # L_prior <- D_KL(q(Z|X) || p(Z))
-        l_prior = self.prior(mu, log_variance, batch.step)
+        l_prior = self.prior(mu, log_variance)
         # X_tilde <- Dec(Z)
         # Z_p <- samples from prior N(0, I)
         # X_p <- Dec(Z_p)
@@ -172,7 +171,7 @@ class VAEGAN(GenerativeModel):
     def graph_key(self, step: int) -> int | None:
         """See `GenerativeModel.graph_key`."""
         known = (type(self), type(self.prior)) == (VAEGAN, Prior)  # subclasses may use the step in any way
-        return self.adversary.graph_key(step) if known and not self.prior.grows(step) else None
+        return self.adversary.graph_key(step) if known else None
 
     @property
     def _in_l_gan(self) -> list[int]:

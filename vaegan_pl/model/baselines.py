@@ -41,14 +41,13 @@ class VAE(GenerativeModel):
         mu, log_variance = self.networks.encoder(batch.x, batch.y)
         x_tilde = self.networks.decoder(mu + (0.5 * log_variance).exp() * noise.epsilon, batch.y)
         pixel = pixel_likelihood(batch.x, x_tilde, self.sigma)
-        every = grad(self.prior(mu, log_variance, batch.step) + pixel, [*theta[0], *theta[1]])
+        every = grad(self.prior(mu, log_variance) + pixel, [*theta[0], *theta[1]])
         metrics = {"loss/prior": kl_divergence(mu, log_variance), "loss/pixel": pixel}
         return Gradients(detached(metrics), encoder=every[: len(theta[0])], decoder=every[len(theta[0]) :])
 
     def graph_key(self, step: int) -> int | None:
         """See `GenerativeModel.graph_key`."""
-        known = (type(self), type(self.prior)) == (VAE, Prior)
-        return 0 if known and not self.prior.grows(step) else None
+        return 0 if (type(self), type(self.prior)) == (VAE, Prior) else None
 
     @property
     def description(self) -> dict[str, object]:
@@ -78,7 +77,6 @@ class GAN(GenerativeModel):
         check_part("model.adversary", adversary, Adversary)
         adversary.check_batch_norm(networks)
         self.adversary = adversary
-        self.costs_in_nats = adversary.in_nats
         self.uniform = adversary.uniform
 
     def gradients(self, batch: Batch, noise: Noise) -> Gradients:

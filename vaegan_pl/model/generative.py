@@ -96,9 +96,6 @@ class GenerativeModel(nn.Module, ABC):
     AGAINST_DEFEAT: ClassVar[str] = ""
     """What a user can do if the discriminator wins."""
 
-    costs_in_nats = True
-    """Whether the discriminator's costs are cross-entropies."""
-
     gate: EquilibriumGate | None = None
     """Decides from the discriminator's costs whether to update decoder and discriminator; None always updates both."""
 

@@ -35,7 +35,6 @@ class Prior:
 
     Args:
         weight: weight of L_prior, beta of arXiv 1804.03599; 1 gives the evidence lower bound.
-        warm_up: number of batches over which the weight grows linearly from 0 (arXiv 1602.02282, section 2.2).
         free_bits: nats that each dimension of z may hold at no cost, lambda of arXiv 1606.04934, appendix C.8, with
             means over the batch.
 
@@ -44,7 +43,6 @@ class Prior:
     """
 
     weight: float
-    warm_up: int
     free_bits: float
 
     def __post_init__(self) -> None:
@@ -57,18 +55,11 @@ class Prior:
         """The options as plain values, for model files and records."""
         return {f"prior_{name}": value for name, value in vars(self).items()}
 
-    def grows(self, step: int) -> bool:
-        """Whether the weight is still growing at a step, counted from 0."""
-        return step + 1 < self.warm_up
-
-    def __call__(
-        self, mean: Float[Tensor, "batch latent"], log_variance: Float[Tensor, "batch latent"], step: int
-    ) -> Scalar:
-        """The encoder's loss, in nats, at a step, counted from 0."""
-        weight = self.weight * min(1.0, (step + 1) / max(1, self.warm_up))
+    def __call__(self, mean: Float[Tensor, "batch latent"], log_variance: Float[Tensor, "batch latent"]) -> Scalar:
+        """The encoder's loss, in nats."""
         if not self.free_bits:
-            return weight * kl_divergence(mean, log_variance)
-        return weight * (0.5 * _twice_kl_by_dimension(mean, log_variance).mean(0)).clamp_min(self.free_bits).sum()
+            return self.weight * kl_divergence(mean, log_variance)
+        return self.weight * (0.5 * _twice_kl_by_dimension(mean, log_variance).mean(0)).clamp_min(self.free_bits).sum()
 
 
 def feature_likelihood(
@@ -146,16 +137,6 @@ def fake_cost(logits: Logits) -> Scalar:
     return F.softplus(at_least_float32(logits)).mean()
 
 
-def hinge_real_cost(logits: Logits) -> Scalar:
-    """max(0, 1 - logit), mean over images (arXiv 1705.02894)."""
-    return F.relu(1 - at_least_float32(logits)).mean()
-
-
-def hinge_fake_cost(logits: Logits) -> Scalar:
-    """max(0, 1 + logit), mean over images (arXiv 1705.02894)."""
-    return F.relu(1 + at_least_float32(logits)).mean()
-
-
 @dataclass(frozen=True)
 class Game:
     """The costs of both players in the adversarial game, as functions of the logits of a batch.
@@ -174,6 +155,5 @@ class Game:
 GAMES = {
     "saturating": Game(real_cost, fake_cost, lambda logits: -fake_cost(logits)),
     "non_saturating": Game(real_cost, fake_cost, real_cost),
-    "hinge": Game(hinge_real_cost, hinge_fake_cost, lambda logits: -at_least_float32(logits).mean()),
 }
-"""Goodfellow et al.'s minimax game and its non-saturating form (arXiv 1406.2661, section 3), and the hinge game."""
+"""Goodfellow et al.'s minimax game and its non-saturating form (arXiv 1406.2661, section 3)."""

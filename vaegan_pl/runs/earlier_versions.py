@@ -30,6 +30,10 @@ def update(stored: dict[Any, Any]) -> None:
             node = node.get(name) if isinstance(node, dict) else None
         if isinstance(node, dict) and isinstance(node.get(last), dict) and known.items() <= node[last].items():
             del node[last]
+    model = stored.get("model")
+    prior = model.get("prior") if isinstance(model, dict) else None
+    if isinstance(prior, dict) and prior.get("warm_up") == 0:
+        del prior["warm_up"]  # earlier versions could let its weight grow
     optimizer = stored.get("optimizer")
     schedule = optimizer.get("schedule") if isinstance(optimizer, dict) else None
     if isinstance(optimizer, dict) and isinstance(schedule, dict) and schedule.get("_target_") == _POWER_DECAY:

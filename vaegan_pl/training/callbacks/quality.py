@@ -90,7 +90,7 @@ class Quality(L.Callback):
         decoded = "prior" if "discriminator/cost_prior" in metrics else "reconstruction"
         for name in ("real", decoded):
             cost = metrics.get(f"discriminator/cost_{name}")
-            if cost is not None and float(cost) < self.WON and model.costs_in_nats:
+            if cost is not None and float(cost) < self.WON:
                 self._warn(
                     trainer,
                     f"the discriminator has won (its cost of {name} images is {float(cost):.4f} nats) and "
