@@ -512,6 +512,15 @@ def test_modules_have_moved_to_where_the_table_says(before: str, now: str) -> No
     import_module(now.rstrip("."))
 
 
+def test_options_that_had_no_effect_are_dropped_from_earlier_configurations() -> None:
+    stored = {"model": {"prior": {"weight": 1.0, "warm_up": 0, "free_bits": 0.0}}}
+    earlier_versions.update(stored)
+    assert stored == {"model": {"prior": {"weight": 1.0, "free_bits": 0.0}}}
+    grown = {"model": {"prior": {"weight": 1.0, "warm_up": 225}}}
+    earlier_versions.update(grown)
+    assert grown["model"]["prior"]["warm_up"] == 225  # which nothing accepts any more
+
+
 HOSTILE = {
     "callbacks.console.directory": "/elsewhere",
     "callbacks.model_file.path": "../../precious",
