@@ -59,7 +59,7 @@ def test_every_option_of_every_group_composes_and_builds(option: str, tmp_path: 
         assert bool(node) == (choice != "none")
     elif group == "data":
         assert isinstance(instantiate(node), ImageFolders)
-    elif group == "optimizer":
+    elif group.startswith("optimizer"):
         weight = torch.nn.Parameter(torch.zeros(1))
         built = instantiate(node, _convert_="all")
         schedule = built.pop("schedule")
@@ -194,6 +194,7 @@ def test_the_schedule_is_chosen_by_name() -> None:
     assert composed("optimizer=larsen2015", "optimizer.schedule=null").optimizer.schedule is None
     cosine = composed("optimizer=larsen2015", "optimizer/schedule=cosine", "trainer.max_epochs=7").optimizer.schedule
     assert cosine.T_max == 7
+    assert driver.identity(["optimizer/schedule=cosine"]) != driver.identity(["optimizer/schedule=power"])
     assert (
         composed("optimizer/schedule=power").optimizer.schedule == composed("optimizer=larsen2015").optimizer.schedule
     )
