@@ -141,7 +141,7 @@ class VAEGANModule(L.LightningModule):
         self._step_schedulers()
 
     def _schedulers(self) -> list[LRScheduler]:
-        return [cast("LRScheduler", config.scheduler) for config in self.trainer.lr_scheduler_configs]
+        return [config.scheduler for config in self.trainer.lr_scheduler_configs]
 
     def _step_schedulers(self) -> None:
         """Step the schedulers to this epoch, in a resumed run from the first: their state follows from the epoch alone.
