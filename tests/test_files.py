@@ -18,7 +18,7 @@ from vaegan_pl.storage.files import (
     read_bytes,
     read_json,
     read_text,
-    strange_entries,
+    unexpected_entries,
 )
 
 
@@ -180,8 +180,8 @@ def test_links_pipes_and_devices_are_found_at_any_depth(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "file").touch()
     (tmp_path / "a" / "inside").symlink_to("../a/file")
-    assert list(strange_entries(tmp_path)) == []
+    assert list(unexpected_entries(tmp_path)) == []
     (tmp_path / "a" / "b" / "link").symlink_to("/etc")
     (tmp_path / "up").symlink_to("..")
     os.mkfifo(tmp_path / "pipe")
-    assert sorted(strange_entries(tmp_path)) == [tmp_path / "a" / "b" / "link", tmp_path / "pipe", tmp_path / "up"]
+    assert sorted(unexpected_entries(tmp_path)) == [tmp_path / "a" / "b" / "link", tmp_path / "pipe", tmp_path / "up"]

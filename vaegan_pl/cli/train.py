@@ -102,9 +102,10 @@ def directory_and_config(config: DictConfig) -> tuple[Path, DictConfig]:
     if config.rerun is not None:
         checks.check_single_options(f"rerun={config.rerun}", overrides)
         config = stored_config.repeat(Path(config.rerun), config, overrides)
-        changes = " ".join(override for override in overrides if not override.startswith("rerun="))
-        log.info("repeats      %s, %s", config.rerun, f"with {changes}" if changes else "with no changes")
     if commands.is_first_process():
+        if config.rerun is not None:
+            changes = " ".join(override for override in overrides if not override.startswith("rerun="))
+            log.info("repeats      %s, %s", config.rerun, f"with {changes}" if changes else "with no changes")
         layout.check_free(directory)
         checks.check_outputs(config, directory)
     return directory, config

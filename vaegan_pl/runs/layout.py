@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from vaegan_pl.errors import UserError
-from vaegan_pl.storage.files import UNFINISHED, printable, strange_entries
+from vaegan_pl.storage.files import UNFINISHED, printable, unexpected_entries
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def check_entries(directory: Path) -> None:
     Raises:
         UserError: if it contains links to other places, pipes, devices, or settings that W&B would read.
     """
-    for entry in strange_entries(directory):
+    for entry in unexpected_entries(directory):
         if _OF_WANDB.match(entry.relative_to(directory.resolve()).as_posix()):
             continue
         raise UserError(

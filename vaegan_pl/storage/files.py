@@ -86,7 +86,7 @@ def is_next_to(path: Path, folder: Path) -> bool:
     return path.is_file() and path.resolve() == folder.resolve() / path.relative_to(folder)
 
 
-def strange_entries(folder: Path) -> Iterator[Path]:
+def unexpected_entries(folder: Path) -> Iterator[Path]:
     """Links that lead out of a folder, pipes and devices in it, at any depth; no run's directory contains them."""
     top = folder.resolve()
     for parent, folders, files in os.walk(top):
