@@ -194,7 +194,7 @@ def test_the_schedule_is_chosen_by_name() -> None:
     assert composed("optimizer=larsen2015", "optimizer.schedule=null").optimizer.schedule is None
     cosine = composed("optimizer=larsen2015", "optimizer/schedule=cosine", "trainer.max_epochs=7").optimizer.schedule
     assert cosine.T_max == 7
-    assert driver.identity(["optimizer/schedule=cosine"]) != driver.identity(["optimizer/schedule=power"])
+    assert identity(["optimizer/schedule=cosine"]) != identity(["optimizer/schedule=power"])
     assert (
         composed("optimizer/schedule=power").optimizer.schedule == composed("optimizer=larsen2015").optimizer.schedule
     )
