@@ -1,7 +1,7 @@
 """Algorithm 1 of Larsen et al. (arXiv 1512.09300): one training step of the VAE/GAN.
 
-As printed, the last update is `theta_Dis <- theta_Dis - grad L_GAN` with L_GAN a log-likelihood, which would make the
-discriminator worse. As in all working code, L_GAN here is the binary cross-entropy
+As printed, L_GAN is a log-likelihood, and the last two updates have the wrong sign: the discriminator would get worse and
+the decoder would help it. As in all working code, L_GAN here is the binary cross-entropy
 `-(log Dis(x) + log(1 - Dis(x_tilde)) + log(1 - Dis(x_p)))`: the discriminator descends it and the decoder ascends it.
 """
 
@@ -123,8 +123,8 @@ class VAEGAN(GenerativeModel):
     def gradients(self, batch: Batch, noise: Noise) -> Gradients:
         """All gradients of one iteration of Algorithm 1; see `GenerativeModel.gradients`.
 
-        Each loss is differentiated once, with respect to the decoded images. Both results continue from there by the
-        chain rule.
+        Each loss is differentiated once, with respect to the decoded images X_tilde and X_p. From there, the gradient of
+        L_llike continues to z and the encoder; gamma times it, minus that of L_GAN, continues to the decoder.
         """
         enc, dec, dis = self.networks.encoder, self.networks.decoder, self.networks.discriminator
         theta_enc, theta_dec = tuple(enc.parameters()), tuple(dec.parameters())
@@ -136,23 +136,24 @@ class VAEGAN(GenerativeModel):
         # L_prior <- D_KL(q(Z|X) || p(Z))
         l_prior = self.prior(mu, log_variance)
         # X_tilde <- Dec(Z)
-        # Z_p <- samples from prior N(0, I)
+        # Z_p <- samples from prior N(0, I), drawn by the caller
         # X_p <- Dec(Z_p)
         decoded = self._decode(z, noise.z_p, y)
-        # L_llike <- -E_q(Z|X)[p(Dis_l(X)|Z)]
+        # L_llike <- -E_q(Z|X)[log p(Dis_l(X)|Z)], printed without the log
         seen, dis_l = self._discriminate([x, *decoded], y, noise.uniform)
         likelihoods = self.likelihoods(x, decoded[0], dis_l)
         l_llike = torch.stack([*likelihoods.values()]).sum()
         g_llike_decoded = grad(l_llike, decoded, retain_graph=True, materialize_grads=True)
-        # L_GAN <- log(Dis(X)) + log(1 - Dis(X_tilde)) + log(1 - Dis(X_p)); `gan` holds gradients of its negative
+        # L_GAN <- -(log(Dis(X)) + log(1 - Dis(X_tilde)) + log(1 - Dis(X_p))), with the sign changed (see above)
         gan = self.adversary.gan_gradients(seen, decoded if self.adversarial else [], dis, y, batch.step)
 
+        # The updates, of which these are the gradients; `VAEGANModule.training_step` then steps all three optimizers:
         # theta_Enc <- theta_Enc - grad (L_prior + L_llike)
         (g_llike_z,) = grad(decoded, z, grad_outputs=g_llike_decoded, retain_graph=True)
         g_enc = grad([l_prior, z], theta_enc, grad_outputs=[torch.ones_like(l_prior), g_llike_z])
         # theta_Dec <- theta_Dec - grad (gamma L_llike - L_GAN)
         g_decoded = [self.gamma * g_llike for g_llike in g_llike_decoded]
-        if self.adversarial:  # `decoder_pull` is the gradient of -L_GAN
+        if self.adversarial:  # `decoder_pull` is the gradient of -L_GAN, or of the decoder's cost in another game
             g_decoded = [g_llike + pull for g_llike, pull in zip(g_decoded, gan.decoder_pull, strict=True)]
         g_dec = grad(decoded, theta_dec, grad_outputs=g_decoded)
         # theta_Dis <- theta_Dis - grad L_GAN
@@ -178,7 +179,7 @@ class VAEGAN(GenerativeModel):
         """Indices of X_tilde (0) and X_p (1), those that enter L_GAN."""
         return {"both": [0, 1], "reconstruction": [0], "prior": [1]}[self.fakes]
 
-    def feature_likelihood(self, dis_l_x: Tensor, dis_l_x_tilde: Tensor) -> Tensor:
+    def l_llike(self, dis_l_x: Tensor, dis_l_x_tilde: Tensor) -> Tensor:
         """L_llike of two feature maps, in nats."""
         if self.normalised_similarity:
             pixels = self.networks.image_channels * self.networks.image_size**2
@@ -199,7 +200,7 @@ class VAEGAN(GenerativeModel):
             Scalars in nats: `loss/llike` of Dis_l, and `loss/pixel` if `sigma` is set.
         """
         # Dis_l(X) is a constant target, although with shared batch norm it depends on X_tilde.
-        terms = {"loss/llike": self.feature_likelihood(dis_l[0].detach(), dis_l[1])}
+        terms = {"loss/llike": self.l_llike(dis_l[0].detach(), dis_l[1])}
         if self.sigma is not None:
             terms["loss/pixel"] = pixel_likelihood(x, x_tilde, self.sigma)
         return terms

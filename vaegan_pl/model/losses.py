@@ -20,7 +20,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def kl_divergence(mean: Float[Tensor, "batch latent"], log_variance: Float[Tensor, "batch latent"]) -> Scalar:
-    """L_prior = D_KL(q(z|x) || N(0, I)) in nats: summed over the latent, mean over images (paper, eq. 2)."""
+    """L_prior = D_KL(q(z|x) || N(0, I)) in nats: summed over the latent, mean over images (paper, section 2.1)."""
     return 0.5 * _twice_kl_by_dimension(mean, log_variance).sum(1).mean()
 
 
@@ -65,7 +65,7 @@ class Prior:
 def feature_likelihood(
     features_x: Float[Tensor, "batch *feature"], features_x_tilde: Float[Tensor, "batch *feature"]
 ) -> Scalar:
-    """L_llike = -E_q[log p(Dis_l(x)|z)] without its constant (paper, eqs. 7 and 8).
+    """L_llike = -E_q[log p(Dis_l(x)|z)] without its constant (paper, section 2.3).
 
     Dis_l(x) is Gaussian around Dis_l(x_tilde) with unit variance, so this is half the squared distance, summed
     over features, mean over images.

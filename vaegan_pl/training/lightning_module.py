@@ -383,7 +383,7 @@ class VAEGANModule(L.LightningModule):
         if isinstance(self.model, VAEGAN):
             layer = self.model.similarity_layer
             features = (networks.discriminator(images, y)[1][layer] for images in (x, x_tilde))
-            self.llike.update(self.model.feature_likelihood(*features), len(x))
+            self.llike.update(self.model.l_llike(*features), len(x))
             names.append("llike")
         for name in names:
             self.log(f"validation/{name}", getattr(self, name))
