@@ -1,8 +1,8 @@
 """Recognises slices of the public brain-tumour set by their pixels, and the patients they come from.
 
-The tumour images of the Kaggle dataset "Brain Tumor MRI Dataset" are slices that Cheng et al. published on figshare (doi
-10.6084/m9.figshare.1512427, CC BY 4.0), copied, mirrored and re-encoded. Their authors' five cross-validation folds
-divide by patient; patient codes are known for half of the slices only. `figshare.csv` has a signature, the fold and the
+The tumour images of the Kaggle dataset "Brain Tumor MRI Dataset" are slices that Cheng et al. published on figshare
+(doi 10.6084/m9.figshare.1512427, CC BY 4.0), copied, mirrored and re-encoded. Their authors' five cross-validation folds
+divide by patient. Patient codes are known for half of the slices only. `figshare.csv` has a signature, the fold and the
 patient of each slice; `tests/figshare_table.py` makes it.
 """
 
@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, UInt8
 from numpy import ndarray
 
 FOLDS = 5
@@ -22,8 +22,8 @@ _BITS = _KEPT**2 - 1
 _MOST_DIFFERENT = 16
 """Bits in which the signatures of two images of one slice may differ, of 255.
 
-Re-encoding and resizing (JPEG quality 60, 150 to 512 pixels) change 14 at most; slices of patients in different folds differ
-in 18 at least.
+Re-encoding and resizing (JPEG quality 60, 150 to 512 pixels) change 14 at most. Slices of patients in different folds
+differ in 18 at least.
 """
 
 _AT_ONCE = 4096
@@ -79,17 +79,17 @@ def _above_median(frequencies: Float32[ndarray, "image 16 16"]) -> UInt8[ndarray
     return (values > np.median(values, axis=1, keepdims=True)).astype(np.uint8)
 
 
-def _turns() -> list[Int64[ndarray, " 255"]]:
+def _turns() -> list[ndarray]:
     """For each of `copies.TURNS`, the sign of each frequency in an image so turned: odd ones change along the axis."""
     odd = np.where(np.arange(_KEPT) % 2, -1, 1)
     ones = np.ones(_KEPT, dtype=int)
     return [np.outer(rows, columns).ravel()[1:] for rows in (ones, odd) for columns in (ones, odd)]
 
 
-def _signs(of: Signatures, turn: Int64[ndarray, " 255"] | None = None) -> Float32[ndarray, "image 255"]:
+def _signs(of: Signatures, turn: ndarray | None = None) -> Float32[ndarray, "image 255"]:
     """Signatures as signs; of the images turned, up to the few bits by which their median is another."""
     signs = np.unpackbits(of, axis=1, count=_BITS).astype(np.float32) * 2 - 1
-    return signs if turn is None else signs * turn.astype(np.float32)
+    return np.asarray(signs if turn is None else signs * turn.astype(np.float32))
 
 
 @cache

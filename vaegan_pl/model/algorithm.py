@@ -1,7 +1,7 @@
 """Algorithm 1 of Larsen et al. (arXiv 1512.09300): one training step of the VAE/GAN.
 
-As printed, L_GAN is a log-likelihood, and the last two updates have the wrong sign: the discriminator would get worse and
-the decoder would help it. As in all working code, L_GAN here is the binary cross-entropy
+As printed, L_GAN is a log-likelihood, and the last two updates have the wrong sign: the discriminator would get worse,
+and the decoder would help it. As in all working code, L_GAN here is the binary cross-entropy
 `-(log Dis(x) + log(1 - Dis(x_tilde)) + log(1 - Dis(x_p)))`: the discriminator descends it and the decoder ascends it.
 """
 
@@ -123,8 +123,8 @@ class VAEGAN(GenerativeModel):
     def gradients(self, batch: Batch, noise: Noise) -> Gradients:
         """All gradients of one iteration of Algorithm 1; see `GenerativeModel.gradients`.
 
-        Each loss is differentiated once, with respect to the decoded images X_tilde and X_p. From there, the gradient of
-        L_llike continues to z and the encoder; gamma times it, minus that of L_GAN, continues to the decoder.
+        Each loss is differentiated once, with respect to the decoded images. From there, the gradient of L_llike continues
+        to z and the encoder; gamma times it, minus that of L_GAN, continues to the decoder.
         """
         enc, dec, dis = self.networks.encoder, self.networks.decoder, self.networks.discriminator
         theta_enc, theta_dec = tuple(enc.parameters()), tuple(dec.parameters())
