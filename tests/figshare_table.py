@@ -1,7 +1,7 @@
 """Make `vaegan_pl/data/figshare.csv`: `python -m tests.figshare_table IMAGES PATIENTS.csv`.
 
 IMAGES is the public dataset. PATIENTS.csv has the columns path, cheng_slice, cheng_fold (1 to 5) and patient for the
-files that show slices of Cheng et al. Versions of a slice whose signatures agree, up to a few bits and turns, share a row.
+files that show slices of Cheng et al. Versions of a slice whose signatures agree, up to a few bits, share a row.
 """
 
 import csv

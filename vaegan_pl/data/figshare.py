@@ -1,8 +1,8 @@
 """Recognises slices of the public brain-tumour set by their pixels, and the patients they come from.
 
 The tumour images of the Kaggle dataset "Brain Tumor MRI Dataset" are slices that Cheng et al. published on figshare
-(doi 10.6084/m9.figshare.1512427, CC BY 4.0), copied, mirrored and re-encoded. Their authors' five cross-validation folds
-divide by patient. Patient codes are known for half of the slices only. `figshare.csv` has a signature, the fold and the
+(doi 10.6084/m9.figshare.1512427, CC BY 4.0), copied, mirrored and re-encoded. Their five cross-validation folds divide
+by patient. Patient codes are known for half of the slices only. `figshare.csv` has the signature, the fold and the
 patient of each slice; `tests/figshare_table.py` makes it.
 """
 
@@ -71,7 +71,8 @@ def recognise(found: Signatures) -> list[Slice | None]:
 def _frequencies(images: UInt8[ndarray, "image 64 64"]) -> Float32[ndarray, "image 16 16"]:
     n = np.arange(_SIDE)
     basis = np.cos(np.pi * (n + 0.5) * np.arange(_KEPT)[:, None] / _SIDE).astype(np.float32)
-    return np.asarray(basis @ images.astype(np.float32) @ basis.T)
+    found: ndarray = basis @ images.astype(np.float32) @ basis.T
+    return found
 
 
 def _above_median(frequencies: Float32[ndarray, "image 16 16"]) -> UInt8[ndarray, "image 255"]:
