@@ -110,8 +110,8 @@ def test_offline_or_without_kagglehub_one_line_says_what_to_do(
     by_hand = f"or download {page} by hand and unpack it into a folder for data.root"
     monkeypatch.setitem(sys.modules, "kagglehub", SimpleNamespace(dataset_download=offline))
     assert run_command(download, "download") == (
-        f"error: {dataset} cannot be downloaded (no route to host); "
-        f"go online and try again with an output folder that is empty, {by_hand}"
+        f"error: {dataset} could not be downloaded (no route to host); "
+        f"check the connection and try again with an empty output folder, {by_hand}"
     )
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     assert run_command(download, "download") == (

@@ -163,7 +163,7 @@ def test_the_same_seed_gives_the_same_figures_whatever_the_batches(
 
 def test_a_sweep_over_evaluations_is_refused_since_all_would_write_to_one_folder(run_command: Run) -> None:
     message = run_command(evaluate, "evaluate", "--multirun", *DATA, "weights=run/vae_gan_model.pth", "n=40,50")
-    assert message == "error: evaluate has no sweeps; start it without --multirun, once for each output"
+    assert message == "error: evaluate cannot be swept; run it without --multirun, once for each output"
     assert not Path("multirun").exists()
 
 
@@ -239,7 +239,7 @@ def test_a_set_to_share_is_audited_tells_its_origin_and_is_read_again(run_comman
     ("options", "message"),
     [
         (["label=fracture"], "label=fracture: the model knows glioma, meningioma, notumor, pituitary"),
-        (["label=glioma", "n_per_class=3"], "label, n_per_class: take one of them"),
+        (["label=glioma", "n_per_class=3"], "label, n_per_class: use only one of them"),
         (["seed=4294967296"], "seed=4294967296: must lie between 0 and 4294967295"),
         (["n_per_class=0"], "n_per_class=0: must be a whole number of at least 1"),
         (["audit=true"], "data.root is not set; add data.root=VALUE"),
@@ -271,7 +271,7 @@ def test_a_failed_audit_withholds_usefulness(run_command: Run, monkeypatch: pyte
     assert run_command(evaluate, "evaluate", *options) is None
     (model,) = json.loads(Path("failed/metrics.json").read_text())["models"]
     assert model["verdict"] == "FAIL"
-    assert model["usefulness"].startswith("Not shown: the audit of copies failed")
+    assert model["usefulness"].startswith("Not shown: the copy audit failed")
     page = Path("failed/report.html").read_text()
     assert "withheld" in page
     assert "trained on as many samples, tested on real images" not in page
@@ -296,7 +296,7 @@ def test_a_run_that_diverges_ends_with_its_message(run_command: Run) -> None:
 def test_a_set_to_share_needs_a_folder_of_its_own(run_command: Run) -> None:
     assert run_command(sample, "sample", "weights=run/vae_gan_model.pth", "n=1", "output=mixed") is None
     output = run_command(sample, "sample", "weights=run/vae_gan_model.pth", "n_per_class=1", "output=mixed")
-    assert output == "error: output=mixed: holds pictures already; a set to share needs a folder of its own"
+    assert output == "error: output=mixed: already contains pictures; a set to share needs a folder of its own"
 
 
 @pytest.mark.parametrize(("nats", "warned"), [(0.0, []), (100.0, ["real", "prior"])])

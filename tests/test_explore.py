@@ -145,7 +145,7 @@ def test_training_images_are_those_that_the_run_names(run_command: Run) -> None:
             "sets data._target_=os.system, which is not accepted from a run's directory",
         ),
         ("data: {root: '${oc.env:HOME}'}", "the images were in .*HOME}, outside the run's directory"),
-        ("[1, 2]", "does not say which images trained the model"),
+        ("[1, 2]", "does not say which images the model was trained on"),
         ("data: {", "is damaged"),
     ],
 )

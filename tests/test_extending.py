@@ -184,7 +184,7 @@ def test_what_is_no_data_module_of_this_project_is_named(run_command: Run) -> No
     message = run_command(train, "train", *FEW, *PHANTOMS, "data._target_=builtins.dict")
     assert (
         message
-        == "error: data._target_: gives a dict; it must give vaegan_pl.data.datamodule.ImageFolders or a "
+        == "error: data._target_: builds a dict; it must build vaegan_pl.data.datamodule.ImageFolders or a "
         + ("subclass of it")
     )
 

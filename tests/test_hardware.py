@@ -61,21 +61,21 @@ def test_what_is_asked_for_is_respected(asked: str | int, precision: str) -> Non
 
 def test_apples_gpus_have_no_double_precision() -> None:
     assert choose_precision("bf16-mixed", torch.device("mps")) == "bf16-mixed"
-    with pytest.raises(UserError, match=r"trainer\.precision=64-true: .* take trainer\.accelerator=cpu"):
+    with pytest.raises(UserError, match=r"trainer\.precision=64-true: .* use trainer\.accelerator=cpu"):
         choose_precision("64-true", torch.device("mps"))
 
 
 @pytest.mark.parametrize("asked", ["16-mixed", "bf16-true", "transformer-engine", "fast"])
 def test_other_precisions_are_refused(asked: str) -> None:
     with pytest.raises(
-        UserError, match=rf"trainer\.precision={asked}: is not supported; take one of auto, 32-true, bf16"
+        UserError, match=rf"trainer\.precision={asked}: is not supported; use one of auto, 32-true, bf16"
     ):
         choose_precision(asked, CPU)
 
 
 def test_an_unknown_accelerator_is_named_as_it_was_set() -> None:
     assert pick_device("cpu") == CPU
-    with pytest.raises(UserError, match=r"trainer\.accelerator=quantum: .*take trainer\.accelerator=auto"):
+    with pytest.raises(UserError, match=r"trainer\.accelerator=quantum: .*use trainer\.accelerator=auto"):
         pick_device("quantum", "trainer.accelerator")
 
 

@@ -204,7 +204,7 @@ def test_choices_of_a_users_own_folder_are_listed_and_taken(
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("wieghts=m.pth", "did you mean weights"), ("data=brains", "take one of mri"), ("samples", "name=value")],
+    [("wieghts=m.pth", "did you mean weights"), ("data=brains", "use one of mri"), ("samples", "name=value")],
 )
 def test_help_reports_options_that_do_not_exist(
     option: str, message: str, run_command: Callable[..., str | None]

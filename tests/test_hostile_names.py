@@ -529,7 +529,7 @@ def test_the_page_offers_and_compares_hostile_classes_and_models(world: World, p
     page.pick("Class to compare", world.classes[4])
     page.press("button.lg", "Compare the models")
     page.wait(lambda: page.alts("#compared") == [first])
-    page.wait(lambda: f"{last} does not know {world.classes[4]}" in page.told())
+    page.wait(lambda: f"{last} has no class {world.classes[4]}" in page.told())
     page.harmless("VAE/GAN")
     page.pick("Model", last)
     page.wait(lambda: page.text(".banner").endswith(f"VAE/GAN trained on {world.caption}: {last}"))
@@ -538,7 +538,7 @@ def test_the_page_offers_and_compares_hostile_classes_and_models(world: World, p
 
 def test_sliders_and_images_of_hostile_classes(world: World, page: Browser) -> None:
     page.tab("Edit")
-    page.press("button.lg", "Take a held-out image")
+    page.press("button.lg", "Use a held-out image")
     page.wait(lambda: page.sources("#original"))
     before = page.sources("#after")
     sliders = {slider.get_attribute("aria-label").partition("More ")[2]: slider for slider in page.all(SLIDERS)}

@@ -198,7 +198,7 @@ def test_figures_without_end_cost_little(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("step,a\n" + "1,2\n" * 2**20)
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    with pytest.raises(UserError, match=r"metrics\.csv: holds more than"):
+    with pytest.raises(UserError, match=r"metrics\.csv: contains more than"):
         read_series(path)
     with path.open("ab") as file:
         file.truncate(2**40)

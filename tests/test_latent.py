@@ -130,8 +130,8 @@ def test_a_conditional_model_keeps_the_head_and_changes_the_class(run_command: R
     ("options", "message"),
     [
         (["tool=fly"], "tool=fly: must be one of interpolate, attributes, walk"),
-        (["tool=attributes"], "images: give the image or folder"),
-        (["images=x.png"], "interpolate takes two of them; give images=[A,B]"),
+        (["tool=attributes"], "images: tool=attributes needs an image or a folder"),
+        (["images=x.png"], "interpolate needs two images; give images=[A,B]"),
         (["images=[x.png,nowhere.png]"], "images=nowhere.png: no such file or folder"),
         (["images=[x.png,y.png]", "label=a"], "label=a: the model is not conditional"),
         (["tool=attributes", "images=x.png", "label=q"], "label=q: the model knows a, b, c"),

@@ -175,7 +175,7 @@ def test_a_folder_in_the_place_of_a_file_and_a_file_in_that_of_a_folder(run_comm
 def test_phantoms_are_not_buried_under_samples(run_command: Run) -> None:
     Path("mine/PHANTOMS-NOT-MRI.json").write_text('{"what": "phantoms drawn by vaegan_pl; not MRI", "per_class": {}}')
     output = run_command(sample, "sample", "weights=m.pth", "n=1", "output=mine")
-    assert output == "error: output=mine: holds phantoms to train on; write into another folder"
+    assert output == "error: output=mine: contains phantoms to train on; write into another folder"
     assert "per_class" in Path("mine/PHANTOMS-NOT-MRI.json").read_text()
 
 
@@ -222,7 +222,7 @@ def test_a_card_that_somebody_wrote_or_changed_stays() -> None:
         card.write_text(text)
         if text.endswith("x"):
             continue  # what stands after the last line is not part of the card
-        with pytest.raises(UserError, match="was changed since this project wrote it; overwrite=true replaces it"):
+        with pytest.raises(UserError, match="has been changed since this project wrote it; overwrite=true replaces it"):
             model_card.write(path, model_card.text(path, model, ["third"]))
         assert card.read_text() == text
     model_card.write(path, model_card.text(path, model, ["third"]), overwrite=True)

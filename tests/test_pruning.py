@@ -67,7 +67,7 @@ def test_successive_halving_keeps_the_best_third_at_each_rung(tmp_path: Path) ->
 
 
 def test_hyperband_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Hyperband cannot be used here; take SuccessiveHalvingPruner"):
+    with pytest.raises(ValueError, match="Hyperband cannot be used here; use SuccessiveHalvingPruner"):
         Pruning(tmp_path, KID, "minimize", optuna.pruners.HyperbandPruner())
 
 

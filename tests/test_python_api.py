@@ -184,7 +184,7 @@ def test_callbacks_and_loggers_leave_the_files_of_a_run(tmp_path: Path, monkeypa
     with torch.no_grad():
         mean, _ = made.module.model.inference_networks.eval().encoder(x)
     torch.testing.assert_close(vaegan_pl.load("my_run/vae_gan_model.pth").encode(x), mean)
-    with pytest.raises(UserError, match=r"my_run: holds a run already .* choose another directory"):
+    with pytest.raises(UserError, match=r"my_run: already contains a run .* choose another directory"):
         vaegan_pl.build(*options)
 
 
@@ -200,7 +200,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     ("options", "message"),
     [
         (["moedl=x"], "no option moedl; did you mean model"),
-        (["model=nope"], "model=nope: take one of .*larsen_plus"),
+        (["model=nope"], "model=nope: use one of .*larsen_plus"),
         (["data.batch_size=x"], "data.batch_size=x: must be a whole number"),
         (["model.gamma=-1"], "model.gamma=-1: must be"),
         (["+surprise=1"], "no option surprise"),

@@ -278,7 +278,7 @@ def column_of(run: Path, name: str) -> list[str]:
         (["rerun=reference", "resume=reference"], "leave one of them out"),
         (["rerun=reference", "--multirun"], "leave --multirun out"),
         (["rerun=reference", "experiment=larsen_plus"], "experiment= sets many options"),
-        (["rerun=reference", "hydra.run.dir=reference"], "holds a run already"),
+        (["rerun=reference", "hydra.run.dir=reference"], "already contains a run"),
         (["rerun=copy"], "sets callbacks.console._target_=os.system, which is not accepted"),
         (["rerun=linked"], "there is no run in"),
     ],
@@ -676,7 +676,7 @@ def test_a_new_run_does_not_write_over_what_its_callbacks_point_at(run_command: 
         file = Path("mine", name)
         file.write_text("weeks of work")
         message = run_command(train, "train", *FEW, "hydra.run.dir=run", option)
-        assert "in the way of a file that a run writes" in str(message) or "holds a run already" in str(message)
+        assert "in the way of a file that a run writes" in str(message) or "already contains a run" in str(message)
         assert file.read_text() == "weeks of work"
         file.unlink()
     rmtree("mine")

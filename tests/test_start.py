@@ -92,7 +92,7 @@ def test_groups_can_be_left_out(run_command: Run, option: str) -> None:
 def test_a_group_that_is_needed_is_named_with_its_choices(run_command: Run) -> None:
     message = run_command(train, "train", "model=null")
     assert message is not None
-    assert message.startswith("error: model=null: cannot be left out; take one of conditional, gan, larsen,")
+    assert message.startswith("error: model=null: cannot be left out; use one of conditional, gan, larsen,")
 
 
 def test_hydras_working_directory_moves_no_cache_and_no_latest(run_command: Run) -> None:
@@ -219,7 +219,7 @@ def test_options_come_out_of_hydra_as_they_were_meant(text: str) -> None:
         (["trainer.max_epoch=1"], "there is no option trainer.max_epoch; did you mean trainer.max_epochs?"),
         (["data.root=[a,b]"], "data.root=['a', 'b']: must be a single value"),
         (["train"], "train: is not an option; options are written name=value"),
-        (["model.networks.encoder_features=1000000000"], "parameters take"),
+        (["model.networks.encoder_features=1000000000"], "parameters need"),
         (["model.networks._target_=tests.test_start.own_networks"], "cannot be kept in a model file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -100,7 +100,7 @@ def test_jobs_that_fail_are_recorded_and_the_others_run(run_command: Run) -> Non
     """A mistake, and numbers that are lost."""
     swept = ["model.gamma=0.1,-1", "optimizer.decoder.lr=3e-4,1e30"]
     output = run_command(train, "train", "--multirun", *FEW, "trainer.max_epochs=2", *swept)
-    assert output == "error: 3 of 4 jobs failed: 1: " + str(jobs.read(SWEEP / "1").reason)
+    assert output == "error: 3 of 4 jobs failed; job 1: " + str(jobs.read(SWEEP / "1").reason)
     found = jobs.in_directory(SWEEP)
     assert [job.state for job in found] == ["finished", "failed", "failed", "failed"]
     assert "training stopped" in str(found[1].reason)
@@ -181,7 +181,7 @@ def test_a_job_whose_process_is_lost_again_and_again_is_given_up(run_command: Ru
     jobs.Job(SWEEP / "0", overrides, jobs.Objective("validation/kid", "minimize", 1e6), attempts=3).write()
     output = run_command(train, "train", "--multirun", *options, "model.gamma=1")
     assert output is not None
-    assert "1 of 1 jobs failed: 0: its process died 3 times without making progress; it may need more memory" in output
+    assert "1 jobs failed; job 0: its process died 3 times without making progress; it may need more memory" in output
 
 
 def test_another_sweep_is_not_mixed_with_one_of_the_same_name(run_command: Run) -> None:
@@ -231,7 +231,7 @@ def test_a_sweep_that_would_not_measure_its_objective_is_refused(
 
 def test_a_single_job_that_would_not_measure_its_objective_is_not_trained(run_command: Run, trained: list[str]) -> None:
     output = str(run_command(train, "train", "--multirun", *STUBBED, "callbacks=default,unmeasured"))
-    assert "1 of 2 jobs failed: 1: sweep.objective=validation/kid" in output
+    assert "1 of 2 jobs failed; job 1: sweep.objective=validation/kid" in output
     assert trained == ["0/0"]
     sizes = ["sweep.name=t", *STUBBED[1:], "debug=fast", "callbacks.quality.n=8,16"]
     assert run_command(train, "train", "--multirun", *sizes) is None
@@ -358,7 +358,7 @@ def test_a_search_that_is_started_again_proposes_what_it_did(run_command: Run, m
 
     monkeypatch.setattr("vaegan_pl.cli.train.fit", fit)
     options = ["experiment=sweep_optuna", "sweep.name=s", "sweep.audit=0", "logger=csv"]
-    failed = "error: 1 of {} jobs failed: 4: ValueError: out of luck"
+    failed = "error: 1 of {} jobs failed; job 4: ValueError: out of luck"
     assert run_command(train, "train", *options, "hydra.sweeper.n_trials=14") == failed.format(14)
     values = [job.overrides for job in jobs.in_directory(SWEEP)]
     assert run_command(train, "train", *options, "hydra.sweeper.n_trials=16") == failed.format(16)
@@ -433,7 +433,7 @@ def test_a_search_that_failed_from_some_job_on_tries_those_again(run_command: Ru
     assert run_command(train, "train", *options, "hydra.sweeper.n_trials=6") is None
     Path("full").touch()
     output = run_command(train, "train", *options, "hydra.sweeper.n_trials=10")
-    assert str(output).startswith("error: 4 of 10 jobs failed: 6: disk: No space left on device")
+    assert str(output).startswith("error: 4 of 10 jobs failed; job 6: disk: No space left on device")
     Path("full").unlink()
     assert run_command(train, "train", *options, "hydra.sweeper.n_trials=10") is None
     assert [job.state for job in jobs.in_directory(SWEEP)] == ["finished"] * 10

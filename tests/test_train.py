@@ -153,9 +153,9 @@ def test_it_learns_to_reconstruct_images_it_never_saw(run_command: Run) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("~model.prior._target_", "model.prior: holds a dict; set model.prior._target_=vaegan_pl.model.losses.Prior"),
-        ("~model.adversary._target_", "model.adversary: holds a dict; set model.adversary._target_=vaegan_pl.model"),
-        ("~data.augmentation._target_", "data.augmentation: holds a dict; set data.augmentation._target_=vaegan_pl"),
+        ("~model.prior._target_", "model.prior: is a dict; set model.prior._target_=vaegan_pl.model.losses.Prior"),
+        ("~model.adversary._target_", "model.adversary: is a dict; set model.adversary._target_=vaegan_pl.model"),
+        ("~data.augmentation._target_", "data.augmentation: is a dict; set data.augmentation._target_=vaegan_pl"),
         ("~model._target_", "model._target_: does not name a model of this project"),
         ("~optimizer.encoder._target_", "optimizer.encoder: lacks its _target_ or _partial_"),
         ("~optimizer.decoder._partial_", "optimizer.decoder"),
@@ -293,10 +293,10 @@ def test_a_few_batches_of_the_real_data(run_command: Run, mri_root: Path) -> Non
         (["data.image_size=36"], "image_size=36 cannot be halved"),
         (["model.gama=1"], "there is no option model.gama; did you mean model.gamma?"),
         (["optimizer.decoder.learning_rate=1"], "there is no option optimizer.decoder.learning_rate"),
-        (["model=nosuch"], "model=nosuch: take one of conditional, gan"),
+        (["model=nosuch"], "model=nosuch: use one of conditional, gan"),
         (["model.gamma=-1"], "model.gamma=-1: must be a number of at least 0"),
-        (["trainer.accelerator=quantum"], "take trainer.accelerator=auto"),
-        (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: is not supported; take one of auto, 32-true"),
+        (["trainer.accelerator=quantum"], "use trainer.accelerator=auto"),
+        (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: is not supported; use one of auto, 32-true"),
         (["hydra.run.dir=/dev/null/run"], "/dev/null/run: Not a directory; check the path"),
         (["seed=abc"], "seed=abc: must be a whole number, such as 0"),
         (["seed=-1"], "seed=-1: must lie between 0 and"),
@@ -308,7 +308,7 @@ def test_a_few_batches_of_the_real_data(run_command: Run, mri_root: Path) -> Non
         (["+trainer.gradient_clip_val=1", "logger=csv"], "clip"),
         (["+foo=1"], "there is no option foo"),
         (["~optimizer.decoder"], "must have encoder, decoder, discriminator"),
-        (["model.networks.image_size=64"], "set data.image_size alone"),
+        (["model.networks.image_size=64"], "set only data.image_size"),
         (["optimizer.decoder.lr=1e30", "logger=csv"], "training stopped"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -331,8 +331,8 @@ def test_several_devices_are_refused_in_a_sweep(run_command: Run) -> None:
     """Jobs of a sweep share one process, which Lightning would start again for every further device."""
     output = run_command(train, "train", "--multirun", *FEW, "trainer.devices=2", "model.gamma=0.1,1")
     assert output == (
-        "error: 2 of 2 jobs failed: 0: trainer.devices: 2 devices do not work in a sweep (--multirun), whose jobs "
-        "share one process; take trainer.devices=1, or start each run by itself"
+        "error: 2 of 2 jobs failed; job 0: trainer.devices: 2 devices do not work in a sweep (--multirun), whose jobs "
+        "share one process; use trainer.devices=1, or start each run separately"
     )
     assert not list(Path("outputs").glob("multirun/**/vae_gan_model.pth"))
 
@@ -343,7 +343,7 @@ def test_a_run_is_never_overwritten(run_command: Run) -> None:
     latest = Path("outputs/latest").resolve()
     output = run_command(train, "train", *FEW, "hydra.run.dir=run", "model.gamma=99")
     assert output is not None
-    assert "run: holds a run already (checkpoints); choose another hydra.run.dir" in output
+    assert "run: already contains a run (checkpoints); choose another hydra.run.dir" in output
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
     assert Path("outputs/latest").resolve() == latest
 

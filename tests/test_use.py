@@ -93,7 +93,7 @@ def test_reconstructions_pair_with_their_images(
         (sample, ["weights=m.pth", "output=/dev/null/out"], "/dev/null/out"),
         (reconstruct, ["weights=m.pth"], "images is not set; add images=VALUE"),
         (reconstruct, ["weights=m.pth", "images=nowhere"], "images=nowhere: no such file or folder"),
-        (reconstruct, ["weights=m.pth", "images=m.pth"], "images=m.pth: not one image there can be read"),
+        (reconstruct, ["weights=m.pth", "images=m.pth"], "images=m.pth: none of the images there can be read"),
     ],
 )
 def test_mistakes_end_with_one_clear_message(

@@ -16,18 +16,18 @@ def build(*options: str, config_dir: "str | Path | None" = None) -> "Experiment"
     """Build a model, its data and a Trainer with the defaults of `python -m vaegan_pl.train`.
 
     Train with `trainer.fit(module, data)`. Callbacks and loggers are off unless an option chooses them, as
-    `callbacks=default` and `logger=csv` do; they write into `directory=PATH`. Weights are initialised from the option
-    `seed`, to which the global random number generators are set.
+    `callbacks=default` and `logger=csv` do; they write into `directory=PATH`. The option `seed` seeds the global random
+    number generators, from which the weights are initialised.
 
     Args:
         *options: options of the command: `model=larsen_plus`, `data=mri`, `data.root=PATH`, ...
-        config_dir: a folder with configurations of your own, as `--config-dir` names it; see docs/extending.md.
+        config_dir: a folder with your own configuration files, like `--config-dir`; see docs/extending.md.
 
     Returns:
-        A frozen dataclass of `module`, `data` and `trainer`.
+        A frozen dataclass with the fields `module`, `data` and `trainer`.
 
     Raises:
-        UserError: for an option that does not exist or that has a value it cannot have.
+        UserError: if an option does not exist or has an invalid value.
     """
     from vaegan_pl.cli.experiment import experiment  # torch takes seconds to import
 

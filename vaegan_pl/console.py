@@ -1,4 +1,4 @@
-"""Messages on the console and in a run's log, and options as they are typed."""
+"""Messages on the console and in a run's log, and options quoted for the command line."""
 
 import errno
 import logging
@@ -19,7 +19,7 @@ _NOT_TEXT = re.compile(r"null|true|false|inf|nan|\.[0-9_]+(e.*)?", re.IGNORECASE
 
 
 def as_typed(name: str, value: object) -> str:
-    """An option quoted for the shell and for Hydra, so that its value is one string.
+    """An option quoted for the shell and for Hydra, so that its value is read as one string.
 
     Args:
         name: the option, with a leading + if it is to be added.
@@ -29,12 +29,12 @@ def as_typed(name: str, value: object) -> str:
 
 
 def quoted(argument: str) -> str:
-    """An argument quoted for the shell, so that it is one argument."""
+    """An argument quoted for the shell, so that it stays a single argument."""
     return subprocess.list2cmdline([argument]) if os.name == "nt" else shlex.quote(argument)
 
 
 def as_option(name: str, value: object) -> str:
-    """An option quoted for Hydra alone, without a shell; see `as_typed`."""
+    """An option quoted only for Hydra, not for the shell; see `as_typed`."""
     text = str(value)
     if not _PLAIN.fullmatch(text) or _NOT_TEXT.fullmatch(text):
         escaped = re.sub(r'(\\+)(?="|$)', r"\1\1", text).replace('"', '\\"')
@@ -43,9 +43,9 @@ def as_option(name: str, value: object) -> str:
 
 
 class PlainFormatter(logging.Formatter):
-    """Formats records as their message alone, with control characters escaped.
+    """Formats a record as its message only, with control characters escaped.
 
-    Text from files can then not move the cursor or forge lines.
+    Text from files then cannot move the cursor or forge lines.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
@@ -54,7 +54,7 @@ class PlainFormatter(logging.Formatter):
 
 
 def drop_timestamps() -> None:
-    """Show messages alone on the console from now on; Hydra puts the time before them between the jobs of a sweep."""
+    """From now on, show messages on the console without timestamps, which Hydra adds between the jobs of a sweep."""
     for handler in logging.getLogger().handlers:
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(PlainFormatter("%(message)s"))
@@ -79,7 +79,7 @@ class RunLog(logging.FileHandler):
             super().emit(record)
 
     def _open(self) -> TextIO:  # type: ignore[override]
-        """Open the log file to append to it; a symbolic link is an error."""
+        """Open the log file for appending; a symbolic link is an error."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         return os.fdopen(os.open(self.baseFilename, flags, 0o666), "a", encoding=self.encoding, errors=self.errors)
 
@@ -100,7 +100,7 @@ def begin_log(directory: Path) -> None:
 
 
 def keep_log(directory: Path) -> None:
-    """Write the log into a directory unless it is already written into one."""
+    """Write the log into a directory, unless it already goes to one."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, RunLog) and handler.held is not None:
             handler.begin(directory)

@@ -13,4 +13,4 @@ def check_part(option: str, part: object, kind: type) -> None:
     """
     if not isinstance(part, kind):
         target = f"{kind.__module__}.{kind.__qualname__}"
-        raise ValueError(f"{option}: holds a {type(part).__name__}; set {option}._target_={target}")
+        raise ValueError(f"{option}: is a {type(part).__name__}; set {option}._target_={target}")

@@ -32,7 +32,7 @@ def pick_device(accelerator: str, option: str = "accelerator") -> torch.device:
     try:
         return Fabric(accelerator=accelerator, devices=1, plugins=[LightningEnvironment()]).device
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"{option}={accelerator}: {error}; take {option}=auto") from error
+        raise UserError(f"{option}={accelerator}: {error}; use {option}=auto") from error
 
 
 def started_together() -> int:
@@ -57,7 +57,7 @@ def total_memory() -> float:
 
 
 def native_bfloat16(device: torch.device) -> str | None:
-    """The feature by which a device computes in bfloat16, e.g. `AMX`, `AVX512-BF16`, `CUDA 9.0`; None without one."""
+    """The hardware feature that computes in bfloat16, e.g. `AMX`, `AVX512-BF16`, `CUDA 9.0`; None if there is none."""
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         return "CUDA {}.{}".format(*capability) if capability >= (8, 0) else None
@@ -76,15 +76,15 @@ def choose_precision(asked: str | int, device: torch.device) -> str:
 
     Raises:
         UserError: for any other precision, and for double precision on Apple's GPUs, which have none. Half precision
-            is not supported because it needs loss scaling, nor `bf16-true`, because parameters kept in bfloat16 stop
-            learning.
+            is not supported, because it needs loss scaling; nor is `bf16-true`, because parameters kept in bfloat16
+            lose small updates.
     """
     precision = _ALIASES.get(str(asked), str(asked))
     if precision not in PRECISIONS:
-        raise UserError(f"trainer.precision={asked}: is not supported; take one of {', '.join(PRECISIONS)}")
+        raise UserError(f"trainer.precision={asked}: is not supported; use one of {', '.join(PRECISIONS)}")
     if precision == "64-true" and device.type == "mps":
         raise UserError(
-            "trainer.precision=64-true: Apple's GPUs have no double precision; take trainer.accelerator=cpu, or 32-true"
+            "trainer.precision=64-true: Apple's GPUs have no double precision; use trainer.accelerator=cpu, or 32-true"
         )
     if precision == "auto":
         return "bf16-mixed" if native_bfloat16(device) else "32-true"
@@ -97,9 +97,9 @@ def prepare_cpu(processes: int = 1) -> None:
     A container may be granted fewer processors than it sees; they are divided among the `processes` that train here.
     OMP_NUM_THREADS is left as it is if set, and otherwise set for processes that are started later.
 
-    By default glibc returns freed blocks above 32 MB to the system, and page faults of new ones take a sixth of a
-    training step; here it is told to keep them. If MALLOC_MMAP_MAX_ or MALLOC_TRIM_THRESHOLD_, its own settings, are in
-    the environment, nothing is changed; MALLOC_MMAP_MAX_=65536 is its default.
+    By default, glibc returns freed blocks above 32 MB to the system, and the page faults of new ones take a sixth of a
+    training step; this function makes it keep them. If one of glibc's own settings, MALLOC_MMAP_MAX_ (65536 by default)
+    or MALLOC_TRIM_THRESHOLD_, is in the environment, nothing is changed.
 
     Args:
         processes: number of processes that train on this machine.

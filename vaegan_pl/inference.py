@@ -22,13 +22,13 @@ from vaegan_pl.progress import announce, track
 log = logging.getLogger(__name__)
 
 _SECONDS = 0.003
-"""To encode an image and fit its class, on two CPU cores."""
+"""Time per image to encode it and to fit the mixture of its class, on two CPU cores."""
 
 
 def from_prior(
     networks: Networks, n: int, y: Tensor | None, generator: torch.Generator, device: torch.device
 ) -> Tensor:
-    """Decode `n` draws from the prior N(0, I), of classes `y` where the networks are conditional."""
+    """Decode `n` draws from the prior N(0, I), with classes `y` if the networks are conditional."""
     z = torch.randn(n, networks.latent_dim, generator=generator).to(next(networks.parameters()).dtype)
     return in_batches(networks.decoder, z, y, device, "sampling")
 
@@ -78,7 +78,7 @@ def read_images(
     files = list_loose_images(path)
     for file in track(files, "reading images", "image"):
         if len(names) == most:
-            log.warning("images=%s: the first %d of %d are taken", path, len(names), len(files))
+            log.warning("images=%s: only the first %d of %d are used", path, len(names), len(files))
             break
         try:
             pictures.append(read_image(file, model))
@@ -87,7 +87,7 @@ def read_images(
             continue
         names.append(file.stem)
     if not pictures:
-        raise UserError(f"images={path}: not one image there can be read")
+        raise UserError(f"images={path}: none of the images there can be read")
     return names, torch.stack(pictures)
 
 

@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 SECONDS, SHARE = 30.0, 0.1
-"""Least time and least share of the work between two lines where no terminal shows a bar."""
+"""Minimum time and minimum share of the work between two log lines, where no terminal shows a bar."""
 
 LEAST_ANNOUNCED = 5.0
 """Seconds; shorter waits are not announced."""
@@ -26,13 +26,13 @@ def track(items: Iterable[Item], description: str, unit: str, total: int | None 
     """Yield the items, with a progress bar on a terminal.
 
     In files and pipes, such as the log of a Slurm job, one line is logged after at least `SECONDS` and `SHARE` of the
-    work since the start or the previous line. Short work therefore logs nothing.
+    work since the start or the previous line. Short tasks therefore log nothing.
 
     Args:
-        items: what is worked through.
-        description: of the work, such as "reading images".
-        unit: of the items, in the singular.
-        total: how many items there are; None for their length.
+        items: the items to process.
+        description: what is being done, such as "reading images".
+        unit: what one item is called, such as "image".
+        total: how many items there are; None uses `len(items)`.
     """
     if total is None:
         assert isinstance(items, Sized)
@@ -65,7 +65,7 @@ def announce(work: str, seconds: float) -> None:
 
 
 def duration(seconds: float) -> str:
-    """A duration in words, rounded up to 10 seconds, or from 55 seconds to minutes."""
+    """A duration in words: rounded up to tens of seconds or, above 55 seconds, rounded to minutes."""
     if seconds <= 55:
         return f"about {max(1, -int(-seconds // 10)) * 10} seconds"
     minutes = max(1, round(seconds / 60))

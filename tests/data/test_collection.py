@@ -90,7 +90,7 @@ def test_the_official_split_is_kept_and_its_leaks_are_told(leaky: Path) -> None:
 
 
 def test_the_official_split_needs_one(tmp_path: Path, write_classes: Write) -> None:
-    with pytest.raises(UserError, match=r"data\.split=official: .* holds no Testing or validation folder"):
+    with pytest.raises(UserError, match=r"data\.split=official: .* has no Testing or validation folder"):
         collected(write_classes(tmp_path / "d", 5), OFFICIAL)
 
 
@@ -127,7 +127,7 @@ def test_what_has_no_meaning_for_the_official_split_is_refused(leaky: Path) -> N
         with pytest.raises(UserError, match=r"data\.split=official: data\.patient and data\.copies have no effect"):
             collected(leaky, splitting)
     shutil.rmtree(leaky / "Testing" / "glioma")
-    with pytest.raises(UserError, match="leaky: the folders hold no readable validation image of glioma"):
+    with pytest.raises(UserError, match="leaky: the folders contain no readable validation image of glioma"):
         collected(leaky, OFFICIAL)
 
 

@@ -70,7 +70,7 @@ def test_all_folders_are_classes_where_none_are_named(tmp_path: Path, write_clas
     assert [file.label for file in listing.files] == [2, 0, 1, 2]
     assert listing.ignored == [(tmp_path / "train" / "outputs", "a folder without images")]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no folders with images"):
+    with pytest.raises(UserError, match="contains no folders with images"):
         list_images(tmp_path / "empty", None, {})
 
 

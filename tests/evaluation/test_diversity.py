@@ -59,7 +59,7 @@ def test_one_image_over_and_over_covers_next_to_nothing() -> None:
 
 
 def test_sets_of_different_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="50 and 60 images: must be equally many"):
+    with pytest.raises(ValueError, match="50 and 60 images: must be equal in number"):
         manifold(normal(50, 0), normal(60, 0))
 
 

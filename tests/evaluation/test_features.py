@@ -91,7 +91,7 @@ def test_a_damaged_file_is_made_anew(
 
 def test_one_class_cannot_be_told_apart(tmp_path: Path, write_classes: Callable[..., Path]) -> None:
     data = folders(write_classes(tmp_path / "d", 8, ["glioma"]), ["glioma"])
-    with pytest.raises(UserError, match="needs two classes to tell apart; take features=inception"):
+    with pytest.raises(UserError, match="needs at least two classes; use features=inception"):
         classifier_features(data.collection, data.cache, CPU)
 
 

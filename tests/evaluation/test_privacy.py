@@ -179,7 +179,7 @@ def test_copies_are_drawn_again(detector: CopyDetector, train: Tensor, limit: fl
 
 
 def test_a_model_that_only_copies_ends_in_a_message(detector: CopyDetector, train: Tensor, limit: float) -> None:
-    with pytest.raises(UserError, match="samples are copies of training images; share none of them"):
+    with pytest.raises(UserError, match="samples are copies of training images; do not share them"):
         without_copies(lambda n: train[:n], 10, detector, limit)
 
 
@@ -227,7 +227,7 @@ def test_real_slices_are_found_at_the_rates_the_page_on_evaluation_states(mri_ro
         assert found[name] >= 0.95
     assert found["with noise of 5 %"] >= 0.5
     assert found["blurred, 3 x 3"] >= 0.7
-    assert found["turned by 5 degrees"] <= 0.1  # a blind spot, and documented as one
+    assert found["rotated by 5 degrees"] <= 0.1  # a blind spot, and documented as one
     order = torch.randperm(len(held_out.correlation), generator=torch.Generator().manual_seed(0))
     halves = [
         Nearest(held_out.correlation[half], held_out.image[half], held_out.mirrored[half]) for half in order.chunk(2)

@@ -35,7 +35,7 @@ def test_the_verdict_is_the_worst_of_all_signs(
 
 
 def test_an_audit_that_misses_plain_copies_or_has_few_images_is_limited() -> None:
-    shares = {"exact": 1.0, "mirrored": 0.79, "shifted by 3 pixels": 0.8, "turned by 5 degrees": 0.0}
+    shares = {"exact": 1.0, "mirrored": 0.79, "shifted by 3 pixels": 0.8, "rotated by 5 degrees": 0.0}
     detection = {name: Estimate(share, share, share) for name, share in shares.items()}
     assert audit_limits(detection, 99) == Limits(("mirrored",), 99)
     assert audit_limits(detection, 100) == Limits(("mirrored",), None)

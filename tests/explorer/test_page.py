@@ -272,7 +272,7 @@ def test_an_image_is_reconstructed_edited_by_keyboard_and_put_back(visit: Open, 
 def test_a_held_out_image_can_be_taken(visit: Open, served: Served) -> None:
     visitor = visit()
     visitor.tab("Edit")
-    visitor.press("button", "Take a held-out image")
+    visitor.press("button", "Use a held-out image")
     assert visitor.picture("#original").shape == (128, 128)
 
 
@@ -281,7 +281,7 @@ def test_a_way_between_an_image_and_a_sample_is_a_strip_and_an_animation(visit: 
     visitor.tab("Interpolate")
     visitor.one("#from input[type=file]").send_keys(str(served.folder / "x.png"))
     visitor.wait(lambda: "x" in visitor.one("#from").text)
-    visitor.press("button", "Show the way")
+    visitor.press("button", "Interpolate between them")
     assert visitor.picture("#strip").shape[1] == 2 * (9 * 34 + 2)
     moving = Image.open(BytesIO(visitor.fetch(visitor.wait(lambda: visitor.sources("#animation"))[0])))
     assert moving.format == "GIF"
@@ -313,7 +313,7 @@ def test_the_nearest_training_images_are_shown_with_the_copy_score(visit: Open, 
         config = compose("train", [*data, f"output_root={served.folder}/outputs"])
     trained = TrainingImages.of(instantiate(config.data, _convert_="all").collection, torch.device("cpu"))
     nearest = trained.nearest(served.studio.draw(None, 16, 0, 1.0).images[0])
-    copies = "counts as a copy" if trained.is_copy(nearest[0]) else "no copy"
+    copies = "counts as a copy" if trained.is_copy(nearest[0]) else "not a copy"
     assert verdict.startswith(f"{nearest[0].correlation:.3f}: {copies} (above {trained.calibration.threshold:.3f}")
     captions = [image.get_attribute("alt") for image in visitor.all("#nearest img")]
     assert captions[0] == "sample 1"
@@ -369,7 +369,7 @@ def test_broken_uploads_are_refused_and_the_page_lives_on(
     visitor.tab("Edit")
     visitor.one("#upload input[type=file]").send_keys(str(Path(name).resolve()))
     visitor.wait(lambda: message in visitor.driver.find_element(By.TAG_NAME, "body").text)
-    visitor.press("button", "Take this sample")
+    visitor.press("button", "Use this sample")
     assert visitor.picture("#before").shape == (128, 128)
 
 
@@ -378,7 +378,7 @@ def test_two_visitors_do_not_meet(visit: Open, served: Served) -> None:
     first.tab("Edit")
     second.tab("Edit")
     first.one("#upload input[type=file]").send_keys(str(served.folder / "x.png"))
-    second.press("button", "Take this sample")
+    second.press("button", "Use this sample")
     sample = studio.point(studio.draw(None, 16, 0, 1.0), 0)
     assert shows(second.picture("#before"), studio.decoded(sample)[0])
     other = first.picture("#before")
@@ -409,7 +409,7 @@ def test_models_are_compared_and_exchanged(visit: Open, served: Served) -> None:
     body = visitor.driver.find_element(By.TAG_NAME, "body")
     visitor.wait(lambda: "config.yaml: is missing, so the images that trained the model are not known" in body.text)
     visitor.tab("Edit")
-    visitor.press("button", "Take this sample")
+    visitor.press("button", "Use this sample")
     assert shows(visitor.picture("#before"), samples.images[0], 8)
     visitor.one("input[type=range][aria-label*='More b']").send_keys(*[Keys.ARROW_RIGHT] * 10)  # by 0.05 each
     moved = other.decoded(other.moved(other.point(samples, 0), {"b": 0.5}, [0] * 6))[0]

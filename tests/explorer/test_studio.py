@@ -113,12 +113,12 @@ def test_the_way_between_two_points_begins_and_ends_there(studio: Studio) -> Non
     Image.new("L", (16, 16), 90).save("x.png")
     tour = studio.between(start, studio.encoded(Path("x.png"), None))
     assert len(tour.still) == tour.columns == 9
-    assert tour.caption.startswith("As it was given: the last. Synthetic")
+    assert tour.caption.startswith("Original: the last image. Synthetic")
 
 
 def test_broken_images_are_named_with_the_reason(studio: Studio) -> None:
     Path("x.png").write_bytes(b"\x7fELF" + bytes(100))
-    with pytest.raises(UserError, match=r"^x.png: cannot be read \(.*give a whole PNG"):
+    with pytest.raises(UserError, match=r"^x.png: cannot be read \(.*use an intact image file"):
         studio.encoded(Path("x.png"), None)
 
 
@@ -152,5 +152,5 @@ def test_a_conditional_model_is_told_the_class(tmp_path: Path, monkeypatch: pyte
     samples = studio.draw("b", 2, 0, 1.0)
     other = studio.point(samples, 1)
     torch.testing.assert_close(studio.decoded(other), samples.images[1:])
-    with pytest.raises(UserError, match="one end is c, the other b: this model is told one; take two of a class"):
+    with pytest.raises(UserError, match="one end is c, the other b: this model needs both ends in one class"):
         studio.between(point, other)

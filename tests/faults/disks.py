@@ -55,7 +55,7 @@ def full_disks(expected: list[str]) -> Counter[str]:
             grow(disk, 4 * sizes)
             again = finished(forked(training(*options), said))
             words = said.read_text(errors="replace")
-            if "holds no checkpoint to resume from" in words and (disk / "run" / "vae_gan_model.pth").exists():
+            if "contains no checkpoint to resume from" in words and (disk / "run" / "vae_gan_model.pth").exists():
                 found["no checkpoint ever fitted: refused, and the model kept"] += 1
                 continue
             done = again == 0 or "is finished" in words

@@ -54,5 +54,5 @@ def test_decays_out_of_range_are_refused(ema: object) -> None:
 
 
 def test_a_model_refuses_networks_that_it_is_not_made_of() -> None:
-    with pytest.raises(ValueError, match="has decoder, discriminator; this model is made of encoder, decoder, discr"):
+    with pytest.raises(ValueError, match="has decoder, discriminator; this model needs encoder, decoder, discr"):
         vaegan(networks_with(encoder_channels=None))

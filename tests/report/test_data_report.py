@@ -164,8 +164,8 @@ def test_without_a_correlation_the_page_speaks_of_identical_pixels(root: Path, t
     decoding = Decoding(64, "pad", 65535, None)
     write(collect(root, None, {}, decoding, GROUP, 0.2, tmp_path / "cache"), tmp_path / "report")
     text = Page((tmp_path / "report" / "data_report.html").read_text()).text
-    assert "Near-copies were not looked for" in text
-    assert "In the split used here no copy of identical pixels crosses." in text
+    assert "Near-copies were not searched for" in text
+    assert "no held-out image has a copy with identical pixels among the training images." in text
     assert "None in one of four" not in text
 
 
@@ -185,7 +185,7 @@ def test_dark_images_point_to_their_white(tmp_path: Path) -> None:
         Image.fromarray(pixels).save(tmp_path / "dark" / "a" / f"{i}.png")
     write(collected(tmp_path / "dark", tmp_path / "cache"), tmp_path / "report")
     page = Page((tmp_path / "report" / "data_report.html").read_text())
-    assert "4 images have no pixel above 64 of 255" in page.text
+    assert "4 images have no pixel as bright as 64 of 255" in page.text
     assert "data.white=4095" in page.text
     assert "What the folders' own split leaks" not in page.text
 

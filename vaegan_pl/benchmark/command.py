@@ -27,7 +27,7 @@ OWN = ("rounds", "output", "overwrite")
 """Options of the benchmark that training does not have."""
 
 OF_A_MODEL = re.compile(r"experiment=|[+~]*model(=|/gate=|\.(?!networks\.)|\.networks\.(classes=|\w+_channels=null))")
-"""Options that turn the model into another one than larsen. The sizes of the networks do not."""
+"""Options that make the model a different one from larsen. The sizes of the networks do not."""
 
 
 def benchmark(config: DictConfig) -> None:
@@ -46,7 +46,7 @@ def benchmark(config: DictConfig) -> None:
     device = pick_device(config.trainer.accelerator, "trainer.accelerator")
     chosen = choose_precision(config.trainer.precision, device)
     if chosen == "64-true":
-        raise UserError("trainer.precision=64-true: is not benchmarked; take auto, 32-true or bf16-mixed")
+        raise UserError("trainer.precision=64-true: is not benchmarked; use auto, 32-true or bf16-mixed")
     if device.type == "cpu":
         prepare_cpu()
     data: ImageFolders = instantiate(config.data, _convert_="all")

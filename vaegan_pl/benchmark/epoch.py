@@ -1,4 +1,4 @@
-"""Time one epoch of the training command, started as a user starts it, and split the time into parts."""
+"""Time one epoch of the training command, started as a user would start it, and split the time into parts."""
 
 import json
 import re
@@ -38,8 +38,8 @@ FIRST = WARM_UP + 1
 class EpochProfiler(SimpleProfiler):
     """Lightning's profiler, from the first batch on. Writes the durations of each action as JSON when training ends.
 
-    Whatever ran before the first batch is start-up, such as training the feature classifier in `Quality.on_fit_start`,
-    and is dropped.
+    Whatever ran before the first batch, e.g. training the feature classifier in `Quality.on_fit_start`, counts as
+    start-up and is dropped.
 
     Args:
         path: file to write.
@@ -122,12 +122,12 @@ def split(durations: Mapping[str, Sequence[float]], before: float, whole: float)
 
 
 def at(**paths: Path) -> list[str]:
-    """Options of the data that name existing folders, as Hydra takes them."""
+    """Data options that name existing folders, in Hydra's syntax."""
     return [as_option(f"data.{name}", path.resolve()) for name, path in paths.items()]
 
 
 def measure(overrides: Sequence[str], directory: Path) -> Epoch:
-    """Run `python -m vaegan_pl.train` for one epoch with everything on, and return where the time went.
+    """Run `python -m vaegan_pl.train` for one epoch with all features enabled, and return where the time went.
 
     Args:
         overrides: the user's options.

@@ -1,4 +1,4 @@
-"""This project's training step without a Trainer, as a whole and by part."""
+"""This project's training step without a Trainer, timed as a whole and by part."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from vaegan_pl.model.generative import Gradients
 from vaegan_pl.training.lightning_module import VAEGANModule
 
 MATRIX = {"cpu": 2048}
-"""Side of the matrices whose product gives the machine's rate; 8192 on other devices."""
+"""Side of the matrices whose product measures the machine's speed; 8192 on other devices."""
 
 
 def synchronise(device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Time variants of the training step in turns, each in its own process, so that other load affects all alike."""
+"""Time variants of the training step in turn, each in its own process, so that other load affects all alike."""
 
 import multiprocessing
 import sys
@@ -30,7 +30,7 @@ class Variant(NamedTuple):
 
     Attributes:
         build: returns the model and its optimizers; called in the variant's own process.
-        batch_size: images per step; they are noise.
+        batch_size: images per step; they are random noise.
     """
 
     build: Build

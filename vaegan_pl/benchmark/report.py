@@ -116,7 +116,7 @@ def _chart(speed: Speed) -> Figure:
     naive = speed.timings[NAIVE]
     times = {variant: speedup(naive, timing) for variant, timing in speed.timings.items()}
     for axes, title, unit, bars in (
-        (steps, "training steps a second", "times the naive loop", times),
+        (steps, "training speed per image", "times the naive loop", times),
         (parts, f"one step, {speed.chosen}", "seconds", speed.parts),
         (epoch, f"one epoch, {speed.epoch.batches} batches", "seconds", speed.epoch.parts),
     ):

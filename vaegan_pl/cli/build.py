@@ -30,30 +30,30 @@ def data(config: DictConfig) -> "ImageFolders":
     made = instantiate(config.data, _convert_="all")
     if not isinstance(made, ImageFolders):
         raise UserError(
-            f"data._target_: gives a {type(made).__name__}; it must give vaegan_pl.data.datamodule.ImageFolders or a "
+            f"data._target_: builds a {type(made).__name__}; it must build vaegan_pl.data.datamodule.ImageFolders or a "
             "subclass of it"
         )
     return made
 
 
 def model_and_optimizers(config: DictConfig) -> "tuple[GenerativeModel, dict[str, Any], Any]":
-    """The model, what makes its optimizers, and what makes the schedulers of their learning rates.
+    """The model, the factories of its optimizers, and the factory of their learning-rate schedulers.
 
     Raises:
-        UserError: if one is something else, as without its `_target_`, or the schedule needs an unset number of epochs.
+        UserError: if one has the wrong type (its `_target_` may be missing), or the schedule needs a number of epochs.
     """
     from hydra.utils import instantiate
 
     from vaegan_pl.model.generative import GenerativeModel
 
     if spans_the_run(config) and config.trainer.max_epochs in (None, -1):
-        raise UserError("optimizer.schedule: needs trainer.max_epochs; set it, or take optimizer.schedule=null")
+        raise UserError("optimizer.schedule: needs trainer.max_epochs; set it, or use optimizer.schedule=null")
     model, optimizers = (instantiate(part, _convert_="all") for part in (config.model, config.optimizer))
     schedule = optimizers.pop("schedule", None)
     if not isinstance(model, GenerativeModel):
         raise UserError("model._target_: does not name a model of this project")
     if schedule is not None and not callable(schedule):
-        named = f"; take optimizer/schedule={schedule}" if isinstance(schedule, str) else ", or is no scheduler"
+        named = f"; use optimizer/schedule={schedule}" if isinstance(schedule, str) else ", or is not a scheduler"
         raise UserError(f"optimizer.schedule: lacks its _target_ or _partial_{named}")
     for name, made in optimizers.items():
         if not callable(made):
@@ -101,7 +101,7 @@ def parts(config: DictConfig, group: str, kind: type) -> list[Any]:
 
 
 def trainer(config: DictConfig, callbacks: "list[L.Callback]", loggers: "Sequence[Logger]" = ()) -> "L.Trainer":
-    """Lightning's Trainer, without loggers where `RunDirectory` gives it them later."""
+    """Lightning's Trainer, without loggers if `RunDirectory` adds them later."""
     from hydra.utils import instantiate
 
     from vaegan_pl.hardware import alone
@@ -110,7 +110,7 @@ def trainer(config: DictConfig, callbacks: "list[L.Callback]", loggers: "Sequenc
 
     options = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(options, dict)
-    options.pop("graph", None)  # of this project
+    options.pop("graph", None)  # this project's own option
     plugins = [*instantiate(config.trainer.get("plugins") or []), PlainCheckpointIO()]
     if config.trainer.sync_batchnorm:
         plugins.append(SyncAllBatchNorms())

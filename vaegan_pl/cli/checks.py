@@ -19,13 +19,13 @@ SET_AT_THE_START = ("trainer", "experiment", "debug")
 """Groups that cannot be chosen again when a run is resumed or repeated."""
 
 OUTPUTS = ("directory", "path", "best", "picture")
-"""Options of loggers and callbacks that hold the path of an output."""
+"""Options of loggers and callbacks whose value is the path of an output."""
 
 READS_FOLDERS = "vaegan_pl.data.datamodule.ImageFolders"
-"""The data module that takes its images as they are."""
+"""The data module that reads existing images and writes none."""
 
 BYTES_PER_PARAMETER = 12
-"""Memory of a float32 parameter, its gradient and one number of its optimizer."""
+"""Memory for a float32 parameter, its gradient and one value of optimizer state."""
 
 
 def check_supported(config: DictConfig) -> None:
@@ -38,13 +38,13 @@ def check_supported(config: DictConfig) -> None:
         if config.trainer.get(name) not in (None, 1 if name == "accumulate_grad_batches" else None):
             raise UserError(f"trainer.{name}: has no effect, because this project uses manual optimization; {instead}")
     if str(config.trainer.strategy) not in ("auto", "ddp"):
-        raise UserError(f"trainer.strategy={config.trainer.strategy}: is not supported; take trainer.strategy=ddp")
+        raise UserError(f"trainer.strategy={config.trainer.strategy}: is not supported; use trainer.strategy=ddp")
     networks = config.model.networks
     if config.trainer.max_epochs == 0 or config.trainer.max_steps == 0:
-        raise UserError("trainer.max_epochs and trainer.max_steps: 0 would train nothing; take at least 1")
+        raise UserError("trainer.max_epochs and trainer.max_steps: 0 would train nothing; set at least 1")
     commands.check_seed(config.seed)
     if networks.image_size != config.data.image_size or networks.image_channels != 1:
-        raise UserError("model.networks: must take grey images of data.image_size; set data.image_size alone")
+        raise UserError("model.networks: must accept grey images of data.image_size; set only data.image_size")
     if config.data.get("_target_") == READS_FOLDERS:  # its subclasses may write the images first
         classes = None if config.data.classes is None else [str(name) for name in config.data.classes]
         aliases = {str(alias): str(name) for alias, name in (config.data.aliases or {}).items()}
@@ -64,7 +64,7 @@ def check_single_options(option: str, overrides: list[str]) -> None:
     for name in (override.partition("=")[0].lstrip("+") for override in overrides):
         if name in SET_AT_THE_START:
             raise UserError(
-                f"{option}: {name}= sets many options, which here are those the run was started with; leave it out, or "
+                f"{option}: {name}= sets many options at once, but they must stay as in that run; leave it out, or "
                 "give single options, such as trainer.accelerator=cpu"
             )
 
@@ -102,8 +102,8 @@ def check_memory(config: DictConfig) -> None:
     needed, there = n * BYTES_PER_PARAMETER, total_memory()
     if needed > there:
         raise UserError(
-            f"model.networks: {n:,} parameters take {needed / 2**30:,.0f} GiB to train, and this machine has "
-            f"{there / 2**30:,.0f}; take smaller networks"
+            f"model.networks: {n:,} parameters need {needed / 2**30:,.0f} GiB to train, but this machine has "
+            f"{there / 2**30:,.0f}; use smaller networks"
         )
 
 
@@ -144,8 +144,8 @@ def check_devices(trainer: "L.Trainer") -> None:
     """Check the number of devices and processes before anything is written.
 
     Raises:
-        UserError: for several devices in a sweep, and if torchrun or Slurm started another number of processes than of
-            devices.
+        UserError: for several devices in a sweep, and if torchrun or Slurm started a different number of processes than
+            there are devices.
     """
     from lightning.pytorch.strategies import ParallelStrategy
     from lightning.pytorch.utilities import rank_zero_only
@@ -154,11 +154,11 @@ def check_devices(trainer: "L.Trainer") -> None:
 
     others = started_together() > 1 or rank_zero_only.rank > 0  # type: ignore[attr-defined]
     if trainer.world_size == 1 and others:
-        raise UserError("several processes were started, for one device; set trainer.devices and trainer.strategy=ddp")
+        raise UserError("several processes were started for one device; set trainer.devices and trainer.strategy=ddp")
     if trainer.world_size > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError(
             f"trainer.devices: {trainer.world_size} devices do not work in a sweep (--multirun), whose jobs share one "
-            "process; take trainer.devices=1, or start each run by itself"
+            "process; use trainer.devices=1, or start each run separately"
         )
     launcher = trainer.strategy.cluster_environment if isinstance(trainer.strategy, ParallelStrategy) else None
     if launcher is not None:

@@ -43,7 +43,7 @@ NULLABLE = frozenset({"data.classes", "data.near_copy_correlation", "model.ema",
 """Options that may be null although their default is not."""
 
 SHARES = frozenset({"trainer.limit_train_batches", "trainer.limit_val_batches", "trainer.overfit_batches"})
-"""Options that take a number of batches or a fraction of them, whichever type their default has."""
+"""Options that take a number of batches or a fraction of them, whatever the type of their default."""
 
 NUMBER_OR_WORD = frozenset({"model.sigma"})
 """Options that may be a word although their default is a number."""
@@ -52,13 +52,13 @@ LISTS = frozenset({"weights", "images"})
 """Options that take a name or a list of names."""
 
 FREE = ("data.aliases.", "data.per_class.")
-"""Groups of options whose names the user chooses."""
+"""Groups in which the user chooses the names of the options."""
 
 NEEDED = frozenset({"model", "model/networks", "model/adversary", "model/prior", "optimizer", "data", "trainer"})
 """Groups that cannot be null."""
 
 ADDABLE = ("trainer.", "callbacks.", "logger.")
-"""Groups that take more options than the configuration files list, added with a +."""
+"""Groups that accept more options than the configuration files list, added with a +."""
 
 OF_AUTOMATIC_OPTIMIZATION = {
     "gradient_clip_val": "lower the learning rates optimizer.*.lr",
@@ -77,7 +77,7 @@ ON_EXIT: list[Callable[[BaseException | None], None]] = []
 """Functions to call when the command ends, with the exception that ended it, if any."""
 
 SLOW_IMPORT = 4.0
-"""Seconds after which the import of PyTorch is announced; files that were read lately take less."""
+"""Seconds after which the import of PyTorch is announced; it is faster if its files are in the disk cache."""
 
 _SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'")
 _NO_SUCH_PART = re.compile(r"Could not override '(\w+)/(\w+)'")
@@ -98,7 +98,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
         _show_help(config_name)
         return
     if config_name != "train" and {"--multirun", "-m", "hydra.mode=MULTIRUN"} & set(sys.argv[1:]):
-        sys.exit(f"error: {config_name} has no sweeps; start it without --multirun, once for each output")
+        sys.exit(f"error: {config_name} cannot be swept; run it without --multirun, once for each output")
     asked = os.environ.get("HYDRA_FULL_ERROR", "0")
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no reason for tracebacks
     os.environ["MPLBACKEND"] = "agg"  # pictures go to files, also from a notebook, whose backend may not be there
@@ -196,8 +196,8 @@ def model_path(weights: object) -> Path:
 
 
 def import_torch() -> None:
-    """Import PyTorch and Lightning; one line says so if that takes longer than `SLOW_IMPORT`, as the first time."""
-    timer = Timer(SLOW_IMPORT, log.info, ["loading PyTorch; the first time this takes up to a minute"])
+    """Import PyTorch and Lightning; log a line if that takes longer than `SLOW_IMPORT`, as it does the first time."""
+    timer = Timer(SLOW_IMPORT, log.info, ["loading PyTorch; this can take up to a minute the first time"])
     timer.daemon = True
     timer.start()
     try:
@@ -207,7 +207,7 @@ def import_torch() -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this is the first, or the only one, of the processes that train one model."""
+    """Whether this is the first, or the only, process of those that train one model."""
     return all(os.environ.get(name, "0") in ("", "0") for name in RANKS)
 
 
@@ -244,7 +244,7 @@ def _without_groups(arguments: list[str]) -> list[str]:
         if value == "null" and (CONFIG_DIRECTORY / group).is_dir():
             if group in NEEDED:
                 choices = sorted(path.stem for path in (CONFIG_DIRECTORY / group).glob("*.yaml"))
-                raise UserError(f"{argument}: cannot be left out; take one of {', '.join(choices)}")
+                raise UserError(f"{argument}: cannot be left out; use one of {', '.join(choices)}")
             argument = f"~{group}"
         changed.append(argument)
     return changed
@@ -298,11 +298,11 @@ def _with_run_directory(arguments: list[str]) -> list[str]:
         return [*kept, as_option("resume", found.resolve()), as_option("hydra.run.dir", found.resolve())]
     if wanted == "auto":
         return [*kept, given["hydra.run.dir"]]
-    raise UserError(f"resume={wanted}: there is no run in {found.resolve()}; give a directory that holds {CONFIG}")
+    raise UserError(f"resume={wanted}: there is no run in {found.resolve()}; give a directory with a {CONFIG}")
 
 
 def _with_run_to_repeat(arguments: list[str]) -> list[str]:
-    """Name in full the directory of the run that `rerun` repeats.
+    """Arguments with the absolute path of the run that `rerun` repeats.
 
     Raises:
         UserError: if there is no such run, in a sweep, or together with `resume`.
@@ -317,7 +317,7 @@ def _with_run_to_repeat(arguments: list[str]) -> list[str]:
         raise UserError("rerun: starts a new run, and resume continues one; leave one of them out")
     found = Path(options.get("output_root", "outputs"), "latest") if wanted == "latest" else Path(wanted)
     if not is_next_to(found / CONFIG, found):
-        raise UserError(f"rerun={wanted}: there is no run in {found.resolve()}; give a directory that holds {CONFIG}")
+        raise UserError(f"rerun={wanted}: there is no run in {found.resolve()}; give a directory with a {CONFIG}")
     return [*(argument for argument in arguments if argument != given["rerun"]), as_option("rerun", found.resolve())]
 
 
@@ -348,7 +348,7 @@ def check_options(config: DictConfig, config_name: str, only: str | None = None)
         only: the group to check; all if None.
 
     Raises:
-        UserError: if a value has another type than its default, or an added option is read by no command.
+        UserError: if a value does not have the type of its default, or no command reads an added option.
     """
     hydra_config = HydraConfig.get()
     given = [*hydra_config.overrides.hydra, *hydra_config.overrides.task]
@@ -358,13 +358,13 @@ def check_options(config: DictConfig, config_name: str, only: str | None = None)
 def check_values(
     config: DictConfig, config_name: str, options: Sequence[str], choices: Mapping[str, Any], only: str | None = None
 ) -> None:
-    """The same while Hydra is initialised, but no command runs.
+    """Like `check_options`, for when Hydra is initialised but no command is running.
 
     Args:
         config: the configuration.
         config_name: the name of its file in `conf/`.
         options: what it was composed with.
-        choices: the groups of the configuration, and what was chosen of each.
+        choices: the choice made in each group of the configuration.
         only: see `check_options`.
 
     Raises:
@@ -409,7 +409,7 @@ def _check_types(defaults: dict[Any, Any], values: dict[Any, Any], prefix: str) 
             if key in SHARES and type(value) is float:
                 continue
             words = {int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "a group"}
-            such = "; leave it out, or set options of it" if isinstance(default, dict) else f", such as {default}"
+            such = "; leave it out, or set options in it" if isinstance(default, dict) else f", such as {default}"
             raise UserError(f"{key}={value}: must be {words[type(default)]}{such}")
 
 
@@ -425,7 +425,7 @@ def _is_short_of_memory(error: BaseException) -> bool:
 
 
 def explain(error: Exception) -> str:
-    """What went wrong, in one message; other errors than users' mistakes with their type."""
+    """What went wrong, in one message; errors that are not users' mistakes are given with their type."""
     return _message(error) if _is_mistake(error) else f"{type(error).__name__}: {error}"
 
 
@@ -438,7 +438,7 @@ def _message(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         name = str(error.missing_cfg_file)
         group, _, wrong = name.rpartition("/")
-        return f"{group}={wrong}: take one of {', '.join(error.options)}"
+        return f"{group}={wrong}: use one of {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
         if "=" not in error.override:
             return f"{error.override}: is not an option; options are written name=value"

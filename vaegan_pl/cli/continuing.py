@@ -40,7 +40,7 @@ def checkpoint_of(directory: Path, config: DictConfig) -> Checkpoint | None:
     if found is None:
         for made in sorted(directory.glob("vae_gan_model*.pth")):
             raise UserError(
-                f"resume={directory}: holds no checkpoint to resume from, and training again would overwrite "
+                f"resume={directory}: contains no checkpoint to resume from, and training again would overwrite "
                 f"{made.name}; start a new run"
             )
         log.warning("%s was stopped before its first checkpoint; it starts again from the beginning", config.resume)
@@ -62,7 +62,7 @@ def checkpoint_of(directory: Path, config: DictConfig) -> Checkpoint | None:
 
 @contextmanager
 def restoring(found: Checkpoint | None, run: "RunDirectory") -> Iterator[None]:
-    """Report a checkpoint that Lightning cannot restore in one message, leaving the run's directory unchanged.
+    """If Lightning cannot restore a checkpoint, report that in one message and leave the run's directory unchanged.
 
     Raises:
         UserError: if it cannot be restored.

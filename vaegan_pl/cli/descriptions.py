@@ -1,4 +1,4 @@
-"""What the comments in the files of `conf/` say about them and about their options."""
+"""What the comments in the files of `conf/` say about these files and their options."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

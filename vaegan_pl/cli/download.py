@@ -29,6 +29,6 @@ def download(config: DictConfig) -> None:
         folder = Path(kagglehub.dataset_download(str(config.dataset), output_dir=str(output)))
     except Exception as error:  # network, credentials or a damaged archive: the advice is the same
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        advice = f"go online and try again with an output folder that is empty, {by_hand}"
-        raise UserError(f"{config.dataset} cannot be downloaded ({reason}); {advice}") from error
+        advice = f"check the connection and try again with an empty output folder, {by_hand}"
+        raise UserError(f"{config.dataset} could not be downloaded ({reason}); {advice}") from error
     log.info("train on it  python -m vaegan_pl.train data=mri data.root=%s", folder.resolve())

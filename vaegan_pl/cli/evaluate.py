@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(config: DictConfig) -> None:
-    """Write `metrics.json`, `report.html` and, next to each model, `model_card.md`."""
+    """Write `metrics.json`, `report.html`, `by_class.png` and, next to each model, its model card."""
     for name, least in (("n", 6), ("seeds", 0)):
         if config[name] < least:
             raise UserError(f"{name}={config[name]}: must be at least {least}")

@@ -1,4 +1,4 @@
-"""What `train` builds from its options, for programs: `vaegan_pl.build`."""
+"""What `train` builds from its options, for use in programs: `vaegan_pl.build`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ NOTHING_KEPT = ("callbacks=none", "logger=none")
 
 @dataclass(frozen=True)
 class Experiment:
-    """A model, images to train it on, and what trains it; `trainer.fit(module, data)` does.
+    """A model, the images to train it on, and a Trainer; `trainer.fit(module, data)` trains the model.
 
     Attributes:
         module: the model with its optimizers; `module.model` is the `GenerativeModel`.
@@ -87,7 +87,7 @@ def _hydra() -> Iterator[None]:
 
 
 def _check_directory(config: DictConfig) -> None:
-    """Check that callbacks and loggers have a directory, and would not write over an earlier run in it.
+    """Check that callbacks and loggers have a directory, and would not overwrite an earlier run in it.
 
     Raises:
         UserError: otherwise.
@@ -96,7 +96,7 @@ def _check_directory(config: DictConfig) -> None:
     if "${directory}" not in OmegaConf.to_yaml(OmegaConf.create(written)):
         return
     if OmegaConf.is_missing(config, "directory"):
-        raise UserError("directory: is where callbacks and loggers write; add directory=PATH, or leave them out")
+        raise UserError("directory: callbacks and loggers need one to write to; add directory=PATH, or leave them out")
     if Path(config.directory).is_dir():
         layout.check_free(Path(config.directory), option="directory")
 

@@ -60,9 +60,9 @@ def explore(config: DictConfig) -> None:
 
 
 def training_images(config: DictConfig) -> "Callable[[Studio], TrainingImages]":
-    """A function that finds the images that trained a model, once for each model.
+    """A function that finds the training images of a model, once for each model.
 
-    They are those of the `data` options, or those that the configuration of the model's run names.
+    They are given by the `data` options, or by the configuration of the model's run.
     """
     lock, known = Lock(), dict[Path, "TrainingImages"]()
 
@@ -87,7 +87,7 @@ def _read(studio: "Studio", config: DictConfig) -> "TrainingImages":
         whole = "_target_" in config.data
         options = config.data if whole else stored_config.data_of(studio.path.parent, str(config.output_root), root)
         if not Path(str(options.root)).is_dir():
-            raise UserError(f"{options.root}: the images that trained the model are not there; {fix}")
+            raise UserError(f"{options.root}: the model's training images are not there; {fix}")
         own = (studio.model.networks.image_size, studio.model.preprocessing["aspect_ratio"])
         if (options.image_size, options.aspect_ratio) != own:
             raise UserError(
@@ -99,8 +99,6 @@ def _read(studio: "Studio", config: DictConfig) -> "TrainingImages":
         check_strangers(studio.path, studio.model, data.source, options.image_size, options.aspect_ratio)
         return TrainingImages.of(data.collection, studio.model.device)
     except FileNotFoundError as error:
-        raise UserError(
-            f"{error.filename}: is missing, so the images that trained the model are not known; {fix}"
-        ) from error
+        raise UserError(f"{error.filename}: is missing, so the model's training images are not known; {fix}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{commands.explain(error)}; {fix}") from error

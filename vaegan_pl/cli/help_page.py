@@ -1,4 +1,4 @@
-"""The page that `--help` shows: what a command does, its own options, and those of the groups that it takes."""
+"""The page that `--help` shows: what a command does, its own options, and those of the groups that it uses."""
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from vaegan_pl.cli.descriptions import Descriptions
 from vaegan_pl.console import as_option
 
 WIDEST = 40
-"""Columns for the left side of a table; what is longer gets a line of its own."""
+"""Maximum width of the left side of a table, in columns; longer entries get a line of their own."""
 
 HYDRA_FLAGS = (
     "Flags of Hydra: --cfg job prints the configuration as YAML, --multirun (train only) runs every combination of "
@@ -40,13 +40,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """A group of options, of which one choice is taken.
+    """A group of options, for which one choice is made.
 
     Attributes:
         name: its name, such as `data` or `model/networks`.
-        purpose: what the command takes it for; empty if no comment says it.
-        choices: all choices, with what each is.
-        chosen: the choices in effect: none, one, or several of `experiment`.
+        purpose: what the command uses it for; empty if no comment says so.
+        choices: all choices, with a description of each.
+        chosen: the choices in effect: none, one or, for `experiment`, several.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Command:
         examples: command lines.
         values: the configuration, with references `${...}` as they are written.
         descriptions: what each option is for, by its full name.
-        groups: the groups that it takes, each followed by the groups inside it.
+        groups: the groups that it uses, each followed by the groups inside it.
     """
 
     name: str
@@ -145,7 +145,7 @@ def render(command: Command, width: int) -> str:
 
 
 def _descriptions(directories: Sequence[Path], file: str) -> Descriptions:
-    """The descriptions of the first file of that name; none if Hydra knows it from elsewhere."""
+    """The descriptions in the first file of that name; empty if Hydra finds the file elsewhere."""
     paths = (directory / f"{file}.yaml" for directory in directories)
     return next((descriptions.read(path) for path in paths if path.exists()), Descriptions("", [], {}, {}))
 

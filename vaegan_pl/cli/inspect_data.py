@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def inspect_data(config: DictConfig) -> None:
-    """Write `data_report.json` and `data_report.html`, and log the main figures."""
+    """Write `data_report.json` and `data_report.html`, and log the main numbers."""
     commands.import_torch()
     from hydra.utils import instantiate
 

@@ -1,7 +1,7 @@
-"""Look around in the latent space: `python -m vaegan_pl.latent weights=PATH tool=interpolate output=DIR`.
+"""Explore the latent space of a model: `python -m vaegan_pl.latent weights=PATH tool=interpolate output=DIR`.
 
 `tool=interpolate` goes from one image to another (`images=[A,B]`) or between samples, `tool=attributes` turns your
-images (`images=PATH`) into each class, `tool=walk` wanders through samples. Each writes a grid and an animation.
+images (`images=PATH`) into each class, `tool=walk` moves through samples. Each writes a grid and an animation.
 """
 
 import logging
@@ -53,7 +53,7 @@ def _tour(config: DictConfig, guide: "Guide") -> "Tour":
         return guide.walk(config.n, label)
     if config.tool == "attributes":
         if config.images is None:
-            raise UserError("images: give the image or folder whose images are to change; add images=PATH")
+            raise UserError("images: tool=attributes needs an image or a folder of images; add images=PATH")
         if isinstance(config.images, ListConfig):
             raise UserError(f"images={config.images}: attributes takes one image or one folder; give images=PATH")
         return guide.attributes(guide.read(Path(str(config.images)), MOST_IMAGES), label, config.strength)
@@ -61,6 +61,6 @@ def _tour(config: DictConfig, guide: "Guide") -> "Tour":
         return guide.between_samples(config.n, label)
     named = config.images if isinstance(config.images, ListConfig) else []
     if len(named) != 2:
-        raise UserError(f"images={config.images}: interpolate takes two of them; give images=[A,B]")
+        raise UserError(f"images={config.images}: interpolate needs two images; give images=[A,B]")
     first, last = (guide.read(Path(str(name)), 1) for name in named)
     return guide.between_images(first, last, label)

@@ -42,5 +42,5 @@ def reconstruct(config: DictConfig) -> None:
     psnr = peak_signal_noise_ratio(x_tilde, x, data_range=2.0).item()
     caption = f"Originals above their reconstructions, PSNR {psnr:.1f} dB. Trained on {model.trained_on.caption}."
     save_png(pairs(x[: config.shown], x_tilde[: config.shown], caption), output / "grid.png", provenance)
-    log.info("%d images, PSNR %.1f dB, trained on %s", len(x), psnr, model.trained_on.caption)
+    log.info("%d images, PSNR %.1f dB; model trained on %s", len(x), psnr, model.trained_on.caption)
     log.info("look at %s", output / "grid.png")

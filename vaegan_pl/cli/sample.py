@@ -1,7 +1,7 @@
 """Draw images from a model file: `python -m vaegan_pl.sample weights=PATH n=64 seed=0 output=DIR`.
 
-`label=CLASS` draws from one class, `n_per_class=N` writes class folders to train on, and `audit=true`, given the data
-of the training, draws again what copies a training image.
+`label=CLASS` draws from one class, `n_per_class=N` writes class folders to train on, and `audit=true`, with the
+data options of the training run, redraws samples that copy a training image.
 """
 
 import json
@@ -27,16 +27,16 @@ log = logging.getLogger(__name__)
 
 
 def sample(config: DictConfig) -> None:
-    """Decode draws from the prior N(0, I), or from where classes lie, into single images and one grid."""
+    """Decode draws from the prior N(0, I), or from the mixtures of classes, into single images and one grid."""
     by_class = config.n_per_class is not None
     n = config.n_per_class if by_class else config.n
     if not isinstance(n, int) or n < 1:
         raise UserError(f"{'n_per_class' if by_class else 'n'}={n}: must be a whole number of at least 1")
     if by_class and config.label is not None:
-        raise UserError("label, n_per_class: take one of them; n_per_class draws every class")
+        raise UserError("label, n_per_class: use only one of them; n_per_class draws every class")
     commands.check_seed(config.seed)
     if not 0 <= config.temperature < math.inf:
-        raise UserError(f"temperature={config.temperature}: must be a number of at least 0; 1 draws as trained")
+        raise UserError(f"temperature={config.temperature}: must be a number of at least 0; 1 is as trained")
     path = commands.model_path(config.weights)
     commands.import_torch()
     import torch
@@ -54,7 +54,7 @@ def sample(config: DictConfig) -> None:
     model = weights.load(path).to(pick_device(config.accelerator))
     generator = torch.Generator().manual_seed(config.seed)
     if (by_class or config.audit) and any(output.rglob("*.png")):
-        raise UserError(f"output={output}: holds pictures already; a set to share needs a folder of its own")
+        raise UserError(f"output={output}: already contains pictures; a set to share needs a folder of its own")
     labels = model.labels if by_class else [None if config.label is None else str(config.label)]
     folders = {label: output / label if by_class and label else output for label in labels}
     earlier = [
@@ -63,7 +63,7 @@ def sample(config: DictConfig) -> None:
         for path in claim(folder, rf"{re.escape(label or 'sample')}_\d{{5,}}\.png", config.overwrite)
     ]
     if is_phantoms(output):
-        raise UserError(f"output={output}: holds phantoms to train on; write into another folder")
+        raise UserError(f"output={output}: contains phantoms to train on; write into another folder")
     claim(output, rf"grid\.png|{provenance.NAME}|{PHANTOM_MARKER}", config.overwrite)
     made_from = provenance.words(model)
     facts = provenance.facts(path, provenance.sha256(path), model, config.seed, config.temperature)
@@ -104,4 +104,4 @@ def sample(config: DictConfig) -> None:
     else:
         (output / PHANTOM_MARKER).unlink(missing_ok=True)
     total = n * len(labels)
-    log.info("%d images, trained on %s: %s", total, model.trained_on.caption, output / "grid.png")
+    log.info("%d images from a model trained on %s: %s", total, model.trained_on.caption, output / "grid.png")

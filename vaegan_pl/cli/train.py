@@ -115,7 +115,7 @@ def warn_if_experiment_missing(model: str | None, overrides: list[str]) -> None:
     """Warn if `model=X` is chosen where `experiment=X` exists, which also sets how the model is trained."""
     experiments = [override for override in overrides if override.startswith("experiment=")]
     if (CONFIG_DIRECTORY / "experiment" / f"{model}.yaml").exists() and str(model) not in str(experiments):
-        log.warning("model=%s sets networks and losses alone; experiment=%s also sets how it is trained", model, model)
+        log.warning("model=%s sets only networks and losses; experiment=%s also sets how it is trained", model, model)
 
 
 def silence_expected_warnings() -> None:
@@ -132,7 +132,7 @@ def run_id() -> str:
 
 
 def callbacks_of(config: DictConfig, directory: Path) -> "tuple[RunDirectory, list[L.Callback]]":
-    """The callback that starts the run's directory and gives the Trainer its loggers, and the other callbacks.
+    """The callback that sets up the run's directory and gives the Trainer its loggers, and the other callbacks.
 
     Raises:
         UserError: if a logger or callback is an instance of another class.

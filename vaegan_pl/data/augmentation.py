@@ -24,7 +24,7 @@ class Augmentation:
         contrast: largest change of contrast, as a share of the image's own, in [0, 1].
 
     Raises:
-        ValueError: if a value is out of its range; names it.
+        ValueError: if a value is out of range; the message names it.
     """
 
     horizontal_flip: float
@@ -40,7 +40,7 @@ class Augmentation:
     def __call__(
         self, x: Float[Tensor, "batch 1 side side"], u: Float[Tensor, "batch 5"]
     ) -> Float[Tensor, "batch 1 side side"]:
-        """Images in [-1, 1], changed by five random numbers in [0, 1) for each; the result is in [-1, 1]."""
+        """Augment images in [-1, 1] by five random numbers in [0, 1) for each; the result is in [-1, 1]."""
         if self.horizontal_flip:
             x = torch.where((u[:, 0] < self.horizontal_flip)[:, None, None, None], x.flip(3), x)
         if self.shift:

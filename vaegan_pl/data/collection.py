@@ -89,7 +89,7 @@ class Collection:
         return hashlib.sha256("".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
 
     def order(self) -> str:
-        """SHA-256 over the images of each split in order; if it is equal, training sees the same batches."""
+        """SHA-256 over the images of each split in order; if two are equal, training sees the same batches."""
         held = {
             split: [
                 [(self.prepared.keys[image], int(self.labels[image])) for image in group] for group in sorted(groups)
@@ -151,7 +151,7 @@ class Collection:
                 n = len(self.split.groups[split])
                 lines.append(
                     f"  LEAKS      {len(images)} of {n} {split} images ({len(images) / n:.0%}) have a near-copy among "
-                    "the training images, so results on them are too good. data.split=group leaves none"
+                    "the training images, so results on them are too good; data.split=group removes all"
                 )
         return lines
 
@@ -193,7 +193,7 @@ def collect(
         raise UserError("data.split=official: data.patient and data.copies have no effect with it; leave them out")
     if splitting.by == "official" and set(folders) <= {NO_SPLIT, "train"}:
         raise UserError(
-            f"data.split=official: {root} holds no Testing or validation folder next to Training; take data.split=group"
+            f"data.split=official: {root} has no Testing or validation folder next to Training; use data.split=group"
         )
     paths = [file.path for file in listing.files]
     prepared = prepare(root, paths, decoding, cache)
@@ -248,7 +248,7 @@ def _check_empty(collection: Collection) -> None:
                 continue
             if how.by == "official":
                 raise UserError(
-                    f"{collection.root}: the folders hold no readable {split} image of {name}; add some, or take "
+                    f"{collection.root}: the folders contain no readable {split} image of {name}; add some, or use "
                     "data.split=group"
                 )
             of_class = collection.groups[collection.labels == collection.listing.classes.index(name)]

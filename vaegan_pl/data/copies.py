@@ -1,4 +1,4 @@
-"""Find near-copies: the same image re-encoded, mirrored, turned or changed in brightness."""
+"""Find near-copies: the same image re-encoded, mirrored, rotated by 180° or changed in brightness."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ TURNS: dict[str, Callable[[ndarray], ndarray]] = {
     "upside down": lambda images: images[..., ::-1, :],
     "turned by 180°": lambda images: images[..., ::-1, ::-1],
 }
-"""Positions in which an image can match its copy. Each is its own inverse, so the order of the two does not matter."""
+"""Orientations in which an image can match its copy. Each is its own inverse, so the order of the two is irrelevant."""
 
 _BLOCK = 512
 _SLACK = 1e-4
@@ -35,7 +35,7 @@ class Pairs:
     Attributes:
         first: index of the first image of each pair.
         second: index of the second image, larger than `first`.
-        turn: index into `TURNS` of the position in which they match; a pair can occur once for each position.
+        turn: index into `TURNS` of the orientation in which they match; a pair can occur once for each.
     """
 
     first: Int32[ndarray, " pair"]
@@ -50,7 +50,7 @@ class Pairs:
         return connected(n, np.stack([self.first, self.second], axis=1))
 
     def only(self, turns: Sequence[str]) -> "Pairs":
-        """The pairs that match in one of the given positions."""
+        """The pairs that match in one of the given orientations."""
         kept = np.isin(self.turn, [list(TURNS).index(turn) for turn in turns])
         return Pairs(self.first[kept], self.second[kept], self.turn[kept])
 
@@ -59,7 +59,7 @@ def find_pairs(images: Compared, keys: Sequence[str], correlation: float | None)
     """Pairs whose Pearson correlation, in one of `TURNS`, is at least `correlation`, and pairs with equal keys.
 
     The correlation is over pixels at `COMPARED_SIDE`, so brightness and contrast do not matter. A constant image has no
-    correlation and is a copy only of images with its key. All pairs are compared, so the time grows with the square of
+    correlation and is a copy only of images of equal key. All pairs are compared, so the time grows with the square of
     the number of images. Averages of 2 x 2 pixels are compared first. With P the projection onto them and Q = 1 - P,
     <a, b> <= <Pa, Pb> + |Qa| |Qb|. This leaves few pairs to compare at full size, and misses none.
 

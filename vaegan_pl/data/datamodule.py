@@ -33,14 +33,14 @@ Batch = tuple[Float[Tensor, "batch 1 size size"], Int64[Tensor, " batch"]]
 
 
 class ImageDataset(Dataset[Batch]):
-    """Groups of decoded images, given out as whole batches of (images in [-1, 1], class indices).
+    """Groups of decoded images, served as whole batches of (images in [-1, 1], class indices).
 
     Batches are made on the device that holds the images.
 
     Args:
         images: grey values 0..255, on the device used for training; on the CPU they may be memory-mapped.
         labels: class index of each image, on the same device.
-        groups: for each item, its images; each epoch uses one at random.
+        groups: the images of each item; each epoch uses one at random.
         augmentation: augmentation of the images; None for none.
         seed: seed of the choice and of the augmentation.
     """
@@ -108,17 +108,17 @@ class ImageFolders(L.LightningDataModule):
     Args:
         root: the folder with the class folders, or with `Training/` and `Testing/` that contain class folders.
         classes: class names in label order; None takes all folders.
-        aliases: other names of class folders, each with its class.
+        aliases: alternative names of class folders, each with its class.
         image_size: side of the square images in pixels.
         aspect_ratio: `pad` or `squash`; see `images.fit`.
-        white: the value in 16-bit files that is white.
+        white: the value that represents white in 16-bit files.
         split: `group` or `official`; see `Splitting.by`.
         validation_fraction: share of each class's groups for validation, in (0, 1).
         test_fraction: share of each class's groups for testing, in (0, 1).
         patient: see `Splitting.patient`.
         split_seed: seed of the split.
         copies: `drop` or `weight`; see `splits.by_group`.
-        near_copy_correlation: smallest correlation of near-copies, in (0, 1); None compares hashes of pixels only.
+        near_copy_correlation: smallest correlation of near-copies, in (0, 1); None compares pixel hashes only.
         batch_size: images per training batch and device; an incomplete last batch is dropped.
         augmentation: augmentation of training images.
         max_unreadable: largest share of files that may be unreadable, in [0, 1].
@@ -181,7 +181,7 @@ class ImageFolders(L.LightningDataModule):
         if classes is not None and (len({plain(str(name)) for name in classes}) < len(classes) or not classes):
             raise ValueError(f"data.classes={list(classes)}: must name at least one class, and each only once")
         if not isinstance(aliases, Mapping) or not all(isinstance(name, str) for name in aliases.values()):
-            raise ValueError(f"data.aliases={aliases}: must map each other name to the name of a class")
+            raise ValueError(f"data.aliases={aliases}: must map each alternative name to the name of a class")
         if patient is not None and not _has_a_group(patient):
             raise ValueError(f"data.patient={patient}: must be a regular expression with a group, such as '(P[0-9]+)_'")
         if not cache:
@@ -355,7 +355,7 @@ class PhantomFolders(ImageFolders):
                 or not 0 < n <= MOST_PHANTOMS
             ):
                 raise ValueError(
-                    f"data.per_class.{folder}={n}: must be a folder's name, and 1 to {MOST_PHANTOMS:,} images"
+                    f"data.per_class.{folder}={n}: must be the name of a folder, with 1 to {MOST_PHANTOMS:,} images"
                 )
         if not 0 <= phantom_seed < 2**63:
             raise ValueError(f"data.phantom_seed={phantom_seed}: must not be negative")
@@ -366,7 +366,7 @@ class PhantomFolders(ImageFolders):
         """Draw the phantoms unless their folder exists.
 
         Raises:
-            UserError: if `root` holds other files, or `classes` is None.
+            UserError: if `root` contains other files, or `classes` is None.
         """
         if self.classes is None:
             raise UserError("data.classes: phantoms need class names; set, for example, data.classes=[glioma,notumor]")

@@ -20,8 +20,8 @@ MOST_PIXELS = 2**26
 def read_slice(path: Path) -> UInt8[ndarray, "height width"]:
     """Decode one slice: rescaled (PS3.3 C.11.1) and windowed (C.11.2), with 0 as black.
 
-    The VOI look-up table or the first window of the file is mapped to [0, 255]; without either, the range of the
-    slice's own values is. Padding pixels are black. MONOCHROME1, whose lowest value is white, is inverted.
+    The VOI look-up table or the first window of the file is mapped to [0, 255]; without either, the slice's own
+    range of values is used instead. Padding pixels are black. MONOCHROME1, whose lowest value is white, is inverted.
 
     Raises:
         UserError: if pydicom is not installed.
@@ -36,7 +36,7 @@ def read_slice(path: Path) -> UInt8[ndarray, "height width"]:
         raise UserError(f"{path}: reading DICOM needs pydicom; pip install 'pydicom>=3'") from error
     try:
         if read_file_meta_info(path).get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
-            raise ValueError("the whole file is deflated, to an unknown size; save it without deflation")
+            raise ValueError("the whole file is deflated, and its real size unknown; save it without deflation")
         slice_ = pydicom.dcmread(path)
         if int(slice_.get("NumberOfFrames") or 1) > 1:
             raise ValueError(f"{slice_.NumberOfFrames} frames; save single grey slices")

@@ -46,7 +46,7 @@ class Listing:
     Attributes:
         files: the images, sorted by path.
         classes: class names in label order.
-        ignored: everything else next to the class folders or in them, with the reason.
+        ignored: everything else next to or inside the class folders, with the reason.
     """
 
     files: list[ImageFile]
@@ -63,11 +63,11 @@ def list_images(root: Path, classes: Sequence[str] | None, aliases: Mapping[str,
     Args:
         root: the folder with the split folders or the class folders.
         classes: class names in label order; None takes all class folders, in alphabetical order.
-        aliases: other names of class folders, each with its class.
+        aliases: alternative names of class folders, each with its class.
 
     Raises:
-        UserError: if the root is missing, a class has no folder or no image, or another split has a folder and training
-            has none.
+        UserError: if the root is missing, a class has no folder or no image, or there are split folders but none for
+            training.
     """
     if not root.exists():
         raise UserError(f"data.root={root}: no such folder; set data.root to the folder of your images")
@@ -92,7 +92,7 @@ def list_images(root: Path, classes: Sequence[str] | None, aliases: Mapping[str,
     if classes is None:
         classes = sorted((folders[0][1].name for folders in found.values()), key=str.lower)
         if not classes:
-            raise UserError(f"{root}: holds no folders with images; see data.root")
+            raise UserError(f"{root}: contains no folders with images; see data.root")
     labels = [shown(name) for name in classes]
     for name in labels:
         if labels.count(name) > 1 or len(name.encode()) > LONGEST_NAME:
@@ -134,9 +134,7 @@ def _split_folders(root: Path, ignored: list[tuple[Path, str]]) -> dict[str, Pat
     if "train" not in splits:
         other = next(iter(splits.values())).name
         raise UserError(f"{root} holds {other} but no Training folder; add it or point data.root elsewhere")
-    ignored += [
-        (entry, "hidden" if entry.name.startswith(".") else "not in a folder of the splits") for entry in others
-    ]
+    ignored += [(entry, "hidden" if entry.name.startswith(".") else "not in a split folder") for entry in others]
     return {split: splits[split] for split in dict.fromkeys(SPLIT_FOLDERS.values()) if split in splits}
 
 

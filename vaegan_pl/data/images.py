@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # folders are listed and checked before torch is imported
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}) | dicom.SUFFIXES
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
-"""Formats that Pillow may decode. It goes by content, not by name, and passes some formats on to other programs."""
+"""Formats that Pillow may decode. It goes by content, not by file name, and hands some formats to other programs."""
 
 UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, MemoryError, Image.DecompressionBombError)
 """What `read_grey` raises for a file that is not a complete image with a known range of values."""
@@ -41,12 +41,12 @@ Grey = UInt8[ndarray, "height width"]
 def read_grey(path: Path, white: int) -> Grey:
     """Decode an image at its own size and convert it to grey.
 
-    Colour becomes ITU-R 601 luma, transparency is composited over black, [0, `white`] of 16 bits becomes [0, 255], and
+    Colour becomes ITU-R 601 luma, transparency is composited over black, [0, `white`] at 16 bits becomes [0, 255], and
     DICOM slices are windowed by `dicom.read_slice`.
 
     Raises:
-        UNREADABLE: if the file is truncated, is not an image, or has pixels without a known white: floats, or integers
-            of more than 16 bits.
+        UNREADABLE: if the file is truncated, is not an image, or has pixels whose white level is unknown: floats, or
+            integers of more than 16 bits.
     """
     if path.suffix.lower() in dicom.SUFFIXES:
         return dicom.read_slice(path)
@@ -71,7 +71,7 @@ def _grey(image: Image.Image, white: int) -> Grey:
             raise ValueError("integer pixels of more than 16 bits; save it with 8 or 16 bits")
         return (values * (255 / white)).clip(0, 255).round().astype(np.uint8)
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no known white; save it with 8 or 16 bits")
+        raise ValueError("floating-point pixels have no known white level; save it with 8 or 16 bits")
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         opaque = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", opaque.size, "black"), opaque)
@@ -86,7 +86,7 @@ def fit(grey: Grey, size: int, aspect_ratio: str) -> UInt8[ndarray, "size size"]
     Args:
         grey: the image.
         size: side in pixels.
-        aspect_ratio: `pad` adds black on both sides of the shorter direction; `squash` stretches the image.
+        aspect_ratio: `pad` adds black on both sides of the shorter dimension; `squash` stretches the image.
     """
     image = Image.fromarray(grey)
     if aspect_ratio == "squash":

@@ -1,7 +1,7 @@
 """MRI-like phantoms: drawings of head slices with a class-dependent lesion, so that the project runs without data.
 
 They imitate the layout and rough appearance of brain-tumour MRI (three views, several contrasts, skull, cortex,
-ventricles, lesions of four classes) and nothing else: no anatomy, intensity or statistic of them is a measurement.
+ventricles, lesions of four classes) and nothing else: none of their anatomy, intensities or statistics are measured.
 """
 
 import json
@@ -21,13 +21,13 @@ from vaegan_pl.progress import announce, track
 from vaegan_pl.storage.files import RefusedError, read_json
 
 PHANTOM_MARKER = "PHANTOMS-NOT-MRI.json"
-"""The file at the root of a folder of phantoms that says what it holds and how it was drawn."""
+"""The file at the root of a folder of phantoms that says what it contains and how it was drawn."""
 
 SIDE = 128
 VIEWS = ("axial", "coronal", "sagittal")
 VERSION = 1
 _SECONDS = 0.011
-"""To draw one phantom, on a CPU core."""
+"""Time to draw one phantom, on one CPU core."""
 
 Map = Float[ndarray, "side side"]
 
@@ -63,7 +63,7 @@ def draw_folders(root: Path, classes: Sequence[str], per_class: Mapping[str, int
         seed: seed of the drawings.
 
     Raises:
-        UserError: if `root` holds anything but these phantoms, or there are no phantoms of a class.
+        UserError: if `root` contains anything but these phantoms, or there are no phantoms of a class.
     """
     recipe = {
         "what": "phantoms drawn by vaegan_pl; not MRI",
@@ -87,7 +87,7 @@ def draw_folders(root: Path, classes: Sequence[str], per_class: Mapping[str, int
     unknown = sorted(set(classes) - set(LESIONS))
     if unknown:
         raise UserError(
-            f"data.classes={unknown}: phantoms exist of {', '.join(LESIONS)}; use data=mri for other classes"
+            f"data.classes={unknown}: phantoms exist only for {', '.join(LESIONS)}; use data=mri for other classes"
         )
     root.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
@@ -150,7 +150,7 @@ class _Head:
 
 
 def _coordinates(random: np.random.Generator) -> tuple[Map, Map]:
-    """Right (u) and down (v) in [-1, 1], turned, shifted, scaled and gently warped."""
+    """Right (u) and down (v) in [-1, 1], rotated, shifted, scaled and gently warped."""
     line = np.linspace(-1, 1, SIDE)
     v, u = np.meshgrid(line, line, indexing="ij")
     angle, scale = random.normal(0, 0.07), random.uniform(1.0, 1.12)
@@ -171,7 +171,7 @@ def _edge(distance: Map, softness: float = 0.02) -> Map:
 
 
 def _ellipse(u: Map, v: Map, centre: tuple[float, float], radii: tuple[float, float], turn: float = 0.0) -> Map:
-    """Approximate signed distance to an ellipse turned by `turn` radians; negative inside."""
+    """Approximate signed distance to an ellipse rotated by `turn` radians; negative inside."""
     x, y = u - centre[0], v - centre[1]
     x, y = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
     distance: Map = (np.hypot(x / radii[0], y / radii[1]) - 1) * min(radii)

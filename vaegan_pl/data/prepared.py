@@ -55,7 +55,7 @@ class Decoding:
     Attributes:
         image_size: side of the square images in pixels.
         aspect_ratio: `pad` or `squash`; see `images.fit`.
-        white: the value in 16-bit files that is white.
+        white: the value that represents white in 16-bit files.
         near_copy_correlation: see `copies.find_pairs`.
     """
 
@@ -97,7 +97,7 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
     cannot be opened, the decoded images are used by this process only.
 
     Args:
-        root: the folder that the paths lie in.
+        root: the folder that contains the paths.
         paths: image files.
         decoding: how they are decoded.
         cache: folder of the cache entries; created if it is missing.
@@ -114,7 +114,7 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
         try:
             return _open(entry, len(paths))
         except DamagedError as damage:
-            log.warning("%s is damaged (%s) and is rebuilt", entry, damage)
+            log.warning("%s is damaged (%s) and will be rebuilt", entry, damage)
             _remove(entry)
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
 
 
 def _decoders() -> list[str]:
-    """Versions of the decoding libraries; another version may read more files, or read other values."""
+    """Versions of the decoding libraries; another version may read more files, or different values."""
     found = []
     for package in ("pillow", "pydicom", "pylibjpeg", "python-gdcm", "pyjpegls"):
         with suppress(PackageNotFoundError):
@@ -251,7 +251,7 @@ def _open(entry: Path, n: int) -> Prepared:
     """Verify an entry by its checksums and memory-map it.
 
     Raises:
-        DamagedError: if a file is missing, was changed, or is not of the form that `_write` writes.
+        DamagedError: if a file is missing, was changed, or does not have the form that `_write` writes.
     """
     try:
         sums = read_text(entry / _SUMS)
@@ -272,14 +272,14 @@ def _open(entry: Path, n: int) -> Prepared:
     except (OSError, ValueError, TypeError, KeyError, RefusedError) as error:
         raise DamagedError(printable(str(error).partition("\n")[0])) from error
     if len(images) != n or images.ndim != 3 or images.shape[1] != images.shape[2]:
-        raise DamagedError(f"does not hold {n} images")
+        raise DamagedError(f"does not contain {n} images")
     numbers = np.stack([first, second])
     inside = not numbers.size or (
         0 <= numbers.min() <= numbers.max() < n and 0 <= turn.min() <= turn.max() < len(TURNS)
     )
     if numbers.ndim != 2 or not inside:
         raise DamagedError("its near-copies refer to images that do not exist")
-    with suppress(OSError):  # not ours to touch
+    with suppress(OSError):  # the entry may belong to another user
         os.utime(entry, follow_symlinks=False)
     return Prepared(images, keys, shapes, unreadable, Pairs(first, second, turn))
 
@@ -295,7 +295,7 @@ def _mapped(path: Path, kind: "np.dtype[np.generic]") -> ndarray:
         shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
         size = file.tell() + math.prod(shape) * dtype.itemsize
         if by_column or dtype != kind or min(shape, default=-1) < 0 or size != os.fstat(file.fileno()).st_size:
-            raise ValueError(f"{path.name} holds another array")
+            raise ValueError(f"{path.name} contains a different array")
     # torch needs writable memory, although nothing is written to it. An empty array cannot be memory-mapped.
     array: ndarray = np.load(path, mmap_mode="c" if math.prod(shape) else None)
     return array

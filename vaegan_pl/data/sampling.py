@@ -9,8 +9,8 @@ from torch.utils.data import Sampler
 class EpochSampler(Sampler[int]):
     """All numbers below `n` in random order, in a new order every epoch.
 
-    Yields `epoch * n + number`, which tells a dataset in any process both numbers. Of D devices, each takes every D-th
-    number, and all take equally many. The k-th batches of all devices together are then the k-th batch of a single
+    Yields `epoch * n + number`, which tells a dataset in any process both numbers. Each of D devices uses every D-th
+    number, and all use equally many. The k-th batches of all devices together are then the k-th batch of a single
     device with D times the batch size.
 
     Args:

@@ -56,7 +56,7 @@ def by_group(
         keys: a hash of the pixels of each image.
         sizes: number of pixels of each image; the largest image of a group is kept.
         shares: share of each class's patients in `validation` and in `test`; the rest is for training. A patient counts
-            towards the class of most of their groups; of several such classes, the first.
+            towards the class of most of their groups; in a tie, towards the first such class.
         copies: `drop` or `weight`.
         seed: seed of the split.
     """

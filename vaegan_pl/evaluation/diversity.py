@@ -19,14 +19,14 @@ _WINDOW = 11  # pixels, of SSIM's Gaussian of 1.5
 
 @dataclass(frozen=True)
 class Manifold:
-    """How two sets of features cover each other, by balls around each point that reach its fifth neighbour.
+    """How two sets of features cover each other, using balls around each point up to its fifth nearest neighbour.
 
     Attributes:
         precision: share of the other set inside a ball of real points (arXiv 1904.06991).
         recall: share of the real set inside a ball of the others (arXiv 1904.06991).
         density: mean number of real balls that a point of the other set is in, divided by five (arXiv 2002.09797); may
             exceed 1.
-        coverage: share of real balls that hold a point of the other set (arXiv 2002.09797).
+        coverage: share of real balls that contain a point of the other set (arXiv 2002.09797).
     """
 
     precision: float
@@ -36,13 +36,13 @@ class Manifold:
 
 
 def manifold(real: Features, other: Features, neighbours: int = NEIGHBOURS) -> Manifold:
-    """Precision, recall, density and coverage. All depend on the number of points, so both sets must have as many.
+    """Precision, recall, density and coverage. All depend on the number of points, so both sets must be equally large.
 
     Raises:
         ValueError: if the sets differ in size, or are no larger than `neighbours`.
     """
     if len(real) != len(other) or len(real) <= neighbours:
-        raise ValueError(f"{len(real)} and {len(other)} images: must be equally many and more than {neighbours}")
+        raise ValueError(f"{len(real)} and {len(other)} images: must be equal in number and more than {neighbours}")
     across = torch.cdist(real.double(), other.double())
     real_reach, other_reach = (_reach(features, neighbours) for features in (real, other))
     inside_real = across < real_reach[:, None]
@@ -62,13 +62,13 @@ def _reach(features: Features, neighbours: int) -> Tensor:
 
 
 def vendi_score(features: Features) -> float:
-    """The effective number of different images: exp of the spectrum's entropy of the similarities (arXiv 2210.02410).
+    """The effective number of different images: exp of the entropy of the similarities' spectrum (arXiv 2210.02410).
 
     Similarity is the cosine of features. The score lies between 1 (all alike) and the number of images or of features,
     whichever is less.
     """
     unit = torch.nn.functional.normalize(features.double())
-    gram = unit @ unit.T if len(unit) < unit.shape[1] else unit.T @ unit  # their spectra differ by zeros
+    gram = unit @ unit.T if len(unit) < unit.shape[1] else unit.T @ unit  # their spectra differ only by zeros
     spectrum = torch.linalg.eigvalsh(gram / len(unit)).clamp_min(0)
     return float(torch.special.entr(spectrum).sum().exp())
 

@@ -55,7 +55,7 @@ class Usefulness:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of a model.
+    """All measurements of a model.
 
     Attributes:
         path: the model's file.
@@ -68,10 +68,10 @@ class Evaluation:
         interpolations: decoded from straight lines between posterior means of held-out images, `STEPS` per line.
         reconstruction: quality of `reconstructions`.
         latent_space: how posteriors fill the latent space.
-        memorised: share of training images whose reconstructions the audit counts as copies, which shows how much it
-            would find of what this model can draw.
+        memorised: share of training images whose reconstructions the audit counts as copies, which shows how many of
+            the copies that this model can produce it would find.
         audits: copies among each of `samples`.
-        membership: see `privacy.membership`; by score, for each score that the model has.
+        membership: see `privacy.membership`; for each score that the model provides.
         usefulness: of samples by class; None if it was not measured.
     """
 

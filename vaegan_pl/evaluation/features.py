@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 VERSION = 3
 SEED = 0
 _SECONDS = 0.03 / 64**2
-"""For a step of the classifier's training, by pixel of an image, on two CPU cores."""
+"""Time for one training step of the classifier, per pixel of an image, on two CPU cores."""
 
 Features = Float[Tensor, "image feature"]
 
@@ -47,7 +47,7 @@ class FeatureSpace:
     """Features of images.
 
     Attributes:
-        name: names the network; figures in spaces of different names cannot be compared.
+        name: names the network; values from spaces with different names cannot be compared.
         accuracy: balanced accuracy of the classifier on held-out images, in [0, 1]; None for Inception.
         extract: features of a batch of images in [-1, 1].
         device: where features are computed.
@@ -69,7 +69,7 @@ class FeatureSpace:
 
 
 def classifier_features(collection: Collection, cache: Path, device: torch.device) -> FeatureSpace:
-    """Features of a classifier that is trained on the training images alone, once for each data set and split.
+    """Features of a classifier that is trained on the training images only, once for each data set and split.
 
     Features are standardised by their mean and standard deviation over the training images.
 
@@ -82,7 +82,7 @@ def classifier_features(collection: Collection, cache: Path, device: torch.devic
         UserError: if there is only one class.
     """
     if len(collection.listing.classes) < 2:
-        raise UserError("features=classifier: needs two classes to tell apart; take features=inception")
+        raise UserError("features=classifier: needs at least two classes; use features=inception")
     path = cache / f"features-{_key(collection)}.pth"
     content = _read(path) or _train(collection, path, device)
     model = Classifier(len(collection.listing.classes))
@@ -117,9 +117,9 @@ def _read(path: Path) -> dict[str, Any] | None:
         content = tensor_files.load(path)
         parts = [*content["state_dict"].values(), content["mean"], content["deviation"]]
         if not all(part.isfinite().all() for part in parts) or not (content["deviation"] > 0).all():
-            raise ValueError("holds numbers that are not finite, or deviations of zero")
+            raise ValueError("contains numbers that are not finite, or deviations of zero")
         if type(content["accuracy"]) is not float or not 0 <= content["accuracy"] <= 1:
-            raise ValueError("holds an invalid accuracy")
+            raise ValueError("contains an invalid accuracy")
         model = Classifier(len(content["state_dict"]["head.bias"]))
         model.load_state_dict(content["state_dict"])
         if content["mean"].shape != (FEATURES,) or content["deviation"].shape != (FEATURES,):
@@ -127,7 +127,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return {name: content[name] for name in ("state_dict", "mean", "deviation", "accuracy")}
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, RefusedError) as error:
         reason = printable(str(error).partition("\n")[0])[:200]
-        log.warning("%s cannot be used and is rebuilt: %s", path, reason)
+        log.warning("%s cannot be used and will be rebuilt: %s", path, reason)
         return None
 
 
@@ -148,7 +148,7 @@ def _train(collection: Collection, path: Path, device: torch.device) -> dict[str
         "accuracy": balanced_accuracy(right.numpy(), truth.numpy()),
     }
     earlier = _read(path) if path.exists() else None
-    if earlier is not None:  # of another process; all must use the same features
+    if earlier is not None:  # from another process; all must use the same features
         return earlier
     try:
         tensor_files.save(path, content)
@@ -189,12 +189,12 @@ def inception_features(device: torch.device, weights: Path | None) -> FeatureSpa
             network = NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=path)
     except ModuleNotFoundError as error:
         raise UserError(
-            "features=inception: needs torch-fidelity; pip install -e '.[inception]', or take features=classifier"
+            "features=inception: needs torch-fidelity; pip install -e '.[inception]', or use features=classifier"
         ) from error
     except (OSError, RuntimeError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
         raise UserError(
             f"features=inception: the weights cannot be obtained ({str(error).partition(chr(10))[0]}); go online, set "
-            "inception_weights=PATH to the file, or take features=classifier"
+            "inception_weights=PATH to the file, or use features=classifier"
         ) from error
     network.to(device)
 

@@ -61,7 +61,7 @@ def _within(kernel: Float[Tensor, "n n"], weights: Float[Tensor, " n"]) -> Float
 def frechet_distance(real: Features, other: Features) -> float:
     """The squared 2-Wasserstein distance of Gaussians fitted to both sets (arXiv 1706.08500, eq. 6).
 
-    Its bias depends on the number of images: compare values of the same number only.
+    Its bias depends on the number of images: compare only values for the same number.
     """
     metric = FrechetInceptionDistance(_AsTheyAre(real.shape[1]), sync_on_compute=False).set_dtype(torch.float64)
     metric.update(real.double(), real=True)

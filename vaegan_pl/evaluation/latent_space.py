@@ -14,16 +14,16 @@ from vaegan_pl.model.losses import kl_divergence
 from vaegan_pl.model.mixtures import Latents
 
 LEAST_VARIANCE = 1e-9
-"""Added along every axis, since the posteriors of some encoders are points."""
+"""Added along every axis, since the posteriors of some encoders collapse to points."""
 
 
 @dataclass(frozen=True)
 class AggregatePosterior:
     """The Gaussian with the mean and covariance of the posteriors of many images taken together.
 
-    The mean divergence of the posteriors from the prior, L_prior, has two parts: the information that z has about the
+    The mean divergence of the posteriors from the prior, L_prior, has two parts: the information that z gives about the
     image, and the divergence of all posteriors together from N(0, I) (Hoffman and Johnson 2016, "ELBO surgery"). If
-    the second part is large, draws of the prior lie where no image does, and the decoder has not learned to decode
+    the second part is large, draws from the prior lie where no image does, and the decoder has not learned to decode
     them.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The baseline that any generator must beat: a Gaussian in the largest principal components of the pixels."""
+"""The baseline that any generator must beat: a Gaussian in the leading principal components of the pixels."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ COMPONENTS = 64
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """The mean and the largest principal components of images.
+    """The mean and the leading principal components of images.
 
     Attributes:
         mean: the flattened mean image.

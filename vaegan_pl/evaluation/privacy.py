@@ -1,8 +1,8 @@
 """An empirical audit of what a model reveals about its training images: copies among samples, and membership.
 
 A copy is found by the highest normalised cross-correlation of a sample with any training image, blurred, mirrored or
-not, at shifts of up to `SHIFT` pixels each way. The threshold is calibrated: 1 % of the held-out images exceed it,
-which cannot be copies.
+not, at shifts of up to `SHIFT` pixels each way. The threshold is calibrated: 1 % of the held-out images,
+which cannot be copies, exceed it.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ class Nearest:
     Attributes:
         correlation: normalised cross-correlation at the best shift, in [-1, 1].
         image: index of the training image.
-        mirrored: whether it fits better mirrored.
+        mirrored: whether it matches better when mirrored.
     """
 
     correlation: Float[Tensor, " query"]
@@ -63,7 +63,7 @@ class CopyDetector:
         self.device = device
 
     def nearest(self, x: Images, description: str = "looking for copies") -> Nearest:
-        """The nearest training image of each image in [-1, 1], over both ways round and all shifts."""
+        """The nearest training image of each image in [-1, 1], over both orientations and all shifts."""
         best = torch.full((len(x),), -2.0, device=self.device)
         image = torch.zeros(len(x), dtype=torch.long, device=self.device)
         mirrored = torch.zeros(len(x), dtype=torch.bool, device=self.device)
@@ -85,7 +85,7 @@ class CopyDetector:
         return Nearest(found.cpu(), image.cpu(), mirrored[image].cpu())
 
     def _correlations(self, x: Images, description: str) -> Iterator[tuple[bool, Float[Tensor, "query train"]]]:
-        """Correlations of images with all training images, for each way round and each shift."""
+        """Correlations of images with all training images, for each orientation and each shift."""
         side = x.shape[-1]
         middle = _unit(_blurred(x.to(self.device))[..., SHIFT : side - SHIFT, SHIFT : side - SHIFT])
         width = side - 2 * SHIFT
@@ -112,7 +112,7 @@ def _unit(x: Images) -> Float[Tensor, "image pixel"]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How often images resemble a training image by chance, from held-out images, none of which is a copy.
+    """How often images resemble a training image by chance, estimated from held-out images, none of which is a copy.
 
     Attributes:
         threshold: the correlation above which an image counts as a copy.
@@ -125,7 +125,7 @@ class Calibration:
     above: int
 
     def chance(self, copies: int, n: int) -> float:
-        """Probability that `n` images count `copies` or more, if they copy no more than the held-out images do.
+        """Probability that `copies` or more of `n` images count as copies if they copy no more than held-out images do.
 
         A beta-binomial distribution: the share of false positives is itself estimated, from the held-out images.
         """
@@ -174,7 +174,7 @@ def audit(nearest: Nearest, calibration: Calibration) -> Audit:
 
 
 def without_copies(draw: Callable[[int], Images], n: int, detector: CopyDetector, limit: float) -> tuple[Images, int]:
-    """Draw `n` images of which none counts as a copy; returns them and how many others were rejected.
+    """Draw `n` images, none of which counts as a copy; returns them and how many others were rejected.
 
     Args:
         draw: draws the given number of images in [-1, 1]; every call draws other images.
@@ -190,7 +190,7 @@ def without_copies(draw: Callable[[int], Images], n: int, detector: CopyDetector
     while have < n:
         if drawn >= MOST_REDRAWS * n:
             raise UserError(
-                f"audit: {drawn - have} of {drawn} samples are copies of training images; share none of them"
+                f"audit: {drawn - have} of {drawn} samples are copies of training images; do not share them"
             )
         x = draw(n - have)
         kept.append(x[detector.nearest(x).correlation <= limit])
@@ -234,10 +234,10 @@ PLANTED: dict[str, Callable[[Images, torch.Generator], Images]] = {
     "blurred, 3 x 3": lambda x, _: avg_pool2d(x, 3, 1, 1, count_include_pad=False),
     "blurred, Gaussian of 1.5 pixels": lambda x, _: gaussian_blur(x, [9, 9], [1.5, 1.5]),
     "shifted by 6 pixels": _shifted(6),
-    "turned by 5 degrees": lambda x, _: affine(x, 5.0, [0, 0], 1.0, [0.0], fill=[-1.0]),
+    "rotated by 5 degrees": lambda x, _: affine(x, 5.0, [0, 0], 1.0, [0.0], fill=[-1.0]),
     "larger by 10 %": lambda x, _: affine(x, 0.0, [0, 0], 1.1, [0.0], fill=[-1.0]),
 }
-"""Ways to change a planted copy, from plain copies to well hidden ones."""
+"""Ways to change a planted copy, from exact copies to well-disguised ones."""
 
 
 def detection(detector: CopyDetector, planted: Images, limit: float, seed: int) -> dict[str, Estimate]:

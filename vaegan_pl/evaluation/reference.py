@@ -130,7 +130,7 @@ class Reference:
             if n <= NEIGHBOURS:
                 raise UserError(f"{n} {what} images: a comparison needs at least {NEIGHBOURS + 1}; {fix}")
         if self.train.x.shape[-1] < LEAST_SIDE:
-            raise UserError(f"data.image_size={self.train.x.shape[-1]}: must be at least {LEAST_SIDE} to be measured")
+            raise UserError(f"data.image_size={self.train.x.shape[-1]}: must be at least {LEAST_SIDE} for evaluation")
         untested = set(range(len(self.classes))) - set(self.test.labels.tolist())
         if self.seeds and untested:
             raise UserError(
@@ -161,7 +161,7 @@ class Reference:
 
     @cached_property
     def test(self) -> Labelled:
-        """The test images, by which nothing was chosen; the validation images if there are no test images."""
+        """The test images, which select no epoch or mixture; the validation images if there are no test images."""
         kept = set(held_out_images(self.collection))
         split = "test" if self.collection.split.groups["test"] else "validation"
         chosen = [image for image in self.collection.split.images(split) if image in kept]
@@ -239,7 +239,7 @@ class Reference:
 
     @cached_property
     def some_trained(self) -> Labelled:
-        """The training images of which copies are planted."""
+        """The training images that are planted as copies."""
         return self.train.some(PLANTED, self.seed)
 
     @cached_property
@@ -263,12 +263,12 @@ class Reference:
 
 
 def check_strangers(path: Path, model: SavedModel, source: TrainedOn, image_size: int, aspect_ratio: str) -> None:
-    """Check that images and their split are those of a model's training; its figures would mean nothing otherwise.
+    """Check that images and their split are those a model was trained on; otherwise, its metrics would mean nothing.
 
     Args:
         path: the model's file.
         model: the model.
-        source: the images to measure the model with.
+        source: the images to evaluate the model on.
         image_size: side of the images in pixels.
         aspect_ratio: how images were made square.
 
@@ -276,11 +276,11 @@ def check_strangers(path: Path, model: SavedModel, source: TrainedOn, image_size
         UserError: names what differs.
     """
     if model.trained_on.training_images is None:
-        raise UserError(f"weights={path}: does not say which images trained it; train the model again to measure it")
+        raise UserError(f"weights={path}: does not say which images it was trained on; train it again to evaluate it")
     if model.trained_on.fingerprint != source.fingerprint:
         raise UserError(
-            f"weights={path}: was trained on other images ({model.trained_on.caption}) than {source.folder} holds; "
-            "give data.root, data.classes and data.image_size of its training"
+            f"weights={path}: was trained on other images ({model.trained_on.caption}) than those in {source.folder}; "
+            "give the data.root, data.classes and data.image_size that it was trained with"
         )
     trained = {**(model.trained_on.split or {}), "image_size": model.networks.image_size}
     trained["aspect_ratio"] = model.preprocessing["aspect_ratio"]
@@ -293,5 +293,5 @@ def check_strangers(path: Path, model: SavedModel, source: TrainedOn, image_size
     if differing:
         raise UserError(
             f"weights={path}: was trained with {', '.join(differing)}; give the data options of its training, "
-            "so that no image of its training counts as held out"
+            "so that no image it was trained on counts as held out"
         )

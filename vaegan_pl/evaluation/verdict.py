@@ -1,4 +1,4 @@
-"""The decisions that follow from an evaluation's figures; reports only turn them into words."""
+"""The decisions that follow from an evaluation's metrics; reports only turn them into words."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ GOOD, EXCELLENT = 0.85, 0.95
 """Smallest TSTR / TRTR of each grade."""
 
 TELLING_AUC = 0.6
-"""Membership shows if the whole interval of an AUC lies above this, or below one minus this."""
+"""Membership can be inferred if the whole interval of an AUC lies above this, or below one minus this."""
 
 PLAIN, SEEN = ("exact", "mirrored", "shifted by 3 pixels"), 0.8
-"""Planted copies, and the share of each that a copy audit must find to count."""
+"""Planted copies, and the share of each that a copy audit must find to be conclusive."""
 
 Distance = Literal["nearer", "farther", "as far"]
 Grade = Literal["excellent", "good", "poor"]
@@ -26,10 +26,10 @@ Effect = Literal["helps", "harms", "no difference"]
 
 @dataclass(frozen=True)
 class Limits:
-    """Why a copy audit can say little.
+    """Why a copy audit is inconclusive.
 
     Attributes:
-        missed: the `PLAIN` copies of which it finds a share below `SEEN`.
+        missed: the kinds of `PLAIN` copies that it finds in less than a share of `SEEN`.
         held_out: number of held-out images if they are too few, else None.
     """
 
@@ -43,15 +43,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What may be said of a model.
+    """The conclusions about a model.
 
     Attributes:
         privacy: `PASS`, `WARN` or `FAIL`; see `privacy_verdict`.
         limits: of the copy audit.
-        distance: whether samples are nearer to held-out images than draws of the Gaussian are; see `compare`.
-        usefulness: the figures that may be shown; None if they were not measured or are withheld.
+        distance: whether samples are nearer to held-out images than draws from the Gaussian are; see `compare`.
+        usefulness: the metrics that may be shown; None if they were not measured or are withheld.
         withheld: whether usefulness was measured but is not shown, because the copy audit failed: classifiers learn
-            well from copies of training images, so the figures would say nothing about the model.
+            well from copies of training images, so the metrics would say nothing about the model.
     """
 
     privacy: str
@@ -83,7 +83,7 @@ def decide(evaluation: Evaluation, reference: Reference) -> Verdict:
 
 
 def audit_limits(detection: Mapping[str, Estimate], held_out: int) -> Limits:
-    """The reasons why a copy audit can say little.
+    """The reasons why a copy audit is inconclusive.
 
     Args:
         detection: share of planted copies that it finds; see `privacy.detection`.
@@ -94,7 +94,7 @@ def audit_limits(detection: Mapping[str, Estimate], held_out: int) -> Limits:
 
 
 def privacy_verdict(audits: Iterable[str], membership: Iterable[Estimate], limits: Limits) -> str:
-    """The worst verdict of the copy audits; at least `WARN` if membership shows or an audit can say little.
+    """The worst verdict of the copy audits; at least `WARN` if membership can be inferred or an audit is inconclusive.
 
     Args:
         audits: verdict of each set of samples.

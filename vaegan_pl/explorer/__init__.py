@@ -1,1 +1,1 @@
-"""The page in a browser: what it does with a model, what it knows of the training images, and what it shows."""
+"""The page in the browser: what it does with a model, what it knows about training images, and what it shows."""

@@ -207,11 +207,11 @@ class Page:
         """Build the tab; returns the field for the number of a sample."""
         with gr.Row():
             with gr.Column():
-                number = gr.Number(1, label="Number of a sample of the first tab", precision=0, minimum=1, maximum=MOST)
-                sample = gr.Button("Take this sample")
+                number = gr.Number(1, label="Number of a sample in the first tab", precision=0, minimum=1, maximum=MOST)
+                sample = gr.Button("Use this sample")
                 upload = self._upload("Your image", "upload")
                 label = self._told_class()
-                held_out = self._follow(gr.Button, _if_it_encodes, value="Take a held-out image")
+                held_out = self._follow(gr.Button, _if_it_encodes, value="Use a held-out image")
             with gr.Column(scale=2), gr.Row():
                 shown = [self._clear(_image(what, what.lower())) for what in ("Original", "Before", "After")]
         with gr.Row():
@@ -254,7 +254,7 @@ class Page:
         studio = self.studios[name]
         point = find(studio, *given)
         image = self._shown(studio.decoded(point)[0], scaling, provenance.words(studio.model))
-        original = None if point.image is None else self._shown(point.image[0], scaling, "an image, as models see it")
+        original = None if point.image is None else self._shown(point.image[0], scaling, "image, as the model sees it")
         return [point, original, image, image, *[0] * sliders]
 
     def _told_again(self, sliders: int, name: str, scaling: str, file: str | None, label: str | None) -> list[Any]:
@@ -270,7 +270,7 @@ class Page:
     @staticmethod
     def _sampled(studio: Studio, drawn: Drawn | None, number: float) -> Point:
         if drawn is None or drawn.studio != studio.name:
-            raise UserError("there is no sample yet; generate some in the first tab")
+            raise UserError("there are no samples yet; generate some in the first tab")
         chosen = _whole(number, "Number of the sample", 1, len(drawn.samples.images))
         return studio.point(drawn.samples, chosen - 1)
 
@@ -292,11 +292,11 @@ class Page:
         with gr.Row():
             for place, what in enumerate(("From", "To"), start=1):
                 with gr.Column():
-                    text = f"{what}: number of a sample of the first tab, unless there is an image below"
+                    text = f"{what}: number of a sample in the first tab, unless there is an image below"
                     number = gr.Number(place, label=text, precision=0, minimum=1, maximum=MOST)
                     ends += [self._upload(f"{what}: your image", what.lower()), number]
         label = self._told_class()
-        go = gr.Button("Show the way", variant="primary")
+        go = gr.Button("Interpolate between them", variant="primary")
         strip = self._clear(_image("From left to right", "strip"))
         moving = self._clear(_image("Animation", "animation"))
         go.click(self._between, [self.model, self.drawn, label, *ends], [strip, moving], api_visibility="private")
@@ -314,8 +314,8 @@ class Page:
         )
 
     def _inspect(self) -> gr.Number:
-        """The tab; gives the number of the sample that it looks at."""
-        gr.Markdown("Which training images is a sample of the first tab like, and is it a copy of one?")
+        """Build the tab; returns the field for the number of the inspected sample."""
+        gr.Markdown("Which training images does a sample in the first tab resemble, and is it a copy of one?")
         with gr.Row():
             number = gr.Number(1, label="Number of the sample", precision=0, minimum=1, maximum=MOST)
             find = gr.Button("Find the nearest training images", variant="primary")
@@ -341,7 +341,7 @@ class Page:
         sample = studio.decoded(self._sampled(studio, drawn, number))[0]
         trained = self.training(studio)
         neighbours, calibration = trained.nearest(sample), trained.calibration
-        words = "counts as a copy" if trained.is_copy(neighbours[0]) else "no copy"
+        words = "counts as a copy" if trained.is_copy(neighbours[0]) else "not a copy"
         few = "; that is too few images to rely on" if calibration.images < LEAST_HELD_OUT else ""
         tiles = [(self._shown(sample, scaling, provenance.words(studio.model)), f"sample {number:g}")]
         for one in neighbours:
@@ -350,12 +350,12 @@ class Page:
             tiles.append((self._shown(one.image, scaling, f"training image {file}"), caption))
         return (
             f"{neighbours[0].correlation:.3f}: {words} (above {calibration.threshold:.3f} it would count as one; of "
-            f"{calibration.images} new images {calibration.above} lie above{few})"
+            f"{calibration.images} held-out images, {calibration.above} lie above{few})"
         ), tiles
 
     def _figures(self, studio: Studio) -> Tiles:
         """The run's pictures, if they are real files next to the model; symbolic links could lead anywhere."""
-        found = {"curves.png": "curves of training", "images/progress.png": "samples after the first and last epoch"}
+        found = {"curves.png": "training curves", "images/progress.png": "samples after the first and last epoch"}
         tiles = []
         for name, words in found.items():
             with suppress(OSError, RefusedError):
@@ -381,7 +381,7 @@ class Page:
         rows = []
         for name, studio in self.studios.items():
             if own is not None and own not in studio.labels:
-                gr.Warning(_message(f"{name} does not know {own}"))
+                gr.Warning(_message(f"{name} has no class {own}"))
                 continue
             samples = studio.draw(own, count, start, 1.0)
             sheet = studio.sheet(samples.images, f"{name}: {own or 'prior'}, seed {start}")

@@ -44,7 +44,7 @@ def serve(blocks: gr.Blocks, host: str, port: int | None, browser: bool) -> str:
 
     Args:
         blocks: the page.
-        host: the address to listen at.
+        host: the address to listen on.
         port: the port; None takes the first free one from 7860 on.
         browser: whether to open the page in the user's browser.
 
@@ -80,6 +80,6 @@ def serve(blocks: gr.Blocks, host: str, port: int | None, browser: bool) -> str:
         )
     except OSError as error:
         raise UserError(
-            f"host={host} port={port}: cannot listen there; choose another port, or port=null for the first free one"
+            f"host={host} port={port}: cannot listen there; use another port, or port=null for the first free one"
         ) from error
     return str(url)

@@ -123,7 +123,7 @@ class Studio:
             x = read_image(path, self.model)[None]
         except UNREADABLE as error:
             reason = str(error).replace(str(path), path.name)
-            raise UserError(f"{path.name}: cannot be read ({reason}); give a whole PNG, JPEG, TIFF or DICOM") from error
+            raise UserError(f"{path.name}: cannot be read ({reason}); use an intact image file") from error
         return Point(self.model.encode(x, told), told, x)
 
     def decoded(self, point: Point) -> Images:
@@ -152,15 +152,13 @@ class Studio:
             UserError: if the model is conditional and the points have different classes.
         """
         if start.label != end.label:
-            raise UserError(
-                f"one end is {start.label}, the other {end.label}: this model is told one; take two of a class"
-            )
+            raise UserError(f"one end is {start.label}, the other {end.label}: this model needs both ends in one class")
         frames = self.model.interpolate(start.z, end.z, FRAMES, self._told(start))
         shown = frames[evenly(COLUMNS, FRAMES)].flatten(0, 1)
         ends = [[] if point.image is None else [point.image] for point in (start, end)]
         named = " and ".join(name for name, end in zip(("first", "last"), ends, strict=True) if end)
         still = torch.cat([*ends[0], shown, *ends[1]])
-        caption = f"{f'As it was given: the {named}. ' if named else ''}{self._source}"
+        caption = f"{f'Original: the {named} image. ' if named else ''}{self._source}"
         return Tour(still, len(still), frames, 1, False, caption)
 
     def sheet(self, images: Images, words: str) -> bytes:
@@ -192,5 +190,5 @@ class Studio:
 
     def _told(self, point: Point) -> str | None:
         if self.model.is_conditional and point.label is None:
-            raise UserError("choose the image's class: this model is told it")
+            raise UserError("choose the image's class: this model needs it")
         return point.label if self.model.is_conditional else None

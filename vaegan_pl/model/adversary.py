@@ -16,7 +16,7 @@ Logits = Float[Tensor, " batch"]
 
 BLACK = -1.0
 SHIFT, CUTOUT = 1 / 8, 1 / 2
-"""The largest shift, and the side of the hole, as shares of the image's side (arXiv 2006.10738, section 3.2)."""
+"""The largest shift, and the side of the cutout, as fractions of the image's side (arXiv 2006.10738, section 3.2)."""
 
 R1_INTERVAL = 16
 """Batches from one penalty to the next, and the factor by which each is larger (arXiv 1912.04958, section 3.1).
@@ -27,15 +27,15 @@ RMSProp divides by recent gradients, so one large penalty has less effect than m
 ANCHOR_DECAY = 0.99
 """Decay of the moving averages of logits that LeCam uses (arXiv 2104.03310, section 4.1), after the first batches.
 
-As in `GenerativeModel.update_averages` it starts low, so that the averages quickly leave their initial 0.
+As in `GenerativeModel.update_averages`, it starts low so that the averages quickly move away from their initial 0.
 """
 
 
 class DiffAugment:
     """Differentiable augmentation of everything that the discriminator sees (arXiv 2006.10738).
 
-    The real and decoded images of one row are augmented alike, so that L_llike compares the same view of both. Pixels
-    shifted in from outside the image, and the hole, are black like the background of MRI.
+    Real and decoded images at the same index are augmented in the same way, so that L_llike compares the same view of
+    both. Pixels shifted in from outside the image, and the cutout, are black like the background of MRI.
 
     Args:
         changes: any of `brightness`, `contrast`, `translation` and `cutout`, in the order they are applied.
@@ -57,7 +57,7 @@ class DiffAugment:
         for change in changes:
             if change not in self._known:
                 raise ValueError(
-                    f"model.adversary.diffaugment={list(changes)}: must be made of {', '.join(self._known)}"
+                    f"model.adversary.diffaugment={list(changes)}: may only contain {', '.join(self._known)}"
                 )
         self.changes = list(changes)
 
@@ -92,7 +92,7 @@ class DiffAugment:
 
     @staticmethod
     def cutout(images: Images, uniform: Tensor) -> Images:
-        """Blacken a square with a side of `CUTOUT` of the image's, centred on any pixel."""
+        """Blacken a square, `CUTOUT` times as wide as the image, centred on a random pixel."""
         side = images.shape[-1]
         hole = round(CUTOUT * side)
         start = (uniform[:, 4:6] * side).long() - hole // 2
@@ -127,8 +127,8 @@ class GanGradients:
         decoder_pull: gradients of the decoder's adversarial loss (-L_GAN in the saturating game) with respect to the
             decoded images; 0 for images that do not enter L_GAN.
         discriminator: gradients of the discriminator, in `parameters()` order.
-        cost_real: the discriminator's mean cost of real images.
-        cost_fake: the discriminator's mean cost of the decoded images in L_GAN.
+        cost_real: the discriminator's mean loss on real images.
+        cost_fake: the discriminator's mean loss on the decoded images in L_GAN.
         metrics: the costs to log.
     """
 
@@ -179,7 +179,7 @@ class Adversary(nn.Module):
         return {"game": self.name, "diffaugment": changes, "r1": self.r1, "lecam": self.lecam}
 
     def views(self, batches: Sequence[Images], uniform: Float[Tensor, "batch draw"] | None) -> list[Images]:
-        """The batches as the discriminator sees them; equal rows of all batches are augmented alike."""
+        """The batches as the discriminator sees them; images at the same index get the same augmentation."""
         if self.diffaugment is None:
             return list(batches)
         if uniform is None:
@@ -187,7 +187,7 @@ class Adversary(nn.Module):
         return [self.diffaugment(images, uniform) for images in batches]
 
     def graph_key(self, step: int) -> int | None:
-        """See `GenerativeModel.graph_key`: 1 in batches with R1, 0 in others, None while LeCam's decay still grows."""
+        """See `GenerativeModel.graph_key`: 1 in batches with R1, 0 in others, None while LeCam's decay rises."""
         if type(self) is not Adversary or (self.lecam and _begun(step) < ANCHOR_DECAY):
             return None
         return int(self._is_due(step))
@@ -235,7 +235,7 @@ class Adversary(nn.Module):
         return GanGradients(g_decoded, g_theta, cost_real.detach(), cost_fake.detach(), metrics)
 
     def discriminator_cost(self, real: Logits, fakes: Sequence[Logits]) -> Scalar:
-        """The discriminator's loss in the game: the sum of its costs of real and of decoded images."""
+        """The discriminator's loss in the game: the sum of its losses on real and on decoded images."""
         return self.game.real(real) + torch.stack([self.game.fake(logits) for logits in fakes]).sum()
 
     def lecam_cost(self, real: Logits, fakes: Sequence[Logits], step: int) -> Scalar:
@@ -272,7 +272,7 @@ class Adversary(nn.Module):
         """
         if gate is not None and self.r1:
             raise ValueError(
-                "model.gate: may rest the discriminator where its penalty is due; take model.adversary.r1=0"
+                "model.gate: may pause the discriminator when its R1 penalty is due; use model.adversary.r1=0"
             )
 
     def check_batch_norm(self, networks: Networks) -> None:
@@ -283,7 +283,7 @@ class Adversary(nn.Module):
         """
         if self.r1 and networks.discriminator_norm == "batch":
             raise ValueError(
-                "model.adversary.r1: penalises the slope at each image, which batch norm mixes with the others; take "
+                "model.adversary.r1: penalises the gradient at each image, which batch norm mixes with the others; use "
                 "model.networks.discriminator_norm=group or spectral"
             )
 
@@ -295,7 +295,7 @@ class Adversary(nn.Module):
         y: Labels | None,
         step: int,
     ) -> tuple[Tensor, ...]:
-        """The discriminator's gradient plus, every `R1_INTERVAL` batches, that of r1 / 2 E |grad_x logit(x)|^2.
+        """The discriminator's gradient plus, every `R1_INTERVAL` batches, the gradient of r1 / 2 E |grad_x logit(x)|^2.
 
         The penalty is computed in the precision of the parameters.
 

@@ -43,7 +43,7 @@ class VAEGAN(GenerativeModel):
 
     Args:
         networks: encoder, decoder and discriminator.
-        gamma: weight of L_llike against L_GAN in the decoder's update (paper, section 2.3).
+        gamma: weight of L_llike relative to L_GAN in the decoder's update (paper, section 2.3).
         similarity_layer: the discriminator's feature map that serves as Dis_l: `conv`, `norm` or `relu` followed by the
             index of the stage, from 1.
         normalised_similarity: whether L_llike compares features standardised by `losses.standardise_features`.
@@ -51,7 +51,7 @@ class VAEGAN(GenerativeModel):
             optimal one for each batch; see `losses.pixel_likelihood`. None adds nothing, as in the paper.
         fakes: decoded images that enter L_GAN: `both` x_tilde and x_p (Algorithm 1), only x_tilde (`reconstruction`),
             or only x_p (`prior`). L_GAN has no gradient with respect to the other.
-        batch_norm: batches that share batch-norm statistics, because they pass a network as one batch. `joint`: all (x,
+        batch_norm: batches that share batch-norm statistics, because a network sees them as one batch. `joint`: all (x,
             x_tilde and x_p in the discriminator, z and z_p in the decoder). `paired`: x and x_tilde. `separate`: none.
             `authors`: x and x_tilde for L_llike, then, in a second pass, x and the images that enter L_GAN.
         adversarial: whether the decoder ascends L_GAN. Without it, only the discriminator learns from L_GAN, and the
@@ -63,13 +63,13 @@ class VAEGAN(GenerativeModel):
         ema: see `GenerativeModel`.
 
     Raises:
-        ValueError: if `gamma` is negative, an option has another value than those above, or two options contradict.
+        ValueError: if `gamma` is negative, an option has a value not listed above, or two options conflict.
     """
 
     NETWORKS = ("encoder", "decoder", "discriminator")
     LOSSES = ("loss/prior", "loss/llike", "loss/gan")
     AGAINST_COLLAPSE = "lower optimizer.discriminator.lr or raise model.gamma"
-    AGAINST_DEFEAT = "lower optimizer.discriminator.lr or take model/gate=equilibrium"
+    AGAINST_DEFEAT = "lower optimizer.discriminator.lr or use model/gate=equilibrium"
 
     def __init__(
         self,
@@ -101,11 +101,9 @@ class VAEGAN(GenerativeModel):
         if sigma is not None:
             check_sigma(sigma)
         if gate is not None and not isinstance(gate, EquilibriumGate):
-            raise ValueError(f"model.gate={gate}: take model/gate=equilibrium (with a slash), or model.gate=null")
+            raise ValueError(f"model.gate={gate}: use model/gate=equilibrium (with a slash), or model.gate=null")
         if gate is not None and not adversarial:
-            raise ValueError(
-                "model.gate: weighs decoder against discriminator; take model.adversarial=true, or no gate"
-            )
+            raise ValueError("model.gate: balances decoder and discriminator; use model.adversarial=true, or no gate")
         adversary.check_gate(gate)
         adversary.check_batch_norm(networks)
         self.gamma = gamma
@@ -231,7 +229,7 @@ class VAEGAN(GenerativeModel):
                 images = [views[i] for i in group]
                 of_all, maps = self.networks.discriminator(torch.cat(images), _repeated(y, group))
                 logits |= dict(zip(group, of_all.chunk(len(group)), strict=True))
-                # With "authors", X passes twice: its logits come from the second pass and its Dis_l from the first.
+                # With "authors", X is passed twice: its logits come from the second pass and its Dis_l from the first.
                 dis_l = dict(zip(group, maps[self.similarity_layer].chunk(len(group)), strict=True)) | dis_l
         fakes = {name: logits[i] for i, name in enumerate(DECODED[: len(batches) - 1], 1)}
         seen = DiscriminatorOutput(views[0], logits[0], fakes, [DECODED[i] for i in self._in_l_gan])

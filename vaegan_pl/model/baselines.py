@@ -12,7 +12,7 @@ from vaegan_pl.model.networks import Networks
 
 
 class VAE(GenerativeModel):
-    """A variational autoencoder with a Gaussian in the pixels (arXiv 1312.6114; report, section 2.1).
+    """A variational autoencoder with a Gaussian likelihood in pixel space (arXiv 1312.6114; report, section 2.1).
 
     Args:
         networks: encoder and decoder.
@@ -69,8 +69,8 @@ class GAN(GenerativeModel):
 
     NETWORKS = ("decoder", "discriminator")
     LOSSES = ("loss/gan",)
-    AGAINST_COLLAPSE = "lower optimizer.discriminator.lr or take model.adversary.diffaugment=[translation,cutout]"
-    AGAINST_DEFEAT = "lower optimizer.discriminator.lr or take model.adversary.game=non_saturating"
+    AGAINST_COLLAPSE = "lower optimizer.discriminator.lr or use model.adversary.diffaugment=[translation,cutout]"
+    AGAINST_DEFEAT = "lower optimizer.discriminator.lr or use model.adversary.game=non_saturating"
 
     def __init__(self, networks: Networks, adversary: Adversary, ema: float | None) -> None:
         super().__init__(networks, ema)

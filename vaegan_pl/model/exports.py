@@ -18,7 +18,7 @@ from vaegan_pl.storage.files import atomic_write
 
 TOLERANCE = 1e-4
 CHECKED = (1, 3, 16)
-"""Batch sizes on which an export is compared; none is the size that it was traced with."""
+"""Batch sizes at which an export is compared; none is the size it was traced with."""
 
 INPUTS = {"encoder": "images", "decoder": "z"}
 OUTPUTS = {"encoder": ["mean", "log_variance"], "decoder": ["images"]}
@@ -58,7 +58,7 @@ def export(networks: Networks, file_format: str, directory: Path, metadata: Mapp
                 write(network, name, _examples(shape, networks.classes, 2), unchecked, json.dumps(dict(metadata)))
                 runner = load(unchecked, network)
             except ModuleNotFoundError as error:
-                raise UserError(f"format={file_format}: needs {error.name}; pip install -e '.[export]'") from error
+                raise UserError(f"format={file_format}: needs {error.name}; run pip install -e '.[export]'") from error
             differs = difference(network, runner, shape, networks.classes)
             if not differs <= TOLERANCE:
                 raise UserError(

@@ -16,7 +16,7 @@ from vaegan_pl.model.networks import Networks
 
 @dataclass(frozen=True)
 class EquilibriumGate:
-    """The authors' rule that rests the decoder or discriminator when it is too far ahead (their code, not the paper).
+    """The authors' rule that pauses the decoder or discriminator when it is too far ahead (their code, not the paper).
 
     Args:
         equilibrium: the cost around which both players are kept, in nats (0.68 in the authors' code).
@@ -35,7 +35,7 @@ class EquilibriumGate:
                 raise ValueError(f"model.gate.{name}={value}: must be a finite number of at least 0")
 
     def __call__(self, cost_real: float, cost_fake: float) -> tuple[bool, bool]:
-        """Whether to update (decoder, discriminator), given the mean costs of real and of decoded images in nats."""
+        """Whether to update (decoder, discriminator), given the mean losses on real and on decoded images in nats."""
         discriminator = min(cost_real, cost_fake) >= self.equilibrium - self.margin
         decoder = max(cost_real, cost_fake) <= self.equilibrium + self.margin
         return (decoder, discriminator) if decoder or discriminator else (True, True)
@@ -43,15 +43,15 @@ class EquilibriumGate:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients of the networks at one parameter point, and what to log.
+    """Gradients of all networks at the same parameters, and what to log.
 
     Attributes:
         metrics: numbers to log.
         encoder: gradients in `parameters()` order; empty for a network that the model lacks.
         decoder: likewise.
         discriminator: likewise.
-        cost_real: the discriminator's mean cost of real images in nats, for `EquilibriumGate`.
-        cost_fake: its mean cost of the decoded images that enter L_GAN in nats, likewise.
+        cost_real: the discriminator's mean loss on real images in nats, for `EquilibriumGate`.
+        cost_fake: its mean loss on the decoded images that enter L_GAN in nats, likewise.
     """
 
     metrics: dict[str, Scalar]
@@ -73,12 +73,12 @@ def norm(tensors: Sequence[Tensor]) -> Scalar:
 
 
 class GenerativeModel(nn.Module, ABC):
-    """Networks, and the gradients by which they learn.
+    """Networks, and the gradients that train them.
 
     Args:
-        networks: those of encoder, decoder and discriminator that the model has.
+        networks: whichever of encoder, decoder and discriminator the model has.
         ema: decay, in [0, 1), of moving averages of encoder and decoder, which replace them outside training (arXiv
-            1806.04498); None uses the networks as they are.
+            1806.04498); None keeps no averages.
 
     Raises:
         ValueError: if `ema` is out of its range.
@@ -91,7 +91,7 @@ class GenerativeModel(nn.Module, ABC):
     """The names of the metrics that must stay finite."""
 
     AGAINST_COLLAPSE: ClassVar[str]
-    """What a user can do if samples become alike."""
+    """What a user can do if samples lose their variety."""
 
     AGAINST_DEFEAT: ClassVar[str] = ""
     """What a user can do if the discriminator wins."""
@@ -106,12 +106,12 @@ class GenerativeModel(nn.Module, ABC):
         super().__init__()
         if not isinstance(networks, Networks):
             raise ValueError(
-                f"model.networks._target_: gives a {type(networks).__name__}, which cannot be kept in a model file; it "
-                "must give vaegan_pl.model.networks.Networks"
+                f"model.networks._target_: builds a {type(networks).__name__}, which a model file cannot store; it "
+                "must build vaegan_pl.model.networks.Networks"
             )
         if networks.names != list(self.NETWORKS):
             raise ValueError(
-                f"model.networks: has {', '.join(networks.names)}; this model is made of {', '.join(self.NETWORKS)}; "
+                f"model.networks: has {', '.join(networks.names)}; this model needs {', '.join(self.NETWORKS)}; "
                 "set encoder_channels or discriminator_channels accordingly"
             )
         known = ema is None or (isinstance(ema, float | int) and not isinstance(ema, bool) and 0 <= ema < 1)
@@ -125,10 +125,10 @@ class GenerativeModel(nn.Module, ABC):
 
     @abstractmethod
     def gradients(self, batch: Batch, noise: Noise) -> Gradients:
-        """All gradients of one iteration, at one parameter point; no parameter and no `.grad` is changed."""
+        """All gradients of one iteration, at the same parameters; changes no parameter and no `.grad`."""
 
     def graph_key(self, step: int) -> int | None:
-        """Key of the CUDA graph that can replay a batch; None if the batch cannot be recorded.
+        """Key of the CUDA graph that can replay a batch; None if the batch cannot be captured.
 
         Batches with the same key differ only in their inputs.
 
@@ -161,7 +161,7 @@ class GenerativeModel(nn.Module, ABC):
 
     @property
     def inference_networks(self) -> Networks:
-        """The networks to sample, encode and save: the averages if there are any."""
+        """The networks used to sample, to encode and for model files: the averages if there are any."""
         if not self.averages:
             return self.networks
         networks = copy.copy(self.networks)

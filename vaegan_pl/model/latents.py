@@ -13,10 +13,10 @@ Points = Float[Tensor, "*point latent"]
 
 
 def slerp(start: Points, end: Points, t: Float[Tensor, " step"]) -> Float[Tensor, "*point step latent"]:
-    """Spherical interpolation (arXiv 1609.04468, section 2.1), with lengths interpolated linearly.
+    """Spherical interpolation (arXiv 1609.04468, section 2.1), with norms interpolated linearly.
 
-    A straight line between draws of N(0, I) passes through a region where the prior has hardly any mass. For ends of
-    equal length this is the source's formula; for others, that formula would not change lengths evenly.
+    A straight line between draws of N(0, I) passes through a region where the prior has hardly any mass. For
+    endpoints of equal norm this is the paper's formula; for others, that formula would not change the norm evenly.
 
     Args:
         start: the point at t = 0.
@@ -64,7 +64,7 @@ def leading_directions(decoder: Decoder, n: int) -> Float[Tensor, "direction lat
     """The `n` orthogonal unit directions of z that change the decoder's hidden layer most, strongest first.
 
     These are the first right singular vectors of its weights (SeFa: arXiv 2007.06600, equation 5), with each row scaled
-    as by the norm that follows.
+    as the normalisation layer after it does.
     """
     linear, norm = decoder.hidden[0], decoder.hidden[1]
     assert isinstance(linear, nn.Linear)

@@ -15,7 +15,7 @@ Logits = Float[Tensor, " batch"]
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """The same numbers in float32, or in a higher precision that they have already: enough to sum them."""
+    """The same numbers in float32, or in a higher precision if they already have one, for accurate sums."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -35,8 +35,8 @@ class Prior:
 
     Args:
         weight: weight of L_prior, beta of arXiv 1804.03599; 1 gives the evidence lower bound.
-        free_bits: nats that each dimension of z may hold at no cost, lambda of arXiv 1606.04934, appendix C.8, with
-            means over the batch.
+        free_bits: KL divergence in nats that each dimension of z may have without penalty, lambda of arXiv 1606.04934,
+            appendix C.8, with means over the batch.
 
     Raises:
         ValueError: if an option is negative or not finite.
@@ -68,7 +68,7 @@ def feature_likelihood(
     """L_llike = -E_q[log p(Dis_l(x)|z)] without its constant (paper, section 2.3).
 
     Dis_l(x) is Gaussian around Dis_l(x_tilde) with unit variance, so this is half the squared distance, summed
-    over features, mean over images.
+    over features and averaged over images.
     """
     difference = at_least_float32(features_x_tilde) - at_least_float32(features_x)
     return 0.5 * difference.square().flatten(1).sum(1).mean()
@@ -118,7 +118,7 @@ def pixel_likelihood(
 ) -> Scalar:
     """-E_q[log p(x|z)] in nats without n/2 log 2 pi, for a Gaussian with mean x_tilde and standard deviation sigma.
 
-    A `learned` sigma is the optimal one for the batch, the root of the mean squared error, which gives
+    A `learned` sigma is the optimal one for the batch, the square root of the mean squared error, which gives
     n/2 (log MSE + 1) (arXiv 2006.13202, section 3.3).
     """
     error = (at_least_float32(x_tilde) - at_least_float32(x)).square()
@@ -128,23 +128,23 @@ def pixel_likelihood(
 
 
 def real_cost(logits: Logits) -> Scalar:
-    """-log Dis(x) in nats, mean over images: the discriminator's cost of real images."""
+    """-log Dis(x) in nats, averaged over images: the discriminator's loss on real images."""
     return F.softplus(-at_least_float32(logits)).mean()
 
 
 def fake_cost(logits: Logits) -> Scalar:
-    """-log(1 - Dis(x)) in nats, mean over images: the discriminator's cost of decoded images."""
+    """-log(1 - Dis(x)) in nats, averaged over images: the discriminator's loss on decoded images."""
     return F.softplus(at_least_float32(logits)).mean()
 
 
 @dataclass(frozen=True)
 class Game:
-    """The costs of both players in the adversarial game, as functions of the logits of a batch.
+    """The losses of both players in the adversarial game, as functions of the logits of a batch.
 
     Attributes:
-        real: the discriminator's cost of real images.
-        fake: the discriminator's cost of decoded images.
-        decoder: the decoder's cost of decoded images.
+        real: the discriminator's loss on real images.
+        fake: the discriminator's loss on decoded images.
+        decoder: the decoder's loss on decoded images.
     """
 
     real: Callable[[Logits], Scalar]

@@ -1,4 +1,4 @@
-"""Where each class lies in the latent space: Gaussian mixtures on the encoder's posteriors of its training images.
+"""Where each class lies in the latent space: Gaussian mixtures fitted to the posteriors of its training images.
 
 Algorithm 1 does not use class labels. Draws from the mixture of a class decode to images of that class.
 """
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 DRAWS = 4
-"""Draws from each image's posterior. The mixtures are fitted to those of training images, and selected by others."""
+"""Draws from each image's posterior. Mixtures are fitted to those of training images, selected by validation images."""
 
 COMPONENTS = (1, 2, 4)
 REGULARISATION = 1e-3
@@ -30,7 +30,7 @@ class Mixture:
     Attributes:
         weights: weight of each component; they sum to 1.
         means: mean of each component.
-        factors: lower triangular L of each covariance L L^T.
+        factors: lower-triangular Cholesky factor L of each covariance L L^T.
     """
 
     weights: Float[Tensor, " component"]
@@ -66,14 +66,14 @@ def from_plain(content: Mapping[str, Mapping[str, Any]], latent_dim: int) -> Cla
     mixtures = {name: Mixture(**values) for name, values in content.items()}
     for name, mixture in mixtures.items():
         if not all(isinstance(part, Tensor) and part.dtype == torch.float32 for part in vars(mixture).values()):
-            raise TypeError(f"the mixture of {name} holds values that are not numbers")
+            raise TypeError(f"the mixture of {name} contains values that are not numbers")
         k = mixture.weights.numel()
         if mixture.weights.shape != (k,) or mixture.means.shape != (k, latent_dim):
             raise ValueError(f"the mixture of {name} does not fit a latent space of {latent_dim} dimensions")
         if mixture.factors.shape != (k, latent_dim, latent_dim):
             raise ValueError(f"the mixture of {name} does not fit a latent space of {latent_dim} dimensions")
         if not all(part.isfinite().all() for part in vars(mixture).values()):
-            raise ValueError(f"the mixture of {name} holds numbers that are not finite")
+            raise ValueError(f"the mixture of {name} contains numbers that are not finite")
         if (mixture.weights < 0).any() or not 0.99 < mixture.weights.sum() < 1.01:
             raise ValueError(f"the weights of the mixture of {name} do not sum to 1, or are negative")
     return mixtures
@@ -89,7 +89,7 @@ def fit(train: Latents, held_out: Latents) -> Mixture:
     """Fit a mixture with full covariances by expectation maximisation (scikit-learn).
 
     Fits 1, 2 and 4 components and returns the mixture under which `held_out` is most likely. With more components, some
-    fit single images.
+    would fit single images.
 
     Args:
         train: draws from the posteriors of a class's training images.
@@ -104,11 +104,11 @@ def fit(train: Latents, held_out: Latents) -> Mixture:
     models = []
     for components in COMPONENTS:
         model = GaussianMixture(components, reg_covar=REGULARISATION, random_state=0)
-        with warnings.catch_warnings(), suppress(ValueError):  # of too few draws, or of draws too far apart
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the held-out images judge what came of it
+        with warnings.catch_warnings(), suppress(ValueError):  # too few draws, or draws too far apart
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the held-out images judge the result
             models.append(model.fit(train.double().numpy()))
     if not models:
-        raise ValueError("no mixture fits the posteriors: they hold too few images, or numbers that are not finite")
+        raise ValueError("no mixture fits the posteriors: there are too few images, or some numbers are not finite")
     best = max(models, key=lambda model: model.score(held_out.double().numpy()))
     weights, means, covariances = map(torch.from_numpy, (best.weights_, best.means_, best.covariances_))
     return Mixture(weights.float(), means.float(), torch.linalg.cholesky(covariances).float())

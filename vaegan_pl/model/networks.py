@@ -2,7 +2,7 @@
 
 Every network is a plain function of tensors, independent of configuration, training and Lightning. With `classes` they
 also take the images' class indices `y`: encoder and decoder append them to the hidden layer's input (Sohn et al. 2015,
-"Learning structured output representation using deep conditional generative models"), the discriminator uses projection
+"Learning structured output representation using deep conditional generative models"); the discriminator uses projection
 (arXiv 1802.05637).
 """
 
@@ -22,7 +22,7 @@ REPORT_SIZE = 64
 """Side of the images in the report's and the paper's tables."""
 
 GROUP = 16
-"""Channels per group of group norm (arXiv 1803.08494, Table 3); fewer if a layer's channels are no multiple of it."""
+"""Channels per group of group norm (arXiv 1803.08494, Table 3); fewer if a layer's channels are not a multiple."""
 
 Norm = Literal["batch", "group"]
 DiscriminatorNorm = Literal["batch", "group", "spectral"]
@@ -169,7 +169,7 @@ class Discriminator(nn.Module):
     """Dis: strided 5x5 convolutions, one hidden layer, one logit (report, Table; the sigmoid is in the losses).
 
     Args:
-        image_size: side of the square input, a multiple of 2 to the number of strided convolutions.
+        image_size: side of the square input, a multiple of 2 to the power of the number of strided convolutions.
         image_channels: colour channels of the input.
         channels: output channels of the convolutions, input side first.
         features: width of the hidden layer.
@@ -350,8 +350,8 @@ class Networks(nn.Module):
 def for_image_size(image_size: int, **sizes: Any) -> Networks:
     """Networks whose channels are given for images of 64 pixels, with one more stage for each doubling of the side.
 
-    The added stages are farthest from the image and repeat the channels there, so that the smallest map stays 8x8 in
-    encoder and decoder, and 4x4 (8x8 in the paper's table) in the discriminator.
+    The added stages are farthest from the image and copy the number of channels there, so that the smallest map stays
+    8x8 in encoder and decoder, and 4x4 (8x8 in the paper's table) in the discriminator.
 
     Args:
         image_size: side of the square images.

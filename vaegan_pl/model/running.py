@@ -18,9 +18,9 @@ def in_batches(
     """Outputs for all inputs, computed on `device` in batches of `AT_ONCE` and collected on the CPU.
 
     Args:
-        network: the function of a batch of inputs and classes.
+        network: the function to apply to a batch of inputs and classes.
         inputs: images or latents.
-        y: their class indices, which conditional networks need and others ignore; may be None.
+        y: their class indices, which conditional networks need and others ignore; None without labels.
         device: the device that computes.
         description: the label of the progress bar.
 

@@ -1,4 +1,4 @@
-"""A model as its file holds it, and everything that can be done with one: draw, encode, decode, interpolate, edit."""
+"""A model loaded from its file, and everything that can be done with it: draw, encode, decode, interpolate, edit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ from vaegan_pl.model.running import in_batches
 from vaegan_pl.model.trained_on import TrainedOn
 
 KINDS = ("VAE/GAN", "VAE", "GAN")
-"""The kinds of model that there are."""
+"""All kinds of model."""
 
 Vector = Float[Tensor, " latent"]
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model as its file holds it.
+    """A model loaded from its file.
 
     Images are in [-1, 1] and have the networks' size. All methods return tensors on the CPU, and raise `UserError` if
     the networks output NaN or infinity.
 
     Attributes:
-        networks: encoder, decoder and discriminator, those of them that the model has, in evaluation mode.
+        networks: whichever of encoder, decoder and discriminator the model has, in evaluation mode.
         preprocessing: how images become inputs: image_size, colour, resize, aspect_ratio, white, range.
         trained_on: the training images.
         training: epochs, batches and hyperparameters, for the record.
@@ -69,15 +69,15 @@ class SavedModel:
         """The classes that can be sampled.
 
         Raises:
-            UserError: if the file holds none.
+            UserError: if the file contains none.
         """
         if self.mixtures is not None:
             return list(self.mixtures)
         if self.is_conditional:
             return list(self.trained_on.classes)
         if not self.has_encoder:
-            raise UserError("weights: the model has no encoder (a GAN), and so knows no classes to sample from")
-        raise UserError("weights: the file holds no classes to sample from; a run writes them when it ends")
+            raise UserError("weights: the model has no encoder (a GAN), so it has no classes to sample from")
+        raise UserError("weights: the file contains no classes to sample from; a run adds them when it ends")
 
     @property
     def device(self) -> torch.device:
@@ -114,7 +114,7 @@ class SavedModel:
 
         Args:
             n: number of latents.
-            label: draws from the mixture of this class, or from the prior where a conditional model has no mixtures.
+            label: draws from the mixture of this class, or from the prior if a conditional model has no mixtures.
                 None draws from the prior, with classes in the proportions of the training images.
             generator: the random generator, on the CPU.
             temperature: factor on the deviations from the mean; below 1, samples are more alike.
@@ -172,12 +172,12 @@ class SavedModel:
     def interpolate(
         self, start: Latents, end: Latents, steps: int, label: str | Labels | None = None
     ) -> Float[Tensor, "step batch channel side side"]:
-        """Decode `steps` places on the arc from each start to its end, both included; see `latents.slerp`.
+        """Decode `steps` points on the arc from each start to its end, both included; see `latents.slerp`.
 
         Args:
-            start: latents where the arcs begin.
-            end: as many latents, where they end.
-            steps: number of places on each arc.
+            start: latents at which the arcs begin.
+            end: as many latents, at which they end.
+            steps: number of points on each arc.
             label: the class of each arc, as for `decode`.
         """
         arcs = latents.slerp(start, end, torch.linspace(0, 1, steps)).transpose(0, 1)
@@ -193,7 +193,7 @@ class SavedModel:
 
     @cached_property
     def class_means(self) -> Mapping[str, Vector]:
-        """The mean of z over the training images of each class; empty where the file holds no mixtures."""
+        """The mean of z over the training images of each class; empty if the file contains no mixtures."""
         return {} if self.mixtures is None else latents.class_means(self.mixtures)
 
     def attribute_vectors(self, away_from: str | None = None) -> dict[str, Vector]:
@@ -210,7 +210,7 @@ class SavedModel:
             UserError: if the model does not know the class, or knows fewer than two.
         """
         if len(self.labels) < 2 or self.mixtures is None:
-            raise UserError("weights: the file does not say where two classes lie; attributes go from one to another")
+            raise UserError("weights: attribute vectors lead from one class to another; the file must have two classes")
         self._check_known(away_from)
         means = self.class_means
         if away_from is not None:
@@ -223,7 +223,7 @@ class SavedModel:
         return latents.leading_directions(self.networks.decoder, n).cpu()
 
     def encoding_label(self, label: str | None) -> int | None:
-        """The class index that encoding images takes; None for models that are not conditional.
+        """The class index that encoding images needs; None for models that are not conditional.
 
         Raises:
             UserError: if the model has no encoder, is conditional and the label is not one of its classes, or is not
@@ -258,8 +258,8 @@ class SavedModel:
 
     def _check_known(self, label: str | None) -> None:
         if label is not None and label not in self.labels:
-            raise UserError(f"label={label}: the model knows {', '.join(self.labels)}")
+            raise UserError(f"label={label}: must be a class of the model, {' or '.join(self.labels)}")
 
     def _check_encoder(self) -> None:
         if not self.has_encoder:
-            raise UserError("weights: the model has no encoder (a GAN); it can be sampled only")
+            raise UserError("weights: the model has no encoder (a GAN); it can only be sampled")

@@ -7,16 +7,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """The images that a model was trained on, in words that can be printed, drawn and stored.
+    """A description of the images that a model was trained on, as plain values that can be printed and stored.
 
     Attributes:
-        kind: `phantom` for drawings of this project, `images` for anything else.
-        folder: the name of the folder that held the images.
+        kind: `phantom` for drawings made by this project, `images` for anything else.
+        folder: the name of the folder that contained the images.
         classes: class names in label order.
         counts: number of images by split, then by class name.
         caption: one phrase for pictures and messages.
         fingerprint: identifies the images; see `Collection.fingerprint`. None in files of earlier versions.
-        training_images: the same for the training images alone. None in files of earlier versions.
+        training_images: the fingerprint of the training images alone. None in files of earlier versions.
         split: how the images were split, and the seed. None in files of earlier versions.
     """
 

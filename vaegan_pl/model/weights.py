@@ -20,7 +20,7 @@ from vaegan_pl.storage.files import LONGEST_NAME, RefusedError, check_model_path
 
 FORMAT = "vaegan_pl"
 FORMAT_VERSION = 4
-"""Files before version 3 always hold the three networks of the report's table. Versions 2 and 3 have a checksum."""
+"""Files before version 3 always contain the three networks of the report's table. Versions 2 and 3 have a checksum."""
 
 MOST = {"image_size": 1024, "image_channels": 1, "classes": 10_000}
 """Upper limits of sizes in a file; `MOST_UNITS` applies to all others."""
@@ -78,7 +78,7 @@ def check_storable(networks: nn.Module) -> None:
     """Check before training that a model file can hold the networks.
 
     Raises:
-        UserError: unless `load` would rebuild the same networks from their arguments, which excludes your own classes.
+        UserError: if `load` would not rebuild the same networks from their arguments, as for classes of your own.
     """
     storable = type(networks) is Networks
     if isinstance(networks, Networks):
@@ -88,8 +88,8 @@ def check_storable(networks: nn.Module) -> None:
         storable = storable and own == other
     if not storable:
         raise UserError(
-            "model.networks: networks of your own cannot be kept in a model file, which holds this project's networks "
-            "only; to train with checkpoints alone, set callbacks.model_file=null; for a model file, take "
+            "model.networks: networks of your own cannot be stored in a model file, which holds only this project's "
+            "networks; to train with checkpoints alone, set callbacks.model_file=null; for a model file, use "
             "model.networks._target_=vaegan_pl.model.networks.for_image_size and change its options"
         )
 
@@ -107,7 +107,7 @@ def load(path: str | Path) -> SavedModel:
 
     Raises:
         OSError: if the file cannot be opened.
-        UserError: if the file is missing, damaged, not written by this project, of a newer format, or holds code.
+        UserError: if the file is missing, damaged, not written by this project, of a newer format, or contains code.
     """
     path = Path(path)
     check_model_path(path)
@@ -122,11 +122,11 @@ def load(path: str | Path) -> SavedModel:
     version = content.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(
-            f"weights={path}: has format {version}, this vaegan_pl reads up to {FORMAT_VERSION}; upgrade vaegan_pl"
+            f"weights={path}: has format {version}, but this vaegan_pl reads up to {FORMAT_VERSION}; upgrade vaegan_pl"
         )
     try:
         if type(version) is not int or version < 1:
-            raise ValueError("its version is no number")
+            raise ValueError("its version is not a number")
         return _built(content, {} if version >= 3 else EARLIER_NETWORKS)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         reason = printable(str(error).partition("\n")[0])[:200]
@@ -139,7 +139,7 @@ def _built(content: Mapping[str, Any], earlier: Mapping[str, Any]) -> SavedModel
     """Build the model from the plain contents of a file, each checked before it is used."""
     arguments = {**earlier, **_mapping(content["networks"], "networks")}
     _check_sizes(arguments)
-    with torch.device("meta"):  # sizes cost no memory until the tensors of the file are found to have them
+    with torch.device("meta"):  # no memory is used until the file's tensors are known to have these sizes
         networks = Networks(**arguments)
     for name, network in networks.named_children():
         _fill(network, _mapping(content["state_dict"][name], name))
@@ -147,14 +147,14 @@ def _built(content: Mapping[str, Any], earlier: Mapping[str, Any]) -> SavedModel
     training = _mapping(content["training"], "training")
     _check_plain(training)
     if training.get("model", KINDS[0]) not in KINDS:
-        raise ValueError(f"a model of kind {training['model']}")
+        raise ValueError(f"unknown kind of model, {training['model']}")
     mixtures = None
     if content.get("mixtures") is not None:
         mixtures = from_plain(_mapping(content["mixtures"], "mixtures"), networks.latent_dim)
         if not set(mixtures) <= set(trained_on.classes):
             raise ValueError("mixtures of unknown classes")
     if networks.classes not in (0, len(trained_on.classes)):
-        raise ValueError(f"networks of {networks.classes} classes, of {len(trained_on.classes)}")
+        raise ValueError(f"networks for {networks.classes} classes, but names for {len(trained_on.classes)}")
     if networks.classes or mixtures:
         counts = trained_on.counts["train"]
         if sum(counts[name] for name in trained_on.classes) < 1:
@@ -170,7 +170,7 @@ def _mapping(value: object, name: str) -> Mapping[str, Any]:
 
 
 def _check_sizes(arguments: Mapping[str, Any]) -> None:
-    """Refuse sizes that would take long to build, before the tensors are compared with them."""
+    """Refuse sizes that would take too long to build, before the tensors are compared with them."""
     for name, value in arguments.items():
         sizes = value if isinstance(value, list) else [value]
         most = MOST.get(name, MOST_UNITS)
@@ -203,7 +203,7 @@ def _trained_on(stored: Mapping[str, Any]) -> TrainedOn:
     for split, counts in _mapping(found["counts"], "trained_on.counts").items():
         for n in _mapping(counts, f"trained_on.counts.{split}").values():
             if type(n) is not int or n < 0:
-                raise ValueError("trained_on.counts holds other values than numbers of images")
+                raise ValueError("trained_on.counts contains values other than numbers of images")
     if found["split"] is not None:
         _mapping(found["split"], "trained_on.split")
     return TrainedOn(**found)
@@ -214,9 +214,9 @@ def _preprocessing(stored: Mapping[str, Any], image_size: int) -> dict[str, Any]
     found = {"aspect_ratio": "squash", "white": 65535, **stored}
     _check_plain(found)
     if found["aspect_ratio"] not in ASPECT_RATIOS or type(found["white"]) is not int or not 0 < found["white"] < 2**16:
-        raise ValueError("preprocessing of another kind")
+        raise ValueError("unknown preprocessing")
     if found.get("image_size") != image_size:
-        raise ValueError("preprocessing of images of another size")
+        raise ValueError("preprocessing for another image size")
     return found
 
 
@@ -246,7 +246,7 @@ def _fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     own = network.state_dict()
     for key, value in state.items():
         if key in own and value.is_floating_point() != own[key].is_floating_point():
-            raise ValueError(f"{key} holds another kind of number")
+            raise ValueError(f"{key} contains the wrong kind of number")
         if not value.isfinite().all() or (key.endswith("running_var") and (value < 0).any()):
-            raise ValueError(f"{key} holds numbers that are not finite, or a negative variance")
+            raise ValueError(f"{key} contains numbers that are not finite, or a negative variance")
     network.load_state_dict({k: v.to(own[k].dtype) if k in own else v for k, v in state.items()}, assign=True)

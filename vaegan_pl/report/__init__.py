@@ -1,1 +1,1 @@
-"""What people look at: captioned grids of images and plots of the losses."""
+"""Reports for people: HTML pages, captioned grids of images, plots and model cards."""

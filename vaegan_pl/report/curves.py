@@ -1,4 +1,4 @@
-"""Plots the losses of a run."""
+"""Plots of a run's losses and metrics."""
 
 import math
 from pathlib import Path

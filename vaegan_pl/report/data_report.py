@@ -40,7 +40,7 @@ def write(collection: Collection, directory: Path) -> None:
 
 
 def gather(collection: Collection) -> dict[str, Any]:
-    """The content of the report in plain values; paths are relative to the folder."""
+    """The content of the report as plain values; paths are relative to the folder."""
     prepared, files, classes = collection.prepared, collection.listing.files, collection.listing.classes
     groups, labels = collection.groups, collection.labels
     mirrored = np.where(groups < 0, -1, prepared.pairs.only(["same way up", "mirrored"]).groups(len(files)))
@@ -160,12 +160,12 @@ def _page(collection: Collection, facts: dict[str, Any]) -> str:
     name = collection.root.resolve().name
     lead = [
         f"{everything['images']:,} images of {len(collection.listing.classes)} classes, "
-        f"{everything['groups']:,} of them different. "
-        f"{everything['train']:,} train, {everything['validation']:,} validate, {everything['test']:,} test."
+        f"{everything['groups']:,} of them different. Split: {everything['train']:,} training, "
+        f"{everything['validation']:,} validation and {everything['test']:,} test images."
     ]
     if collection.is_phantom:
         lead.insert(0, "These are PHANTOMS, drawn by this project. They are not MRI.")
-    copy = "near-copy" if facts["decoding"]["near_copy_correlation"] else "copy of identical pixels"
+    copy = "near-copy" if facts["decoding"]["near_copy_correlation"] else "copy with identical pixels"
     leaks = facts["leaks"]["of_the_folders_own_split"]
     if leaks:
         n, copied = leaks[together]["images"], leaks[together]["in any way"]
@@ -176,9 +176,9 @@ def _page(collection: Collection, facts: dict[str, Any]) -> str:
     leaking = " and ".join(f"{n:,} {split}" for split, n in used.items())
     lead.append(
         f"WARNING: the split used here leaks: {leaking} images have a {copy} among the training images. "
-        "Figures on them flatter. data.split=group leaves none."
+        "Results on them look too good. data.split=group leaves no such images."
         if used
-        else f"In the split used here no {copy} crosses."
+        else f"In the split used here, no held-out image has a {copy} among the training images."
     )
     sections = [
         _splits(facts),
@@ -200,10 +200,10 @@ def _rows(table: dict[str, dict[str, int]]) -> list[list[str | int]]:
 def _splits(facts: dict[str, Any]) -> Section:
     how, correlation = facts["splitting"], facts["decoding"]["near_copy_correlation"]
     text = [
-        f"Near-copies are images whose pixels correlate at least at {correlation} in one of four positions: the same "
-        "way up, mirrored, upside down, turned by 180°. They, and chains of them, form groups."
+        f"Near-copies are images whose pixels have a correlation of at least {correlation} in one of four positions: "
+        "the same way up, mirrored, upside down, or turned by 180°. Near-copies, and chains of them, form groups."
         if correlation
-        else "Images of identical pixels form groups. Near-copies were not looked for (near_copy_correlation=null)."
+        else "Images with identical pixels form groups. Near-copies were not searched for (near_copy_correlation=null)."
     ]
     if how["by"] == "group":
         kept = {
@@ -213,10 +213,10 @@ def _splits(facts: dict[str, Any]) -> Section:
         text.append(
             f"Groups are split by class with seed {how['seed']}; {kept[how['copies']]}. "
             + (
-                "Slices of one patient may still lie in different splits; data.patient keeps them together where paths "
-                "tell whose they are."
+                "Slices of one patient may still lie in different splits; data.patient keeps them together if paths "
+                "contain the patient."
                 if how["patient"] is None
-                else f"All images of a patient, as {how['patient']} finds them in paths, are in one split."
+                else f"All images of a patient, found in paths by {how['patient']}, are in one split."
             )
         )
     else:
@@ -227,7 +227,7 @@ def _splits(facts: dict[str, Any]) -> Section:
 
 def _official(leaks: dict[str, dict[str, int]]) -> Section:
     text = [
-        "Images outside the training folder, and how many of them have a copy in it; in any way: one of their group."
+        "Images outside the training folder, and how many have a copy in it (in any way: an image of the same group)."
     ]
     columns = ["class", *next(iter(leaks.values()))]
     return Section("What the folders' own split leaks", text, [Table(columns, _rows(leaks), total=True)])
@@ -274,7 +274,7 @@ def _conflict_section(collection: Collection) -> Section:
         out = "All their images are left out." if collection.split.conflicts else "data.split=official leaves them in."
         text = [f"{len(conflicts):,} groups carry more than one label. {out}"]
     if len(conflicts) > len(pictures):
-        text.append(f"The first {len(pictures)}; {JSON} has all.")
+        text.append(f"The first {len(pictures)} are shown; {JSON} lists all.")
     return Section("Label conflicts", text, pictures=pictures)
 
 
@@ -291,8 +291,8 @@ def _intensities(facts: dict[str, Any]) -> Section:
     text = ["Classes that differ here can be told apart without looking at anatomy."]
     if dark:
         text.append(
-            f"{dark:,} images have no pixel above {DARK} of 255. If they are 12-bit values in 16-bit files, "
-            "data.white=4095 shows them as they are meant."
+            f"{dark:,} images have no pixel as bright as {DARK} of 255. If they are 12-bit values in 16-bit files, "
+            "data.white=4095 shows them as intended."
         )
     return Section("Grey values by class", text, pictures=[picture(figure, "histogram of grey values of each class")])
 
@@ -304,7 +304,7 @@ def _left_out(facts: dict[str, Any]) -> Section:
     ]
     text = [f"Files and folders: {len(reasons):,}." if reasons else "Nothing."]
     if len(reasons) > _SHOWN_ROWS:
-        text.append(f"The first {_SHOWN_ROWS}; {JSON} has all.")
+        text.append(f"The first {_SHOWN_ROWS} are shown; {JSON} lists all.")
     table = [Table(["path", "why"], reasons[:_SHOWN_ROWS])] if reasons else []
     return Section("Left out", text, table)
 
@@ -318,5 +318,5 @@ def _settings(facts: dict[str, Any]) -> Section:
         f"Fingerprint of all readable images and their classes (SHA-256): {facts['fingerprint']}",
         *([f"{more} more sizes are in {JSON}."] if more else []),
     ]
-    tables = [Table(["size of the files", "images"], sizes), Table(["setting", "value"], settings)]
+    tables = [Table(["image size", "images"], sizes), Table(["setting", "value"], settings)]
     return Section("Sizes, settings, fingerprint", text, tables)

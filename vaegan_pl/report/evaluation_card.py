@@ -1,4 +1,4 @@
-"""The model card with the figures of an evaluation."""
+"""The model card with the metrics of an evaluation."""
 
 from vaegan_pl.evaluation.evaluation import Evaluation
 from vaegan_pl.evaluation.reference import Reference
@@ -21,7 +21,7 @@ def card(one: Evaluation, reference: Reference) -> str:
             *("| " + " | ".join(map(str, row)) + " |" for row in rows),
             "",
             f"Features: {reference.space}. In brackets: 95 % intervals for KID, reconstruction and usefulness, the "
-            f"range of ten draws for the other figures. {reference.compared} images of each set are compared, "
-            f"{reference.n} samples audited.",
+            f"range of ten random subsets for the other figures. {reference.compared} images of each set are compared, "
+            f"{reference.n} samples are audited.",
         ],
     )

@@ -17,7 +17,7 @@ from vaegan_pl.storage.outputs import MADE_BY
 
 
 def gather(evaluations: Sequence[Evaluation], reference: Reference) -> dict[str, Any]:
-    """All figures in plain values; one with an interval is `{value, low, high}`."""
+    """All figures as plain values; one with an interval is `{value, low, high}`."""
     collection = reference.collection
     return {
         "made_by": MADE_BY,

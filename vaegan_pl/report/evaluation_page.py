@@ -123,8 +123,9 @@ def _classes(one: Evaluation, reference: Reference, prefix: str) -> list[Section
         for real in [vars(reference.real_by_class[name]).values()]
     ]
     text = [
-        "Samples of each class, compared with held-out images of that class, and (after of) what its training images "
-        "reach. Compare along rows only: these figures depend on the number of images, which differs between classes."
+        "Samples of each class, compared with held-out images of that class. The second number in a cell is what the "
+        "training images of that class reach. Compare along rows only: these figures depend on the number of images, "
+        "which differs between classes."
     ]
     return [Section(f"{prefix}classes", text, [Table(["class", *CLOSE], rows)])]
 
@@ -136,9 +137,9 @@ def _latent_space(one: Evaluation, prefix: str) -> list[Section]:
     least, middle, largest = (float(posterior.variances[i]) for i in (0, len(posterior.variances) // 2, -1))
     text = [
         "The encoder turns an image into its posterior, a Gaussian in the latent space. On average, the posterior of a "
-        f"training image is {posterior.nats:.0f} nats (a unit of KL divergence) from the prior N(0, I), which samples "
-        f"are drawn from. All posteriors together, taken as one Gaussian, are {posterior.nats_from_prior:.0f} nats "
-        "from it. If that is far, samples of the prior come from places where no image lies.",
+        f"training image is {posterior.nats:.0f} nats (a unit of KL divergence) from the prior N(0, I), from which "
+        f"samples are drawn. All posteriors together, taken as one Gaussian, are {posterior.nats_from_prior:.0f} nats "
+        "from it. If that is a lot, samples of the prior come from regions where no image lies.",
     ]
     rows = [
         [
@@ -157,8 +158,8 @@ def _privacy(one: Evaluation, reference: Reference, prefix: str) -> Section:
         for name, a in one.audits.items()
     ]
     copies = {
-        "copies": "Samples so similar to a training image that they count as copies. The section What the copy audit "
-        "sees has the rule.",
+        "copies": "Samples so similar to a training image that they count as copies. The rule is in the section "
+        "What the copy audit sees.",
         "rate": "Share of copies, with its 95 % Wilson interval.",
         "verdict": "FAIL: too many to be chance. WARN: unlikely to be chance. PASS: no sign of copies.",
     }
@@ -214,7 +215,7 @@ def _usefulness(useful: Usefulness, words: str, reference: Reference, prefix: st
     ]
     per_class_columns = ["class", "trained on real images", "on samples", "on both"]
     tables = [
-        Table(["figure", "what it means", "balanced accuracy"], rows),
+        Table(["figure", "what it means", "value"], rows),
         Table(per_class_columns, per_class),
     ]
     return Section(f"{prefix}usefulness", text, tables)
@@ -230,7 +231,7 @@ def _copy_audit(reference: Reference) -> Section:
         f"shifted by up to {privacy.SHIFT} pixels.",
         f"FAIL: the whole interval of the share of copies lies above {privacy.TOO_MANY:.0%}, and a model that copies "
         f"no more than held-out images do would show so many with a probability below {privacy.HARDLY:.0%}. WARN: "
-        f"that probability is below {privacy.UNLIKELY:.0%}, or membership shows (the whole interval of an AUC lies "
+        f"that probability is below {privacy.UNLIKELY:.0%}, or membership leaks (the whole interval of an AUC lies "
         f"above {verdict.TELLING_AUC} or below {1 - verdict.TELLING_AUC:.1f}), or plain copies are missed, or fewer "
         f"than {privacy.LEAST_HELD_OUT} images are held out.",
         "To see what the audit can find, copies of training images were planted. Kinds of copies that are rarely found "
@@ -243,7 +244,7 @@ def _copy_audit(reference: Reference) -> Section:
 def _settings(evaluations: Sequence[Evaluation], reference: Reference) -> Section:
     collection = reference.collection
     rows = [
-        ["features", f"{reference.space}; figures in other features cannot be compared"],
+        ["features", f"{reference.space}; figures computed with other features are not comparable"],
         ["data", str(collection.root.resolve())],
         ["fingerprint of the data", collection.fingerprint()],
         *([name, str(value)] for name, value in vars(collection.splitting).items()),

@@ -1,4 +1,4 @@
-"""The files that an evaluation leaves: `metrics.json`, `report.html` and `by_class.png`."""
+"""The files that an evaluation writes: `metrics.json`, `report.html` and `by_class.png`."""
 
 import json
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def by_class(evaluations: Sequence[Evaluation], reference: Reference) -> Image.I
         else:
             rows[f"{name}: by class, in the same order"] = _of_each(one.labelled, n, classes)
     what = f"All rows but the first are synthetic. Trained on {evaluations[0].model.trained_on.caption}."
-    return titled_rows(rows, f"{what} The first {n} of each class, not chosen.")
+    return titled_rows(rows, f"{what} The first {n} of each class, not hand-picked.")
 
 
 def _of_each(images: Labelled, n: int, classes: int) -> Tensor:

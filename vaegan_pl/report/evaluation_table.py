@@ -23,17 +23,17 @@ CLOSE = {
     "precision": "Share of samples that lie close to a real image, within the distance of its fifth nearest real "
     "image: do samples look real?",
     "recall": "Share of real images that lie close to a sample: do samples look like all kinds of real images?",
-    "density": "How many real images a sample lies close to, relative to real images among each other.",
+    "density": "How many real images a sample lies close to, relative to real images among themselves.",
     "coverage": "Share of real images that have a sample close to them: like recall, but hardly affected by outliers "
     "among the samples.",
 }
 """Figures that count neighbours."""
 
 USEFULNESS = {
-    "TRTR": "Train on real, test on real: accuracy of classifiers trained on real images; what to reach.",
+    "TRTR": "Train on real, test on real: accuracy of classifiers trained on real images; the value to reach.",
     "TSTR": "Train on synthetic, test on real: accuracy of classifiers trained on as many samples instead.",
     "TRTS": "Train on real, test on synthetic: do samples show what their label says?",
-    "TSTR / TRTR": "Share of the accuracy of real images that samples alone reach.",
+    "TSTR / TRTR": "Share of the accuracy with real images that samples alone reach.",
     "real + synthetic": "Accuracy of classifiers trained on real images and samples, one to one, for as many steps.",
     "augmentation gain": "Accuracy of real + synthetic minus TRTR: what samples add to real images.",
 }
@@ -97,7 +97,7 @@ def _useful_cell(one: Evaluation, samples: str, name: str, reference: Reference)
 def meanings(reference: Reference) -> dict[str, str]:
     """What every term of the table means, each in a sentence or two."""
     features = (
-        "Inception's features, as publications do; small grey images differ much from the photographs it learned from."
+        "Inception's features, as in publications; small grey images differ a lot from the photographs it learned from."
         if reference.space.accuracy is None
         else "the features of a classifier trained on this data set. Not comparable with published values, which use "
         "other features."
@@ -110,7 +110,7 @@ def meanings(reference: Reference) -> dict[str, str]:
         "onto these components.",
         SAMPLES[PRIOR]: "Images decoded from random draws of N(0, I).",
         SAMPLES[BY_CLASS]: "Images of the classes, in the proportions of the training images: decoded from where a "
-        "class lies in the latent space, or by a decoder that is told the class.",
+        "class lies in the latent space, or by a decoder that is conditioned on the class.",
         "[low, high]": "95 % bootstrap interval for KID, reconstruction and usefulness. For the other figures, the "
         f"range over {DRAWS} random subsets of the images, if there are enough images.",
         "KID": "Kernel Inception Distance: how far the distribution of a set of images is from that of held-out "
@@ -127,6 +127,6 @@ def meanings(reference: Reference) -> dict[str, str]:
         "reconstruction SSIM": "Structural similarity of held-out images and their reconstructions; 1 if identical.",
         "reconstruction MS-SSIM": "Structural similarity on several scales.",
         _COPIES: "The copy audit: share of samples so similar to a training image that they count as copies, and the "
-        "verdict. By chance, 1 % of held-out images count as copies too.",
+        "verdict. By construction, 1 % of held-out images count as copies too.",
         **USEFULNESS,
     }

@@ -7,7 +7,7 @@ from vaegan_pl.evaluation.reference import Reference
 from vaegan_pl.evaluation.verdict import Limits, Verdict, decide, effect, grade
 from vaegan_pl.report.model_card import NOT_A_GUARANTEE
 
-WITHHELD = "Not shown: the audit of copies failed, and copies of training images are useful"
+WITHHELD = "Not shown: the copy audit failed, and samples that copy training images always look useful"
 SAMPLES = {PRIOR: "samples of the prior", BY_CLASS: "samples by class"}
 """What each set of samples is called."""
 
@@ -69,7 +69,8 @@ def _private_words(evaluation: Evaluation, decided: Verdict) -> str:
     )
     score, area = max(evaluation.membership.items(), key=lambda item: abs(item[1].value - 0.5))
     words = [
-        f"{decided.privacy}: {copies} count as copies of training images. So do 1 % of the held-out images, by chance.",
+        f"{decided.privacy}: {copies} count as copies of training images. "
+        "So do 1 % of the held-out images, by construction.",
         _limits(decided.limits),
         _memorised(evaluation),
         f"The {score} tells training images from held-out ones with an AUC of {area.value:.2f} (0.5 is chance).",

@@ -136,7 +136,7 @@ class Guide:
             columns.append(model.decode_frames(z + along * direction, y))
         frames = torch.stack(columns, 2).flatten(1, 2)
         away = "" if label is None else f" from {label}"
-        words = ", ".join(f"{'told' if model.is_conditional else 'more'} {name}" for name in directions)
+        words = ", ".join(f"{'as' if model.is_conditional else 'more'} {name}" for name in directions)
         caption = (
             f"From the left: original, reconstruction, {words} (strength {strength:g}{away}). "
             f"All but the originals are synthetic. {self.trained}"

@@ -1,4 +1,4 @@
-"""Model cards: what a model was trained on and how, its figures, its limits and its intended use."""
+"""Model cards: what a model was trained on and how, its metrics, its limits and its intended use."""
 
 import hashlib
 import html
@@ -25,14 +25,14 @@ _KINDS = {
 
 _CARD = """# Model card: {kind} of head slices
 
-{what} for grey images, trained by vaegan_pl.
+{what} for grey images, trained with vaegan_pl.
 
 File: {file}, SHA-256 {sha256}
 
 ## Intended use
 
 Research and teaching: studies of generative models, and synthetic images as far as the figures below support their use.
-Not for diagnosis, decisions about patients or evidence of anatomy.
+Not for diagnosis, not for decisions about patients, and not as evidence of anatomy.
 
 ## Data
 
@@ -53,7 +53,7 @@ Not for diagnosis, decisions about patients or evidence of anatomy.
 
 - The model knows one data set of single slices. The patients are unknown, so slices of one patient may be in several
   splits.
-- Lesions in samples are of no known kind. A sample's label names {label}.
+- Lesions in samples have no known diagnosis. A sample's label names {label}.
 - {not_a_guarantee}
 """
 
@@ -81,7 +81,7 @@ def write(weights: Path, card: str, overwrite: bool = False) -> Path:
     """
     path = path_for(weights)
     if not overwrite and (path.exists() or path.is_symlink()) and not _is_untouched(path):
-        raise UserError(f"{path} was changed since this project wrote it; overwrite=true replaces it")
+        raise UserError(f"{path} has been changed since this project wrote it; overwrite=true replaces it")
     atomic_write(path, f"{card}<!-- {MADE_BY}; SHA-256 of the lines above: {_digest(card)} -->\n", durable=False)
     return path
 
@@ -157,7 +157,7 @@ def text(path: Path, model: SavedModel, figures: Sequence[str]) -> str:
     return _CARD.format(
         kind=model.kind,
         what=_KINDS[model.kind],
-        label="the class its decoder was told"
+        label="the class that its decoder was conditioned on"
         if model.networks.classes
         else "the part of the latent space that it was drawn from",
         file=_literal(path.name),

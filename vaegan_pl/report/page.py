@@ -14,7 +14,7 @@ from vaegan_pl.storage.files import printable
 from vaegan_pl.storage.outputs import MADE_BY
 
 LONGEST_LABEL = 60
-"""Letters of a text in a figure."""
+"""The most characters of a text in a figure."""
 
 DPI = 110
 LEGIBLE = 0.75
@@ -134,7 +134,7 @@ def literal(text: object) -> str:
 
 
 def drawn(figure: Figure, dpi: int, **options: Any) -> bytes:
-    """A matplotlib figure as a PNG; its metadata name this project."""
+    """A matplotlib figure as a PNG, with the name of this project in its metadata."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": MADE_BY}, **options)
     return buffer.getvalue()

@@ -22,7 +22,7 @@ MARGIN = 2
 MAGNIFICATION = 2
 CAPTION_SIZE = 16
 MOST_BYTES, MOST_PIXELS = 2**24, 2**24
-"""Limits of pictures that are read: more than eight rows of eight magnified images of 256 pixels."""
+"""Limits on pictures that are read; enough for eight rows of eight magnified images of 256 pixels."""
 
 LONGEST_CAPTION = 1000
 """In characters; longer captions are cut."""

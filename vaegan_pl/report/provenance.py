@@ -31,7 +31,7 @@ def facts(path: Path, digest: str, model: SavedModel, seed: int, temperature: fl
         temperature: see `SavedModel.draw`.
     """
     return {
-        "what": f"synthetic images, drawn from a {model.kind}; not photographs of anyone",
+        "what": f"synthetic images, drawn from a {model.kind}; not scans of anyone",
         "made_by": MADE_BY,
         "weights": str(path),
         "weights_sha256": digest,

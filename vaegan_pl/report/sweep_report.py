@@ -69,7 +69,7 @@ def _table(ranking: Ranking) -> Table:
         "job",
         *(p.name for p in ranking.parameters),
         ranking.metric,
-        "over seeds",
+        "range over seeds",
         *(name.removeprefix("validation/") for name in ranking.figures),
         "batch",
         "minutes",

@@ -21,7 +21,7 @@ from vaegan_pl.runs.yaml_files import MOST_NUMBER
 from vaegan_pl.storage.files import MOST_DEPTH, printable
 
 MOVABLE = frozenset({"data.root", "data.cache"})
-"""Where the images are; a checkpoint knows them by their pixels."""
+"""Options that say where the images are; they may change, because a checkpoint identifies images by their pixels."""
 
 TO_GIVE_AGAIN = frozenset({"data.patient", "logger.wandb.offline"})
 """Options that can do harm: a regular expression can run forever, and an online run uploads data."""
@@ -80,7 +80,7 @@ _MOST_LISTED = 10_000
 
 
 def check(path: Path, stored: dict[Any, Any], trusted: Sequence[str], composed: dict[Any, Any]) -> None:
-    """Check that a stored configuration holds only what is accepted.
+    """Check that a stored configuration contains only what is accepted.
 
     Args:
         path: its file, for the message.
@@ -89,7 +89,7 @@ def check(path: Path, stored: dict[Any, Any], trusted: Sequence[str], composed: 
         composed: the configuration composed from the command line.
 
     Raises:
-        UserError: if it holds more; the message says what to type if the user trusts it.
+        UserError: if it contains anything else; the message says what to type if the user trusts it.
     """
     rejected = list(_rejected(stored, listed(), "", trusted))
     if not rejected:
@@ -105,12 +105,12 @@ def check(path: Path, stored: dict[Any, Any], trusted: Sequence[str], composed: 
         )
     raise UserError(
         f"{path}: sets {printable(key)}={printable(value)[:100]}, which is not accepted from a run's directory; "
-        f"nothing was started; if it is from a folder of yours, add --config-dir FOLDER; if you trust it, add {again}"
+        f"nothing was started; if it is from your own folder, add --config-dir FOLDER; if you trust it, add {again}"
     )
 
 
 def is_known(override: str) -> bool:
-    """Whether `conf/` has an option with such a value; where the images are is for the user to say, and accepted."""
+    """Whether `conf/` has such an option and value; `MOVABLE` and `TO_GIVE_AGAIN`, which users set, are accepted."""
     try:
         (parsed,) = parse([override])
         value, group = parsed.value(), parsed.key_or_group
@@ -131,7 +131,7 @@ def is_known(override: str) -> bool:
 
 
 def _typed(key: str, value: Any, known: bool) -> str:
-    """An option as it is typed."""
+    """An option as typed on the command line."""
     name = key if known else f"+{key}"
     if isinstance(value, str):
         return as_typed(name, value)
@@ -147,7 +147,7 @@ def _rejected(stored: Any, place: Place | None, key: str, trusted: Sequence[str]
             yield key, stored
         for name, value in stored.items():
             below = None if place is None else place.below.get(name)
-            if key == "trainer" and name in OF_LIGHTNING:  # whole numbers and shares, whichever a preset shows
+            if key == "trainer" and name in OF_LIGHTNING:  # whole numbers and fractions, whichever `conf/` has
                 below = NUMBERS
             yield from _rejected(value, below or _unlisted(key, name), f"{key}.{name}".lstrip("."), trusted)
     elif place is None or not _is_accepted(stored, place, key):
@@ -182,7 +182,7 @@ def _is_accepted(value: Any, place: Place, key: str) -> bool:
 
 
 def _has_right_type(value: Any, place: Place, key: str) -> bool:
-    """Whether `conf/` has such a value there: null, a number, text or a list; null there stands for any of them."""
+    """Whether `conf/` has such a value there: null, a number, text or a list; null in `conf/` allows any of them."""
     types = {type(known) for known in place.values}
     derived = any(text.startswith("${") for text in place.texts)
     if type(None) in types or (derived and not place.is_path):
@@ -195,7 +195,7 @@ def _has_right_type(value: Any, place: Place, key: str) -> bool:
 
 
 def _is_safe(value: Any, place: Place, key: str) -> bool:
-    """Whether a number is not too large, and text is no more than a word."""
+    """Whether a number is not too large, and text is a short word, not a new URL, path, reference or class."""
     if value is None or isinstance(value, bool | float):
         return True
     if isinstance(value, int):

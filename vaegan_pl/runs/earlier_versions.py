@@ -1,4 +1,4 @@
-"""Bringing the configurations of runs of earlier versions up to date."""
+"""Updating run configurations that earlier versions wrote."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ MOVED = {
 """Modules that earlier versions' configurations name, and where they are now."""
 
 _POWER_DECAY = "vaegan_pl.model.schedule.PowerDecay"
-"""Once the schedule itself; now the factor of a LambdaLR."""
+"""Formerly the schedule itself; now the factor of a LambdaLR."""
 
 
 def update(stored: dict[Any, Any]) -> None:

@@ -15,7 +15,7 @@ from vaegan_pl.storage.files import UNFINISHED, printable, unexpected_entries
 log = logging.getLogger(__name__)
 
 TRACES = ("vae_gan_model.pth", "checkpoints", "metrics.csv", "config.yaml")
-"""Names that every run writes; a directory with any of them holds a run."""
+"""Names that every run writes; a directory with any of them contains a run."""
 
 WRITTEN = re.compile(
     r"vae_gan_model_best\.pth|model_card(_best)?\.md|images|curves\.png|hparams\.yaml|overrides\.yaml|"
@@ -90,7 +90,7 @@ def is_held(directory: Path) -> bool:
 
 
 def check_free(directory: Path, written: re.Pattern[str] = WRITTEN, option: str = "hydra.run.dir") -> None:
-    """Check that a new run can use a directory: that it holds no run, and no files with names that a run writes.
+    """Check that a new run can use a directory: that it contains no run, and no files with names that a run writes.
 
     Args:
         directory: the directory; must exist.
@@ -98,11 +98,11 @@ def check_free(directory: Path, written: re.Pattern[str] = WRITTEN, option: str 
         option: the option by which the user chose the directory, for the message.
 
     Raises:
-        UserError: if it holds such files.
+        UserError: if it contains such files.
     """
     for entry in sorted(directory.iterdir()):
         if entry.name in TRACES:
-            raise UserError(f"{directory}: holds a run already ({entry.name}); choose another {option}")
+            raise UserError(f"{directory}: already contains a run ({entry.name}); choose another {option}")
         if written.fullmatch(entry.name):
             raise UserError(f"{entry}: is in the way of a file that a run writes; choose another {option}")
 

@@ -15,7 +15,7 @@ Series = dict[str, list[tuple[int, float]]]
 """For each metric, pairs of batch number and value."""
 
 MOST_METRICS, MOST_COLUMNS, MOST_VALUES = 2**24, 100, 2**19
-"""The most bytes, columns and values of a `metrics.csv`; a thousand epochs take a few megabytes."""
+"""Limits on the bytes, columns and values of a `metrics.csv`; a thousand epochs take a few megabytes."""
 
 _STEP = re.compile(r"[0-9]{1,15}")
 
@@ -25,7 +25,7 @@ def read_rows(metrics: Path) -> Iterator[dict[str, str]]:
 
     Raises:
         OSError: if it cannot be opened.
-        UserError: if it holds anything that a run does not write.
+        UserError: if it contains anything that a run does not write.
     """
     try:
         lines = read_text(metrics, MOST_METRICS).splitlines(keepends=True)
@@ -37,7 +37,7 @@ def read_rows(metrics: Path) -> Iterator[dict[str, str]]:
         for row in reader:
             left -= len(row)
             if left < 0:
-                raise RefusedError(f"holds more than {MOST_VALUES:,} values")
+                raise RefusedError(f"contains more than {MOST_VALUES:,} values")
             for name, value in zip(names, row, strict=True):
                 if value and not (_STEP.fullmatch(value) if name == "step" else _is_number(value)):
                     raise RefusedError(f"is damaged (line {reader.line_num}: {printable(value)[:40]} is not a number)")

@@ -1,4 +1,4 @@
-"""Changing a stored configuration by the options of a command line."""
+"""Changing a stored configuration with the options of a command line."""
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -25,7 +25,7 @@ def given_keys(overrides: Sequence[str]) -> list[str]:
 
 
 def keys_set_elsewhere(overrides: Sequence[str]) -> Iterator[str]:
-    """The keys of the options that chosen groups set outside their own place, as `model/gate=equilibrium` does."""
+    """The keys of the options that chosen groups set outside the group itself, as `model/gate=equilibrium` does."""
     for override in parse(overrides):
         group = override.key_or_group
         path = CONFIG_DIRECTORY / group / f"{override.value()}.yaml"
@@ -51,7 +51,7 @@ def leaves_given(keys: Sequence[str], composed: dict[Any, Any]) -> Iterator[str]
 
 
 def apply(key: str, source: Any, target: Any) -> None:
-    """Set an option or a group in `target` to what it is in `source`, in place; missing values (`???`) are kept.
+    """Copy an option or a group from `source` to `target`, in place; values missing in `source` (`???`) are kept.
 
     Args:
         key: its key, such as `model.gamma`; one that is missing in `source` is removed.

@@ -74,7 +74,7 @@ def _held_by(folders: Sequence[Path]) -> Place:
 
 
 def _own_folders() -> list[Path]:
-    """The folders of configuration that the user named on the command line, by `--config-dir` or `hydra.searchpath`."""
+    """The configuration folders that the user named on the command line, with `--config-dir` or `hydra.searchpath`."""
     if not HydraConfig.initialized():
         return []
     sources = HydraConfig.get().runtime.config_sources
@@ -93,11 +93,11 @@ def _add(place: Place, content: object) -> None:
 
 
 def read(path: Path, folder: Path = CONFIG_DIRECTORY) -> tuple[str, dict[str, Any]]:
-    """Where Hydra puts the options of a file of a folder of configuration ("" is the root), and the options.
+    """The package in which Hydra puts the options of a configuration file ("" is the root), and the options.
 
     Raises:
         OSError: if the file cannot be read.
-        UserError: if it is not YAML, or holds no options.
+        UserError: if it is not YAML, or contains no options.
     """
     import yaml
     from omegaconf._utils import get_yaml_loader
@@ -110,7 +110,7 @@ def read(path: Path, folder: Path = CONFIG_DIRECTORY) -> tuple[str, dict[str, An
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is not YAML ({first_line(error)}); correct it") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold options, one NAME: VALUE a line")
+        raise UserError(f"{path}: must contain options, one NAME: VALUE per line")
     options = {name: value for name, value in content.items() if name not in ("defaults", "hydra")}
     return package.replace("_global_", ""), options
 

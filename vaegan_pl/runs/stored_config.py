@@ -60,7 +60,7 @@ def read(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> Dic
         overrides: the options of the command line.
 
     Raises:
-        UserError: if the stored configuration cannot be read or holds what is not accepted, or if the command line
+        UserError: if the stored configuration cannot be read or has anything not accepted, or if the command line
             would make the run a different experiment.
     """
     path = directory / CONFIG
@@ -82,7 +82,7 @@ def read(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> Dic
 
 
 def _trainer_until(config: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:
-    """The Trainer's options with another's number of epochs, which a schedule of the learning rates may refer to."""
+    """The Trainer's options with `max_epochs` of another configuration, to which a schedule may refer."""
     return {**config["trainer"], "max_epochs": other["trainer"].get("max_epochs")}
 
 
@@ -95,7 +95,7 @@ def repeat(directory: Path, composed: DictConfig, overrides: Sequence[str]) -> D
         overrides: the options of the command line.
 
     Raises:
-        UserError: if the stored configuration cannot be read, or holds what is not accepted.
+        UserError: if the stored configuration cannot be read, or contains anything that is not accepted.
     """
     path = directory / CONFIG
     stored, now = _load_run(path, composed), _plain(composed)
@@ -116,13 +116,13 @@ def data_of(directory: Path, output_root: str, root: str | None) -> DictConfig:
 
     Raises:
         OSError: if there is no configuration.
-        UserError: if it cannot be read, holds what is not accepted, or does not say where the images are.
+        UserError: if it cannot be read, contains anything not accepted, or does not say where the images are.
     """
     path = directory / CONFIG
     stored = _load(path)
     data = stored.get("data")
     if not isinstance(data, dict) or "root" not in data:
-        raise UserError(f"{path}: does not say which images trained the model")
+        raise UserError(f"{path}: does not say which images the model was trained on")
     data["cache"] = f"{output_root}/cache"
     kept = {"data": data, "output_root": output_root, "seed": stored.get("seed", 0)}
     if root is not None:
@@ -134,7 +134,7 @@ def data_of(directory: Path, output_root: str, root: str | None) -> DictConfig:
 
 
 def _load(path: Path) -> dict[Any, Any]:
-    """A stored configuration, brought up to date; empty if the file holds something else."""
+    """A stored configuration, brought up to date; empty if the file contains something else."""
     try:
         stored = read_yaml(path)
     except RefusedError as error:
@@ -146,10 +146,10 @@ def _load(path: Path) -> dict[Any, Any]:
 
 
 def _load_run(path: Path, composed: DictConfig) -> dict[Any, Any]:
-    """The stored configuration of a run, with what is never stored as the command line has it.
+    """The stored configuration of a run, with the options that are never stored taken from the command line.
 
     Raises:
-        UserError: if it lacks what the configurations of this version have.
+        UserError: if it is not the configuration of a run of this version.
     """
     stored, now = _load(path), _plain(composed)
     stored |= {key: now[key] for key in NOT_STORED}
@@ -162,10 +162,10 @@ def _load_run(path: Path, composed: DictConfig) -> dict[Any, Any]:
 
 
 def _changed(path: Path, stored: dict[Any, Any], now: dict[Any, Any], keys: Sequence[str]) -> dict[Any, Any]:
-    """The stored configuration with the given options as the command line has them.
+    """The stored configuration with the given options set as on the command line.
 
     Raises:
-        UserError: if it then holds what is not accepted.
+        UserError: if it then contains anything that is not accepted.
     """
     config = deepcopy(stored)
     for key in keys:

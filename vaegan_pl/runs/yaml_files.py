@@ -16,7 +16,7 @@ MOST_NUMBER = 2**63
 def read_yaml(path: Path) -> Any:
     """Read a YAML file as OmegaConf does, into plain containers.
 
-    Aliases (by which a few lines can stand for gigabytes), tags and deep nesting are refused before anything is built.
+    Aliases (by which a few lines can expand to gigabytes), tags and deep nesting are refused before anything is built.
 
     Raises:
         OSError: see `read_bytes`.
@@ -33,10 +33,10 @@ def read_yaml(path: Path) -> Any:
             if depth > MOST_DEPTH or number > MOST_NODES:
                 raise RefusedError("is damaged (too many values, or nested too deeply)")
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
-                raise RefusedError("is damaged (it holds YAML aliases or tags, which this project does not write)")
+                raise RefusedError("is damaged (it contains YAML aliases or tags, which this project does not write)")
         content = yaml.load(text, Loader=get_yaml_loader())  # noqa: S506 # a SafeLoader
         if any(isinstance(leaf, int) and abs(leaf) > MOST_NUMBER for leaf in _leaves(content)):
-            raise RefusedError("is damaged (it holds a number that is too large)")
+            raise RefusedError("is damaged (it contains a number that is too large)")
         return content
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RefusedError(f"is damaged (not YAML: {first_line(error)})") from error

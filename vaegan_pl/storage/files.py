@@ -1,4 +1,4 @@
-"""Reading files within limits, since anyone may have made them, and writing files atomically."""
+"""Reading files within limits, since they may be untrusted, and writing files atomically."""
 
 import errno
 import json
@@ -13,7 +13,7 @@ from typing import Any
 from vaegan_pl.errors import UserError
 
 MOST_TEXT = 2**20
-"""The largest size of a configuration, record or card in bytes; genuine ones have a few thousand."""
+"""The largest size of a configuration, record or card in bytes; genuine ones take a few thousand."""
 
 MOST_DEPTH = 32
 """The deepest nesting of containers in a file."""
@@ -105,7 +105,7 @@ def atomic_write(path: Path, data: bytes | memoryview | str, durable: bool = Tru
     Args:
         path: the file; its folder is created if it is missing.
         data: the contents; text is written as UTF-8, with undecodable bytes as escapes.
-        durable: False skips flushing and reading back, which take time, for files that can be made again.
+        durable: False skips flushing and reading back, which take time, for files that can be regenerated.
         keep_as: the new path of the old file; None does not keep it.
 
     Raises:

@@ -20,7 +20,7 @@ MADE_BY = f"{_OURS}{__version__}"
 """The marker in files that this project writes: `Software` in pictures, the generator in pages, `made_by` in JSON."""
 
 _EARLIER = ("synthetic; trained on", "reconstruction; trained on")
-"""How the descriptions in pictures of versions before 0.2 begin."""
+"""How the descriptions begin in pictures written by versions before 0.2."""
 
 _MOST_BYTES = 2**26
 

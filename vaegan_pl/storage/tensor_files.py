@@ -16,7 +16,7 @@ from torch import Tensor
 from vaegan_pl.storage.files import MOST_DEPTH, RefusedError, atomic_write
 
 MOST_PICKLE = 2**18
-"""The largest size, in bytes, of the part of a file that is not tensors; this project writes at most some 60,000."""
+"""The largest size, in bytes, of the part of a file that is not tensors; this project writes at most about 60,000."""
 
 MOST_DIRECTORY = 2**20
 MOST_NODES = 50_000
@@ -153,7 +153,7 @@ def _size_of_directory(file: BinaryIO, size: int) -> int:
 
 
 def _check_pickle(pickled: bytes) -> None:
-    """Trace a pickle without building anything, and refuse all that `torch.save` does not write for plain contents.
+    """Trace a pickle without building anything, and refuse what `torch.save` does not write for plain contents.
 
     A pickle may call only two functions: the one that builds tensors, and `OrderedDict` without arguments, because with
     arguments it can copy existing contents again and again.

@@ -26,7 +26,7 @@ from vaegan_pl.sweeps.ranking import Ranking
 log = logging.getLogger(__name__)
 
 OF_HYDRA = ("multirun.yaml", "optimization_results.yaml")
-"""What Hydra and its sweepers write into a sweep's directory."""
+"""Files that Hydra and its sweepers write into a sweep's directory."""
 
 
 class Bookkeeping(Callback):
@@ -40,7 +40,7 @@ class Bookkeeping(Callback):
         """Check what was asked for against the sweep's directory, and write the plan.
 
         Raises:
-            SystemExit: if the sweep cannot be ranked by its objective, or the directory holds another sweep. Hydra
+            SystemExit: if the sweep cannot be ranked by its objective, or the directory contains another sweep. Hydra
                 turns other exceptions of callbacks into warnings.
         """
         directory = Path(config.hydra.sweep.dir)
@@ -67,7 +67,7 @@ def _seed_sampler(config: DictConfig) -> None:
 
 
 def _plan(config: DictConfig, directory: Path) -> Plan:
-    """What a sweep is to do, with a directory for each job.
+    """The plan of a sweep, with a directory for each job.
 
     Raises:
         UserError: if the directory contains links, or jobs that the command line does not ask for.
@@ -131,8 +131,8 @@ def conclude(directory: Path, new: bool, ended_by: BaseException | None) -> None
 
     Args:
         directory: the sweep's.
-        new: whether this process began it.
-        ended_by: the exception that stopped it; None if all jobs had their turn.
+        new: whether this process started it.
+        ended_by: the exception that stopped it; None if all jobs were run.
 
     Raises:
         UserError: if jobs failed, the process of a job died, or no job wrote anything here.
@@ -163,7 +163,7 @@ def conclude(directory: Path, new: bool, ended_by: BaseException | None) -> None
         ) from ended_by
     failed = [job for job in found if job.state == "failed"]
     if failed and ended_by is None:
-        raise UserError(f"{len(failed)} of {len(found)} jobs failed: {failed[0].number}: {failed[0].reason}")
+        raise UserError(f"{len(failed)} of {len(found)} jobs failed; job {failed[0].number}: {failed[0].reason}")
 
 
 def report(directory: Path, found: Sequence[Job], overwrite: bool) -> None:

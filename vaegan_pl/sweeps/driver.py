@@ -37,7 +37,7 @@ SECONDS_TO_WAIT = 60
 
 
 def job(config: DictConfig, train: Callable[[DictConfig], None]) -> float:
-    """Do one job of a sweep, or what is left of it.
+    """Run one job of a sweep, or what is left of it.
 
     A failure is recorded and does not stop the sweep.
 
@@ -138,11 +138,11 @@ def _is_done(record: Job, config: DictConfig) -> bool:
     That includes a failed job of a search that continued after it: later proposals depend on the failure.
     """
     if record.state == "failed" and options.searches(HydraConfig.get()) and _went_on(record):
-        log.info("job %s has failed already: %s", record.number, record.reason)
+        log.info("job %s already failed: %s", record.number, record.reason)
         return True
     measured = sum(run.value is not None for run in record.runs)
     if record.state in ("finished", "pruned") and measured == len(record.runs) >= config.sweep.seeds:
-        log.info("job %s is finished already: %s %.4g", record.number, record.objective.metric, record.score)
+        log.info("job %s is already finished: %s %.4g", record.number, record.objective.metric, record.score)
         return True
     return False
 
@@ -189,7 +189,7 @@ def _do(record: Job, config: DictConfig, train: Callable[[DictConfig], None]) ->
 
 
 def _run(record: Job, seed: int, config: DictConfig, train: Callable[[DictConfig], None]) -> None:
-    """Train with one seed, or resume, and measure the objective; do nothing if that is done."""
+    """Train with one seed, or resume, and measure the objective; do nothing if that is already done."""
     run = next((run for run in record.runs if run.seed == seed), None)
     if run is None:
         run = Run(seed)
@@ -203,7 +203,7 @@ def _run(record: Job, seed: int, config: DictConfig, train: Callable[[DictConfig
     layout.check_entries(directory)
     changes: dict[str, Any] = {"seed": seed, "directory": str(directory)}
     if OmegaConf.select(config, "logger.csv") is None:
-        raise UserError("logger: a sweep is ranked by metrics.csv; set logger=csv, default or tensorboard")
+        raise UserError("logger: a sweep reads its scores from metrics.csv; set logger=csv, default or tensorboard")
     if OmegaConf.select(config, "logger.wandb") is not None:
         wandb = {"group": record.directory.parent.name, "name": _name(record, seed)}
         changes["logger"] = {"wandb": {key: config.logger.wandb[key] or value for key, value in wandb.items()}}
@@ -270,7 +270,7 @@ def _finished(directory: Path) -> bool:
 
 
 def _copies(directory: Path, config: DictConfig) -> str | None:
-    """The worse verdict of the copy audits of the best and the last model; None if too few images are held out."""
+    """The worse of the copy-audit verdicts on the best and the last model; None if too few images are held out."""
     from hydra.utils import instantiate
 
     from vaegan_pl.evaluation.reference import audit_of

@@ -111,7 +111,7 @@ class Job:
         objective: what it is ranked by.
         state: the last recorded state; a job whose process died stays `running`.
         attempts: the number of starts since it last made progress or ended properly.
-        moved: when its last checkpoint had been written at its last start, in seconds since 1970.
+        moved: write time of the newest checkpoint when the job was last started, in seconds since 1970.
         audit: the number of samples per run in the copy audit; 0 for none.
         runs: one per seed.
         reason: why it failed.
@@ -159,7 +159,7 @@ def read(directory: Path) -> Job:
 
     Raises:
         OSError: if it cannot be opened.
-        UserError: if it is damaged or holds anything that `Job.write` does not write.
+        UserError: if it is damaged or contains anything that `Job.write` does not write.
     """
     path = directory / RECORD
     try:
@@ -305,7 +305,7 @@ def read_plan(sweep: Path) -> Plan | None:
             raise ValueError("text that cannot be displayed")
     except (RefusedError, UserError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = printable(error)[:200]
-        raise UserError(f"{printable(path)}: is damaged ({reason}); take another sweep.name, or restore it") from error
+        raise UserError(f"{printable(path)}: is damaged ({reason}); use another sweep.name, or restore it") from error
     return plan
 
 

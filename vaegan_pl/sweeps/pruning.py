@@ -62,7 +62,7 @@ class Pruning(L.Callback):
         if not hasattr(pruner, "prune"):
             raise ValueError("callbacks.pruning.pruner: lacks its _target_; set one of optuna.pruners")
         if type(pruner).__name__ == "HyperbandPruner":
-            raise ValueError("callbacks.pruning.pruner: Hyperband cannot be used here; take SuccessiveHalvingPruner")
+            raise ValueError("callbacks.pruning.pruner: Hyperband cannot be used here; use SuccessiveHalvingPruner")
         self.job = Path(run).parent
         self.metric = metric
         self.direction = direction

@@ -50,7 +50,7 @@ class Parameter:
         return sorted(set(self.values), key=(lambda v: (float(v), v)) if self.numbers else (lambda v: (0.0, v)))
 
     def shown(self, place: int) -> str:
-        """A job's value, long numbers rounded."""
+        """A job's value, with long numbers rounded."""
         value = self.values[place]
         return value if self.numbers is None or len(value) <= _LONGEST_VALUE else short(float(value))
 
@@ -155,7 +155,7 @@ class Ranking:
         return [name for name in dict.fromkeys(names) if name != self.metric]
 
     def best_run(self, job: Job) -> Run:
-        """The seed with the best value of a job that counts."""
+        """The run with the best value of a job that counts."""
         measured = [(run.value, run) for run in job.runs if run.value is not None]
         return (min if self.objective.direction == "minimize" else max)(measured, key=lambda pair: pair[0])[1]
 
@@ -178,7 +178,7 @@ def _state(job: Job, held: Collection[str]) -> str:
 
 
 def trade_offs(ranking: Ranking) -> dict[str, tuple[float, float]]:
-    """KID and PSNR of each job that has both and finite, as means over seeds, by the job's number."""
+    """KID and PSNR of each job for which both are known and finite, as means over seeds, by the job's number."""
     places: dict[str, tuple[float, float]] = {}
     for i in ranking.measured:
         job = ranking.ranked[i]
@@ -190,7 +190,7 @@ def trade_offs(ranking: Ranking) -> dict[str, tuple[float, float]]:
 
 
 def pareto_front(places: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The names of the places for which no other has both a lower first and a higher second value, left to right."""
+    """The names of the points that no other beats with both a lower first and a higher second value, left to right."""
     front: list[str] = []
     for name, (_, value) in sorted(places.items(), key=lambda item: (item[1][0], -item[1][1])):
         if not front or value > places[front[-1]][1]:

@@ -20,14 +20,14 @@ def progress(ranking: Ranking) -> str:
 
 
 def criterion(ranking: Ranking) -> str:
-    """What the ranking is by, e.g. `the lowest validation/kid of any epoch, mean over 2 seeds`."""
+    """What the jobs are ranked by, e.g. `the lowest validation/kid of any epoch, mean over 2 seeds`."""
     lowest = "lowest" if ranking.objective.direction == "minimize" else "highest"
     seeds = max((len(job.runs) for job in ranking.ranked), default=0)
     return f"the {lowest} {ranking.metric} of any epoch" + (f", mean over {seeds} seeds" if seeds > 1 else "")
 
 
 def lead(ranking: Ranking) -> str:
-    """Whether the best job is ahead by more than seeds differ; empty if fewer than two jobs count."""
+    """Whether the best job leads by more than the spread over seeds; empty if fewer than two jobs count."""
     found = ranking.lead
     if found is None:
         return ""
@@ -46,7 +46,7 @@ def lead(ranking: Ranking) -> str:
 
 
 def settings(ranking: Ranking, place: int) -> str:
-    """The options that distinguish a job, long numbers rounded."""
+    """The options that distinguish a job, with long numbers rounded."""
     return ", ".join(f"{p.name}={p.shown(place)}" for p in ranking.parameters if p.values[place]) or "no options"
 
 
@@ -90,7 +90,7 @@ def announcement(ranking: Ranking, data: Sequence[str], again: str) -> list[str]
     if path is None:
         return [*lines, f"{'the model':13}none was kept; to train it again: {again}"]
     of_seed = [f"seed {run.seed}, the best of {len(best.values)}"] if len(best.values) > 1 else []
-    of_last = [] if path.name == BEST_MODEL else ["last epoch, because runs keep a best epoch only by KID"]
+    of_last = [] if path.name == BEST_MODEL else ["last epoch, because runs keep a best model only for KID"]
     notes = f" ({'; '.join(of_seed + of_last)})" if of_seed + of_last else ""
     return [
         *lines,

@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 
 FORMAT = "vaegan_pl checkpoint"
 FORMAT_VERSION = 2
-"""Files of version 1 hold an additional checksum."""
+"""Files of version 1 contain an additional checksum."""
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 """The newest checkpoint of a run, and the previous one, which is used if the newest is damaged."""
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 REQUEUE = getattr(signal, "SIGUSR2", None)
-"""Signal that submitit lets Slurm send before the time limit of a sweep's job; submitit's handler requeues the job."""
+"""Signal that submitit has Slurm send before the time limit of a sweep's job; submitit's handler requeues the job."""
 
 EVERY = 10
 
@@ -76,11 +76,11 @@ def read(path: Path) -> dict[str, Any]:
     except RefusedError as error:
         raise UserError(f"{path}: {error}") from error
     if content.get("format") != FORMAT:
-        raise UserError(f"{path}: is not a checkpoint of this project, or of an earlier version; start a new run")
+        raise UserError(f"{path}: is not a checkpoint of this project, or is an earlier version's; start a new run")
     version = content.get("format_version")
     if type(version) is not int or version not in (1, FORMAT_VERSION):
         raise UserError(
-            f"{path}: has format {version}, this vaegan_pl reads {FORMAT_VERSION}; use the version that wrote it"
+            f"{path}: has format {version}, but this vaegan_pl reads {FORMAT_VERSION}; use the version that wrote it"
         )
     return content
 
@@ -114,7 +114,7 @@ def limits_reached(content: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the limits at which a run ended, from its checkpoint; None if it has not ended.
 
     Raises:
-        UserError: if the checkpoint holds anything else.
+        UserError: if the checkpoint contains anything else.
     """
     try:
         limits = content["callbacks"][Checkpoint.__qualname__]["finished"]
@@ -128,7 +128,7 @@ def limits_reached(content: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def check_fits(path: Path, content: Mapping[str, Any], module: L.LightningModule, optimizers: Sequence[str]) -> None:
-    """Check that a checkpoint is of this model and these optimizers, before anything is built or written.
+    """Check that a checkpoint belongs to this model and these optimizers, before anything is built or written.
 
     Args:
         path: the checkpoint.
@@ -137,11 +137,11 @@ def check_fits(path: Path, content: Mapping[str, Any], module: L.LightningModule
         optimizers: names of its networks, in the order of their optimizers.
 
     Raises:
-        UserError: if it does not fit.
+        UserError: if it does not match.
     """
     try:
         if not re.fullmatch(r"2\.\d+\.\d+\S{0,20}", content["pytorch-lightning_version"]):
-            raise ValueError("another version of Lightning")
+            raise ValueError("a different version of Lightning")
         if type(content["skipped"]) is not int or type(content["global_step"]) is not int or content["global_step"] < 0:
             raise ValueError("invalid step or batch counts")
         own, stored = module.state_dict(), content["state_dict"]
@@ -156,7 +156,7 @@ def check_fits(path: Path, content: Mapping[str, Any], module: L.LightningModule
             _check_optimizer(name, optimizer, state, bool(schedulers))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
         raise UserError(
-            f"{path}: does not fit the run's config.yaml ({printable(str(error))[:200]}); start a new run"
+            f"{path}: does not match the run's config.yaml ({printable(str(error))[:200]}); start a new run"
         ) from error
 
 
@@ -174,7 +174,7 @@ def _kinds(state: Mapping[str, Any]) -> dict[str, object]:
 
 def _same(what: str, own: object, stored: object) -> None:
     if own != stored:
-        raise ValueError(f"other {what}")
+        raise ValueError(f"different {what}")
 
 
 def _check_optimizer(name: str, optimizer: Optimizer, state: Mapping[str, Any], scheduled: bool) -> None:
@@ -183,12 +183,12 @@ def _check_optimizer(name: str, optimizer: Optimizer, state: Mapping[str, Any], 
     for key, value in group.items():
         if key not in ("params", "lr") and key in stored:
             if isinstance(stored[key], Tensor):
-                raise TypeError(f"a tensor as {key} of the optimizer of the {name}")
+                raise TypeError(f"a tensor for {key} of the optimizer of the {name}")
             both = (list(each) if isinstance(each, tuple) else each for each in (value, stored[key]))
             _same(f"{key} of the optimizer of the {name}", *both)
     rate = stored["lr"]
     if type(rate) not in (int, float) or not (scheduled or 0 <= rate <= group["initial_lr"]):
-        raise ValueError(f"another learning rate of the {name}")
+        raise ValueError(f"a different learning rate for the {name}")
     _same(f"parameters of the {name}", [*range(len(group["params"]))], stored["params"])
     if state["state"]:
         for parameter in group["params"]:
@@ -200,7 +200,7 @@ def _check_optimizer(name: str, optimizer: Optimizer, state: Mapping[str, Any], 
         shape = group["params"][i].shape
         for value in values.values():
             if isinstance(value, Tensor) and value.dim() > 0 and value.shape != shape:
-                raise ValueError(f"other parameters of the {name}")
+                raise ValueError(f"different parameters of the {name}")
             if isinstance(value, Tensor) and not value.isfinite().all():
                 raise ValueError(f"numbers of the optimizer of the {name} that are not finite")
 
@@ -215,7 +215,7 @@ class Checkpoint(L.Callback):
     Args:
         path: the checkpoint.
         minutes: interval between checkpoints.
-        batches: interval in batches; None for none.
+        batches: interval in batches; None disables it.
         limits: limits at which training ends, by name; stored in the checkpoint of a finished run.
 
     Raises:
@@ -250,12 +250,12 @@ class Checkpoint(L.Callback):
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Install signal handlers, and drop figures that an earlier process logged after the checkpoint."""
+        """Install signal handlers, and drop metrics that an earlier process logged after the checkpoint."""
         for logger in trainer.loggers:
             if isinstance(logger, Continued):
                 logger.keep(before=trained(trainer))
         if self.path.with_name(PREVIOUS) == Path(trainer.ckpt_path or "") and trainer.is_global_zero:
-            self.path.with_name(PREVIOUS).replace(self.path)  # the last one is damaged or missing
+            self.path.with_name(PREVIOUS).replace(self.path)  # the newest one is damaged or missing
         self.saved, self.saved_at = monotonic(), trained(trainer)
         if threading.current_thread() is threading.main_thread():  # Lightning has installed its own, and removes all
             for number in SIGNALS:
@@ -269,7 +269,7 @@ class Checkpoint(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Save if it is time. The batch has not been used yet, and all earlier batches are complete.
+        """Save if a checkpoint is due. The batch has not been used yet, and all earlier batches are complete.
 
         Raises:
             SystemExit: if a signal was received.

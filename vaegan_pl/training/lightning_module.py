@@ -43,7 +43,7 @@ class VAEGANModule(L.LightningModule):
     Args:
         model: the VAE/GAN or another model.
         optimizers: for each of its networks, a function from its parameters to its optimizer.
-        schedule: makes the scheduler of an optimizer's learning rate, stepped once per epoch; None keeps it constant.
+        schedule: builds the scheduler of an optimizer's learning rate, stepped once per epoch; None keeps it constant.
         seed: seed of epsilon, z_p and the other random numbers of a step, at least 0.
         on_nan: what to do if a loss or gradient is not finite: `stop` the run or `skip` the batch.
         graph: whether to replay the step as CUDA graphs on a single GPU.
@@ -82,7 +82,7 @@ class VAEGANModule(L.LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> NoReturn:
-        """Refuse, and say what to use instead: checkpoints hold no options to build a module from.
+        """Refuse, and say what to use instead: checkpoints contain no options to build a module from.
 
         Raises:
             UserError: always.
@@ -90,7 +90,7 @@ class VAEGANModule(L.LightningModule):
         path = Path(str(checkpoint_path))
         run = path.parent.parent if path.parent.name == "checkpoints" else Path("RUN")
         raise UserError(
-            f"{path}: VAEGANModule.load_from_checkpoint is not supported, because checkpoints hold no options; to use "
+            f"{path}: VAEGANModule.load_from_checkpoint is not supported, since checkpoints contain no options; to use "
             f"the model, call vaegan_pl.load({str(run / 'vae_gan_model.pth')!r}); to train it further, run python -m "
             f"vaegan_pl.train {as_typed('resume', run)}"
         )
@@ -121,7 +121,7 @@ class VAEGANModule(L.LightningModule):
             raise UserError(f"optimizer.schedule: {error}") from error
         if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau):
             raise UserError(
-                f"optimizer.schedule: a {type(scheduler).__name__} cannot set learning rates by the epoch alone; take "
+                f"optimizer.schedule: a {type(scheduler).__name__} cannot set learning rates by the epoch alone; use "
                 "another class of torch.optim.lr_scheduler, as optimizer/schedule=cosine does"
             )
         if getattr(scheduler, "cycle_momentum", False):
@@ -132,13 +132,13 @@ class VAEGANModule(L.LightningModule):
         return scheduler
 
     def on_train_start(self) -> None:
-        """Prepare to record the step if a single GPU trains, and start the schedulers from the first epoch."""
+        """Prepare to capture the step on a single GPU, and start the schedulers from the first epoch."""
         together = distributed.is_available() and distributed.is_initialized()
         one_gpu = self.device.type == "cuda" and self.trainer.world_size == 1 and not together
         self.recordings = Recordings() if self.graph and one_gpu else None
         for scheduler in self._schedulers():
             for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
-                group["lr"] = rate  # of the first epoch; a checkpoint has restored that of its own
+                group["lr"] = rate  # the first epoch's; a checkpoint restored its own
         self._step_schedulers()  # when a run is resumed within an epoch, Lightning skips `on_train_epoch_start`
 
     def on_train_end(self) -> None:
@@ -164,7 +164,7 @@ class VAEGANModule(L.LightningModule):
         """
         for scheduler in self._schedulers():
             try:
-                with warnings.catch_warnings():  # a resumed run steps before its optimizers, and a gate may rest one
+                with warnings.catch_warnings():  # a resumed run steps before its optimizers, and a gate may pause one
                     warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler.step\(\)` before")
                     while scheduler.last_epoch < self.current_epoch:
                         scheduler.step()
@@ -309,7 +309,7 @@ class VAEGANModule(L.LightningModule):
         self.skipped += 1
         self.skipped_in_a_row += 1
         if self.global_rank == 0:
-            log.warning("batch %d is skipped, %d so far: %s not finite", step + 1, self.skipped, ", ".join(lost[1]))
+            log.warning("skipping batch %d (%d so far): %s not finite", step + 1, self.skipped, ", ".join(lost[1]))
         return True
 
     def check_losses(self) -> None:

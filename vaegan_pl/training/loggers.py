@@ -118,7 +118,7 @@ class _Rows(ExperimentWriter):
 
 
 class MetricsFile(CSVLogger):
-    """Writes `metrics.csv` and `hparams.yaml`; rows that cannot be written are kept and tried again.
+    """Writes `metrics.csv` and `hparams.yaml`; rows that cannot be written are kept, and writing is retried.
 
     Args:
         directory: where the files go.
@@ -158,25 +158,25 @@ class MetricsFile(CSVLogger):
             self.told = False
         except OSError as error:
             if not self.told:
-                log.warning("%s cannot be written (%s); its rows are kept and tried again", self.log_dir, error)
+                log.warning("%s cannot be written (%s); its rows are kept, and writing is retried", self.log_dir, error)
             self.told = True
 
 
 def _attempt(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The same method, except that after a first failure, which is reported, the logger is not used any more."""
+    """The same method, except that after its first failure, which is reported, the logger is no longer used."""
 
     @wraps(method)
     def attempt(self: "WandB | TensorBoard", *arguments: Any, **options: Any) -> Any:
         if not self.unavailable:
             try:
                 return method(self, *arguments, **options)
-            except Exception as error:  # whatever W&B, its service process, the network or a disk do
+            except Exception as error:  # W&B, its service process, the network or a disk may raise anything
                 if self.unavailable:  # it could not be started, which was reported
                     return None
                 self.unavailable = True
                 upload = self.upload if isinstance(self, WandB) else ""
                 then = f"; to upload what was logged: {upload}" if upload else ""
-                log.warning("%s failed (%s); training goes on without it%s", self.CALLED, _reason(error), then)
+                log.warning("%s failed (%s); training continues without it%s", self.CALLED, _reason(error), then)
         return None
 
     return attempt
@@ -201,12 +201,12 @@ class WandB(WandbLogger):
         **options: see `lightning.pytorch.loggers.WandbLogger`.
 
     Raises:
-        UserError: if WANDB_MODE or the project is invalid, or the settings hold the API key.
+        UserError: if WANDB_MODE or the project is invalid, or the settings contain the API key.
     """
 
     CALLED = "W&B"
     SETTINGS: ClassVar = {"silent": True, "init_timeout": 30.0, "finish_timeout": 120.0, "finish_timeout_raises": True}
-    """No output of W&B's own, and limits in seconds on waiting for the server; W&B's default at the end is forever."""
+    """No console output from W&B, and limits in seconds on waits for the server; at the end, W&B would wait forever."""
 
     def __init__(
         self,
@@ -262,7 +262,7 @@ class WandB(WandbLogger):
                 _end_service()
         else:
             self.unavailable = True
-            log.warning("W&B cannot be started (%s); training goes on without it", failures[-1])
+            log.warning("W&B cannot be started (%s); training continues without it", failures[-1])
             return
         online = [] if self._experiment.offline else ["--include-online"]
         self.upload = shlex.join(["wandb", "sync", *online, str(Path(self._experiment.dir).parent)])
@@ -288,7 +288,7 @@ class WandB(WandbLogger):
 
     @_attempt
     def _sum_up(self, status: str) -> None:
-        """Log the best values of the whole run; of a resumed run, W&B knows only the last part."""
+        """Log the best values of the whole run; for a resumed run, W&B knows only the last part."""
         metrics = Path(self.save_dir or ".") / METRICS
         if metrics.is_file():
             series = read_series(metrics)
@@ -319,7 +319,7 @@ class WandB(WandbLogger):
 
 
 def _wandb_mode(offline: bool | None) -> str:
-    """The mode asked for: `online`, `offline` or `disabled`.
+    """The requested mode: `online`, `offline` or `disabled`.
 
     Raises:
         UserError: if WANDB_MODE is none of W&B's modes.
@@ -342,7 +342,7 @@ def _checked(settings: "wandb.Settings | Mapping[str, Any]") -> dict[str, Any]:
     """Settings as a dictionary.
 
     Raises:
-        UserError: if they hold the API key, which would be written into the run's files.
+        UserError: if they contain the API key, which would be written into the run's files.
         ValueError: if W&B does not know a setting.
     """
     if not settings:
@@ -428,7 +428,7 @@ class TensorBoard(TensorBoardLogger):
     @rank_zero_only
     @_attempt
     def keep(self, before: int) -> None:
-        """Make TensorBoard drop step `before` and later from earlier files, which a resumed run logs again."""
+        """Make TensorBoard drop step `before` and later, which a resumed run logs again, from earlier files."""
         if len(list(Path(self.log_dir).glob("events.*"))) > 1:
             self.experiment.close()
             self._experiment, self._kwargs["purge_step"] = None, before

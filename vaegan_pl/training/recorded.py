@@ -1,4 +1,4 @@
-"""Record steps as CUDA graphs, so that one launch replays what otherwise takes hundreds.
+"""Record (capture) steps as CUDA graphs, so that one launch replays what otherwise takes hundreds.
 
 A step of these networks is short on a GPU: launching its kernels takes longer than running them.
 """
@@ -15,20 +15,20 @@ from torch.optim import Optimizer
 log = logging.getLogger(__name__)
 
 WARM_UP = 3
-"""Calls before a function is recorded. In them, cuDNN chooses its algorithms, and optimizers create their state."""
+"""Calls before a function is recorded. In these, cuDNN chooses its algorithms, and optimizers create their state."""
 
 Inputs = Sequence[Tensor | None]
 
 
 RECORDED_OPTIMIZERS = (torch.optim.RMSprop, torch.optim.SGD)
-"""Optimizers whose step computes the same in a graph and does not depend on a counter outside of it."""
+"""Optimizers whose step computes the same in a graph and does not depend on a counter outside it."""
 
 
 class Recorded:
     """A function of tensors that runs normally for `WARM_UP` calls, is then recorded, and replayed from then on.
 
-    It must run the same kernels in every call, whatever its inputs, and must not read a number. Its outputs are
-    overwritten by the next replay.
+    It must run the same kernels in every call, whatever its inputs, and must not read values back to the CPU. Its
+    outputs are overwritten by the next replay.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ def record(function: Callable[..., Any], inputs: Inputs) -> tuple[Any, Callable[
 
 @contextmanager
 def recordable(optimizer: Optimizer) -> Iterator[None]:
-    """Let an optimizer step inside a graph; restore its options afterwards, as a checkpoint should hold them."""
+    """Let an optimizer step inside a graph; restore its options afterwards, as a checkpoint should contain them."""
     for parameter, state in optimizer.state.items():
         if torch.is_tensor(state.get("step")):
             state["step"] = state["step"].to(parameter.device)
@@ -97,7 +97,7 @@ def options(optimizer: Optimizer) -> str:
 
 
 class Recordings:
-    """The recorded functions of a run, by name. After a failure nothing is recorded any more."""
+    """The recorded functions of a run, by name. After a failure nothing more is recorded."""
 
     def __init__(self) -> None:
         self.known: dict[Hashable, tuple[Hashable, Recorded]] = {}
@@ -109,7 +109,7 @@ class Recordings:
         """Return a function's outputs, and whether it was replayed.
 
         Args:
-            name: of the function.
+            name: name of the function.
             depends: values that are fixed in the recording; if they change, the function is recorded again.
             function: see `Recorded`.
             inputs: its inputs.
@@ -127,7 +127,7 @@ class Recordings:
                 self.works = False
                 self.known.clear()
                 log.warning(
-                    "the step cannot be recorded as a CUDA graph; its kernels are launched one by one: %s", error
+                    "the step cannot be captured as a CUDA graph; its kernels are launched one by one: %s", error
                 )
             torch.clear_autocast_cache()  # its weights were cast in the graph, which has not run
             if not self.works:

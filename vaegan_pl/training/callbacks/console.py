@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 RESULTS = {"psnr": "PSNR {:.1f} dB", "ssim": "SSIM {:.2f}", "kid": "KID {:.3f}", "coverage": "coverage {:.2f}"}
-"""Figures of an epoch that are reported, with their formats."""
+"""Metrics of an epoch that are reported, with their formats."""
 
 
 class Console(L.Callback):
@@ -70,7 +70,7 @@ class Console(L.Callback):
 
     @rank_zero_only
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report the previous epoch's figures if no progress bar is seen; `on_fit_end` reports the last epoch's."""
+        """Report the previous epoch's metrics if no progress bar is shown; `on_fit_end` reports the last epoch's."""
         results = self._results(trainer)
         if results and not on_terminal(sys.stdout):
             log.info("epoch %d of %s  %s", trainer.current_epoch, trainer.max_epochs, results)
@@ -96,7 +96,7 @@ class Console(L.Callback):
         model = self.directory / "vae_gan_model.pth"
         if not model.exists():
             kept = self.directory / "checkpoints"
-            log.info("no model file%s", f"; the networks are in {kept}" if kept.exists() else "")
+            log.info("no model file%s", f"; the weights are in {kept}" if kept.exists() else "")
             return
         log.info("the model    %s", model)
         unknown = " (and this run's data options)" if self.data_options is None else ""

@@ -87,7 +87,7 @@ class ModelFile(L.Callback):
                 weights.save(path, networks, model.preprocessing, model.trained_on, model.training, found.get(batches))
             evaluate = f"python -m vaegan_pl.evaluate {as_typed('weights', path)}"
             with outlived(f"the card of {path.name}"):
-                figures = [f"Not measured yet: `{evaluate}`, with the data options of this run."]
+                figures = [f"Not measured yet; run `{evaluate}` with the data options of this run."]
                 model_card.write(path, model_card.text(path, model, figures))
 
     @rank_zero_only

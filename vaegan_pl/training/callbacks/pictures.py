@@ -14,10 +14,10 @@ from vaegan_pl.training.loggers import Album
 
 
 class Pictures(L.Callback):
-    """Draws samples of fixed z and reconstructions of fixed held-out images after every epoch.
+    """Draws samples from fixed z and reconstructions of fixed held-out images after every epoch.
 
     Writes `samples_epoch_NNNN.png`, `reconstructions_epoch_NNNN.png` (originals above their reconstructions) and
-    `progress.png` (samples of the first and the last epoch side by side), and logs them to W&B and TensorBoard if on.
+    `progress.png` (samples of the first and the last epoch side by side), and logs them to W&B and TensorBoard if used.
 
     Args:
         directory: folder to write to.
@@ -52,7 +52,7 @@ class Pictures(L.Callback):
         if "encoder" in networks.names:
             y = y.to(device)
             reconstructions = networks.decoder(networks.encoder(x.to(on), y)[0], y).float().cpu()
-            caption = f"Held out, above their reconstructions, after {epochs}. {source}"
+            caption = f"Held-out images above their reconstructions, after {epochs}. {source}"
             both = pairs(x, reconstructions, caption)
         networks.train()
 
@@ -62,7 +62,7 @@ class Pictures(L.Callback):
             if both is not None:
                 self._keep(trainer, "reconstructions", f"reconstructions_epoch_{number}.png", both)
             first = read_picture(self.directory / "samples_epoch_0001.png")
-            caption = f"The same z after the first epoch (left) and after {epochs} (right). {source}"
+            caption = f"Samples from the same z after the first epoch (left) and after {epochs} (right). {source}"
             self._keep(trainer, "progress", "progress.png", captioned(side_by_side([first, last]), caption))
 
     def _keep(self, trainer: L.Trainer, name: str, file: str, picture: Image.Image) -> None:

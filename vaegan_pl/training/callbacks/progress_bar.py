@@ -33,7 +33,7 @@ class ProgressBar(TQDMProgressBar):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Draw if the last drawing is at least `SECONDS` ago, and after the last batch."""
+        """Draw if the last update was at least `SECONDS` ago, and after the last batch."""
         if monotonic() - self.drawn >= self.SECONDS or batch_idx + 1 == trainer.num_training_batches:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             self.drawn = monotonic()

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 class Quality(L.Callback):
     """Measures samples after every epoch at low cost, and warns if they collapse or the discriminator wins.
 
-    Logs, on `n` samples of fixed z and as many validation images: KID and coverage in the features of
+    Logs, for `n` samples from fixed z and as many validation images: KID and coverage in the features of
     `evaluation.features`; the effective number of different samples (Vendi score) as a share of that of the validation
     images; the number of active dimensions of z, whose posterior mean has a variance above `ACTIVE` over the images
     (arXiv 1509.00519, section 5).
@@ -57,7 +57,7 @@ class Quality(L.Callback):
         if self.n and (
             len(data.collection.listing.classes) < 2 or len(data.validation_images(self.n)[0]) <= NEIGHBOURS
         ):
-            log.warning("samples are not measured, which needs two classes and %d validation images", NEIGHBOURS + 1)
+            log.warning("samples are not measured: this needs two classes and %d validation images", NEIGHBOURS + 1)
             self.n = 0
         elif self.n and trainer.is_global_zero:
             self.x, self.y = data.validation_images(self.n)
@@ -67,7 +67,7 @@ class Quality(L.Callback):
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure and log; other callbacks read the figures from `trainer.callback_metrics`.
+        """Measure and log; other callbacks read the values from `trainer.callback_metrics`.
 
         Raises:
             UserError: if a parameter or running statistic is not finite.
@@ -83,7 +83,7 @@ class Quality(L.Callback):
             if figures["variety"] < self.COLLAPSED * self.most:
                 self._warn(
                     trainer,
-                    f"samples have become alike: their variety fell from {self.most:.0%} of that of real images to "
+                    f"samples have lost variety: it fell from {self.most:.0%} of the variety of real images to "
                     f"{figures['variety']:.0%}; if this persists, {pl_module.model.AGAINST_COLLAPSE}",
                 )
         model, metrics = pl_module.model, trainer.callback_metrics
@@ -93,7 +93,7 @@ class Quality(L.Callback):
             if cost is not None and float(cost) < self.WON:
                 self._warn(
                     trainer,
-                    f"the discriminator has won (its cost of {name} images is {float(cost):.4f} nats) and "
+                    f"the discriminator has won (its loss on {name} images is {float(cost):.4f} nats) and "
                     f"gives the decoder no useful gradient; {model.AGAINST_DEFEAT}",
                 )
 

@@ -21,8 +21,8 @@ class RunDirectory(L.Callback):
 
     Args:
         directory: the run's directory.
-        output_root: folder that holds `latest`.
-        loggers: passed to the trainer when training starts, because earlier it would let them create files.
+        output_root: folder that contains `latest`.
+        loggers: passed to the trainer when training starts, since any earlier they would create files.
         describe: writes the configuration.
     """
 
