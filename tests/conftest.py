@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from vaegan_pl.cli import commands
+from vaegan_pl.data.collection import Splitting
 from vaegan_pl.evaluation import classifier, features
 from vaegan_pl.model import weights
 from vaegan_pl.model.adversary import Adversary
@@ -96,6 +97,24 @@ def save_model(path: Path, networks: Networks, mixtures: object = MIXTURES, **tr
 def adversary_with(**changes: Any) -> Adversary:
     """Algorithm 1's game with changes."""
     return Adversary(**{"game": "saturating", "diffaugment": [], "r1": 0.0, "lecam": 0.0, **changes})
+
+
+def splitting_with(**changes: Any) -> Splitting:
+    """A split by groups of near-copies alone, with changes."""
+    options = {
+        "by": "group",
+        "validation_fraction": 0.2,
+        "test_fraction": 0.2,
+        "patient": None,
+        "patients": None,
+        "unknown_patients": "error",
+        "published": False,
+        "families": False,
+        "fold": None,
+        "copies": "drop",
+        "seed": 0,
+    }
+    return Splitting(**{**options, **changes})
 
 
 def vaegan(networks: Networks, **changes: Any) -> VAEGAN:

@@ -15,12 +15,12 @@ from vaegan_pl.data.prepared import Decoding
 from vaegan_pl.data.splits import SPLITS
 from vaegan_pl.errors import UserError
 
-from ..conftest import CLASSES
+from ..conftest import CLASSES, splitting_with
 
 Write = Callable[..., Path]
 DECODING = Decoding(image_size=16, aspect_ratio="pad", white=65535, near_copy_correlation=0.99)
-GROUP = Splitting(by="group", validation_fraction=0.2, test_fraction=0.2, patient=None, copies="drop", seed=0)
-OFFICIAL = Splitting(by="official", validation_fraction=0.2, test_fraction=0.2, patient=None, copies="drop", seed=0)
+GROUP = splitting_with()
+OFFICIAL = splitting_with(by="official")
 
 
 def collected(
@@ -177,7 +177,7 @@ def test_a_class_without_one_readable_image_is_an_error(tmp_path: Path, write_cl
 @pytest.fixture(scope="module")
 def real(mri_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Collection:
     cache = tmp_path_factory.mktemp("cache")
-    splitting = Splitting(by="group", validation_fraction=0.1, test_fraction=0.1, patient=None, copies="weight", seed=0)
+    splitting = splitting_with(validation_fraction=0.1, test_fraction=0.1, copies="weight")
     return collect(mri_root, CLASSES, {}, Decoding(64, "pad", 65535, 0.99), splitting, 0.0, cache)
 
 

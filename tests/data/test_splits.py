@@ -17,11 +17,16 @@ def split(
     seed: int = 0,
     sizes: list[int] | None = None,
     patients: list[str] | None = None,
+    folds: list[int] | None = None,
+    fold: int | None = None,
 ) -> Split:
     n = len(groups)
     keys = [f"{i:03d}" if group >= 0 else "" for i, group in enumerate(groups)]
     whose = patients or [""] * n
-    return by_group(np.array(groups), np.array(labels), whose, keys, sizes or [1] * n, SHARES, copies, seed)
+    given = folds or [-1] * n
+    return by_group(
+        np.array(groups), np.array(labels), whose, given, keys, sizes or [1] * n, SHARES, fold, copies, seed
+    )
 
 
 @given(
@@ -73,7 +78,8 @@ def test_the_seed_decides_and_the_order_of_files_does_not() -> None:
     results = []
     for order, seed in ((range(100), 0), (range(99, -1, -1), 0), (range(100), 1)):
         shuffled = [keys[i] for i in order]
-        result = by_group(np.arange(100), np.zeros(100, int), [""] * 100, shuffled, [1] * 100, SHARES, "drop", seed)
+        groups, labels = np.arange(100), np.zeros(100, int)
+        result = by_group(groups, labels, [""] * 100, [-1] * 100, shuffled, [1] * 100, SHARES, None, "drop", seed)
         results.append({name: {shuffled[i] for i in result.images(name)} for name in SPLITS})
     assert results[0] == results[1]
     assert results[0] != results[2]
@@ -101,7 +107,9 @@ def test_a_group_falls_where_its_first_pixels_by_hash_say_whichever_image_is_lis
     for flip in (False, True):
         order = [i ^ flip for i in range(100)]  # swaps the two images of each group
         groups, shuffled = np.array([i // 2 for i in order]), [keys[i] for i in order]
-        result = by_group(groups, np.zeros(100, int), [""] * 100, shuffled, [1] * 100, SHARES, "weight", 0)
+        result = by_group(
+            groups, np.zeros(100, int), [""] * 100, [-1] * 100, shuffled, [1] * 100, SHARES, None, "weight", 0
+        )
         results.append({name: {shuffled[i] for i in result.images(name)} for name in SPLITS})
     assert results[0] == results[1]
 

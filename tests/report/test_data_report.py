@@ -18,10 +18,10 @@ from vaegan_pl.data.phantoms import draw
 from vaegan_pl.data.prepared import Decoding
 from vaegan_pl.report.data_report import gather, write
 
-from ..conftest import CLASSES
+from ..conftest import CLASSES, splitting_with
 
-GROUP = Splitting(by="group", validation_fraction=0.1, test_fraction=0.1, patient=None, copies="drop", seed=0)
-OFFICIAL = Splitting(by="official", validation_fraction=0.1, test_fraction=0.1, patient=None, copies="drop", seed=0)
+GROUP = splitting_with(validation_fraction=0.1, test_fraction=0.1)
+OFFICIAL = splitting_with(by="official", validation_fraction=0.1, test_fraction=0.1)
 
 
 def collected(root: Path, cache: Path, splitting: Splitting = GROUP, classes: list[str] | None = None) -> Collection:

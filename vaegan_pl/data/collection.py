@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +12,20 @@ import numpy as np
 from jaxtyping import Int32
 from numpy import ndarray
 
+from vaegan_pl.data import figshare
+from vaegan_pl.data.copies import TURNS
 from vaegan_pl.data.folders import NO_SPLIT, Listing, list_images
+from vaegan_pl.data.patients import UNKNOWN, Patients, families, from_paths, from_table
 from vaegan_pl.data.phantoms import PHANTOM_MARKER
 from vaegan_pl.data.prepared import Decoding, Prepared, prepare
-from vaegan_pl.data.splits import SPLITS, Split, by_folder, by_group, leaking
+from vaegan_pl.data.splits import FOLDS, SPLITS, Split, by_folder, by_group, leaking
 from vaegan_pl.errors import UserError
 from vaegan_pl.storage.files import printable
 
 _NAMED = 5
+_LOOKED_AT = 20
+_CHAIN = 0.04
+"""How much below the least correlation of near-copies the ends of a chain may be."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,11 @@ class Splitting:
         test_fraction: share of each class's groups (or patients) for testing, if `by` is `group`.
         patient: regular expression whose first group matches the patient in an image's path inside the folder; None if
             paths do not contain it.
+        patients: table of files and patients; see `patients.from_table`. None if there is none.
+        unknown_patients: what images are that the table does not list: an `error`, or `alone`, each a patient.
+        published: whether to recognise published slices and split them by their authors' folds; see `figshare`.
+        families: whether files and their augmentations, by their names, stay together; see `patients.families`.
+        fold: the fold that tests; see `splits.by_group`. None uses the fractions, and fold 0 if slices are recognised.
         copies: `drop` or `weight`; see `splits.by_group`.
         seed: seed of the split.
     """
@@ -41,8 +51,18 @@ class Splitting:
     validation_fraction: float
     test_fraction: float
     patient: str | None
+    patients: str | None
+    unknown_patients: str
+    published: bool
+    families: bool
+    fold: int | None
     copies: str
     seed: int
+
+    @property
+    def facts(self) -> dict[str, str | int | float | None]:
+        """The options in plain values, for model files and records, without the folder of the table."""
+        return {**vars(self), "patients": None if self.patients is None else printable(Path(self.patients).name)}
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,8 @@ class Collection:
         decoding: how they were read.
         prepared: the decoded images.
         groups: the group of near-copies of each file, counted from 0; negative for unreadable files.
+        patients: the patient of each file, if known.
+        folds: the authors' fold of each file that shows a published slice; -1 for other files.
         splitting: how they were split.
         split: the images of each split.
     """
@@ -64,6 +86,8 @@ class Collection:
     decoding: Decoding
     prepared: Prepared
     groups: Int32[ndarray, " file"]
+    patients: Patients
+    folds: list[int]
     splitting: Splitting
     split: Split
 
@@ -122,9 +146,79 @@ class Collection:
         labels = [self.listing.files[group[0]].label for group in self.split.groups[split]]
         return {name: labels.count(label) for label, name in enumerate(self.listing.classes)}
 
+    @property
+    def fold(self) -> int | None:
+        """The fold that tests; None if the fractions decide."""
+        return self.splitting.fold if max(self.folds, default=-1) < 0 else self.splitting.fold or 0
+
+    @property
+    def split_by(self) -> str:
+        """What the splits keep apart, in a sentence: patients, or only pictures."""
+        n, published = len(self.folds), sum(fold >= 0 for fold in self.folds)
+        if self.splitting.by == "official":
+            return "the folders' own split"
+        folds = "" if self.fold is None else f"; fold {self.fold} tests, fold {(self.fold + 1) % FOLDS} validates"
+        if published:
+            others = f"; the patients of the other {n - published:,} images are unknown" if published < n else ""
+            return (
+                f"patients: {published:,} images are slices of Cheng et al., in their folds by patient{folds}{others}"
+            )
+        if self.patients.source not in ("", "families"):
+            unknown = self.patients.of.count(UNKNOWN)
+            others = f"; {unknown:,} images of unknown patients count as one patient each" if unknown else ""
+            return f"{self.patients}{folds}{others}"
+        return (
+            f"pictures{folds}; patients unknown: figures on held-out images are those of new pictures, not of new "
+            "patients"
+        )
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What the user should know of the split: lost images, chains of similar images, augmented files."""
+        found = []
+        known = self.patients.source in ("table", "paths", "DICOM")
+        if known and len(self.folds) > 1 and len(set(self.patients.of)) == len(self.folds):
+            found.append("every image has a patient of its own: data.patient or data.patients finds no two of one")
+        for label, name in enumerate(self.listing.classes):
+            own = self.groups[(self.labels == label) & (self.groups >= 0) & (np.array(self.folds) < 0)]
+            if len(own) > 1 and 2 * len(np.unique(own)) < len(own) and self.splitting.copies == "drop":
+                found.append(
+                    f"{name}: only {len(np.unique(own)):,} of {len(own):,} images are kept, without near-copies. "
+                    "If these are slices of volumes, name the patients (data.patients, data.patient): slices of a "
+                    "patient are kept"
+                )
+        chains = [group for group in self.copies[:_LOOKED_AT] if self._is_chain(group)]
+        if chains:
+            found.append(
+                f"{len(chains)} groups of near-copies are chains: their ends are not alike, such as "
+                f"{self.name(chains[0][0])} and {self.name(chains[0][-1])}. If these are slices of volumes, name the "
+                "patients; otherwise raise data.near_copy_correlation"
+            )
+        if not self.splitting.families and not known and not self.is_phantom:
+            named = families([self._path(i) for i in range(len(self.folds))])
+            several = [i for i, family in enumerate(named) if family]
+            if several:
+                sibling = next(i for i in several[1:] if named[i] == named[several[0]])
+                found.append(
+                    f"{len(several):,} files look like augmentations of each other by their names, such as "
+                    f"{self.name(several[0])} and {self.name(sibling)}; data.families=true keeps them in one split"
+                )
+        return found
+
+    def _is_chain(self, group: list[int]) -> bool:
+        """Whether two images of a group of near-copies are not alike, in any position."""
+        correlation = self.decoding.near_copy_correlation
+        if correlation is None or len(group) < 3:
+            return False
+        images = self.prepared.images[group].astype(np.float32)
+        images -= images.mean((1, 2), keepdims=True)
+        images /= np.maximum(np.sqrt(np.square(images).sum((1, 2), keepdims=True)), 1e-6)
+        alike = [np.einsum("ij,nij->n", turn(images)[0], images) for turn in TURNS.values()]
+        return bool(np.max(alike, axis=0).min() < correlation - _CHAIN)
+
     def summary(self) -> list[str]:
         """The main figures, one line each."""
-        lines = []
+        lines = [f"  split by   {self.split_by}"]
         for split in SPLITS:
             counts = self.counts(split)
             classes = ", ".join(f"{n} {name}" for name, n in counts.items())
@@ -146,6 +240,7 @@ class Collection:
         lines += [f"  unreadable {self.name(i)}: {reason}" for i, reason in unreadable[:_NAMED]]
         if len(unreadable) > _NAMED:
             lines.append(f"  unreadable ... and {len(unreadable) - _NAMED} more")
+        lines += [f"  WARNING    {warning}" for warning in self.warnings]
         for split, images in self.leaking.items():
             if images:
                 n = len(self.split.groups[split])
@@ -158,6 +253,9 @@ class Collection:
     def name(self, image: int) -> str:
         """Path of an image relative to the folder, safe to print."""
         return self.shown(self.listing.files[image].path)
+
+    def _path(self, image: int) -> str:
+        return self.listing.files[image].path.relative_to(self.root).as_posix()
 
     def shown(self, path: Path) -> str:
         """A path relative to the folder, safe to print."""
@@ -189,7 +287,8 @@ def collect(
     """
     listing = list_images(root, classes, aliases)
     folders = [file.folder for file in listing.files]
-    if splitting.by == "official" and (splitting.patient is not None or splitting.copies == "weight"):
+    given = splitting.patient is not None or splitting.patients is not None or splitting.fold is not None
+    if splitting.by == "official" and (given or splitting.copies == "weight"):
         raise UserError("data.split=official: data.patient and data.copies have no effect with it; leave them out")
     if splitting.by == "official" and set(folders) <= {NO_SPLIT, "train"}:
         raise UserError(
@@ -199,32 +298,50 @@ def collect(
     prepared = prepare(root, paths, decoding, cache)
     _check_unreadable(paths, prepared.unreadable, max_unreadable)
     readable = np.array([bool(key) for key in prepared.keys])
-    groups = np.where(readable, prepared.pairs.groups(len(paths)), -1).astype(np.int32)
+    patients = _patients([path.relative_to(root).as_posix() for path in paths], splitting, prepared)
+    pairs = prepared.pairs
+    if patients.source != "families":
+        pairs = pairs.between_patients(patients.of, prepared.keys)
+    groups = np.where(readable, pairs.groups(len(paths)), -1).astype(np.int32)
     labels = np.array([file.label for file in listing.files])
+    recognising = splitting.published and splitting.by == "group" and patients.source in ("", "families")
+    slices = figshare.recognise(prepared.signatures) if recognising else [None] * len(paths)
+    folds = [-1 if each is None or not readable[i] else each.fold for i, each in enumerate(slices)]
     if splitting.by == "official":
         split = by_folder(folders, readable)
     else:
-        shares = {"validation": splitting.validation_fraction, "test": splitting.test_fraction}
-        sizes = [height * width for height, width in prepared.shapes]
-        patients = _patients(root, paths, splitting.patient)
-        split = by_group(groups, labels, patients, prepared.keys, sizes, shares, splitting.copies, splitting.seed)
-    collection = Collection(root, listing, decoding, prepared, groups, splitting, split)
+        split = by_group(
+            groups,
+            labels,
+            patients.of,
+            folds,
+            prepared.keys,
+            [height * width for height, width in prepared.shapes],
+            {"validation": splitting.validation_fraction, "test": splitting.test_fraction},
+            (splitting.fold or 0) if max(folds, default=-1) >= 0 else splitting.fold,
+            splitting.copies,
+            splitting.seed,
+        )
+    collection = Collection(root, listing, decoding, prepared, groups, patients, folds, splitting, split)
     _check_empty(collection)
     return collection
 
 
-def _patients(root: Path, paths: Sequence[Path], pattern: str | None) -> list[str]:
-    if pattern is None:
-        return [""] * len(paths)
-    found = []
-    for path in paths:
-        match = re.search(pattern, path.relative_to(root).as_posix())
-        if match is None or not match[1]:
-            raise UserError(
-                f"data.patient={pattern}: matches no patient in {path.relative_to(root)}; correct the expression"
-            )
-        found.append(match[1])
-    return found
+def _patients(paths: Sequence[str], splitting: Splitting, prepared: Prepared) -> Patients:
+    """The patients of images by the first source that there is.
+
+    Raises:
+        UserError: for a table or an expression that does not fit the images.
+    """
+    if splitting.patients is not None:
+        return Patients(from_table(Path(splitting.patients), paths, splitting.unknown_patients == "alone"), "table")
+    if splitting.patient is not None:
+        return Patients(from_paths(splitting.patient, paths), "paths")
+    if len(set(prepared.patients) - {UNKNOWN}) > 1:  # a single ID stands for none: files are anonymised like that
+        return Patients(prepared.patients, "DICOM")
+    if splitting.families and any(named := families(paths)):
+        return Patients(named, "families")
+    return Patients([UNKNOWN] * len(paths), "")
 
 
 def _check_unreadable(paths: Sequence[Path], unreadable: Mapping[int, str], allowed: float) -> None:
@@ -253,9 +370,10 @@ def _check_empty(collection: Collection) -> None:
                 )
             of_class = collection.groups[collection.labels == collection.listing.classes.index(name)]
             different = len(np.unique(of_class[of_class >= 0]))
-            whole = "" if how.patient is None else " and whole patients"
+            whole = " and whole patients" if collection.patients.source else ""
+            shares = f"data.validation_fraction={how.validation_fraction:g}, data.test_fraction={how.test_fraction:g}"
+            parts = shares if collection.fold is None else f"{FOLDS} folds (data.fold={collection.fold})"
             raise UserError(
                 f"{collection.root}: the {different} different images of {name} leave none for {split}, "
-                f"with data.validation_fraction={how.validation_fraction:g}, data.test_fraction={how.test_fraction:g}"
-                f"{whole}; add images, change the fractions, or leave the class out of data.classes"
+                f"with {parts}{whole}; add images, change these options, or leave the class out of data.classes"
             )

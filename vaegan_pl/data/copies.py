@@ -49,6 +49,20 @@ class Pairs:
         """Group number, from 0, of each of `n` images: images connected by pairs or chains of pairs share a group."""
         return connected(n, np.stack([self.first, self.second], axis=1))
 
+    def between_patients(self, patients: Sequence[str], keys: Sequence[str]) -> "Pairs":
+        """The pairs of different or unknown patients, and pairs of identical pixels.
+
+        Neighbouring slices of a patient are similar without being copies.
+        """
+        kept = np.array(
+            [
+                patients[i] != patients[j] or not patients[i] or keys[i] == keys[j]
+                for i, j in zip(self.first.tolist(), self.second.tolist(), strict=True)
+            ],
+            dtype=bool,
+        )
+        return Pairs(self.first[kept], self.second[kept], self.turn[kept])
+
     def only(self, turns: Sequence[str]) -> "Pairs":
         """The pairs that match in one of the given orientations."""
         kept = np.isin(self.turn, [list(TURNS).index(turn) for turn in turns])

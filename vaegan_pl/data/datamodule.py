@@ -21,7 +21,7 @@ from vaegan_pl.data.images import ASPECT_RATIOS, PREPROCESSING, to_unit_range
 from vaegan_pl.data.phantoms import draw_folders
 from vaegan_pl.data.prepared import Decoding
 from vaegan_pl.data.sampling import EpochSampler, in_order
-from vaegan_pl.data.splits import COPIES, SPLITS
+from vaegan_pl.data.splits import COPIES, FOLDS, SPLITS
 from vaegan_pl.errors import UserError, check_part
 from vaegan_pl.model.trained_on import TrainedOn
 from vaegan_pl.storage.files import printable
@@ -116,6 +116,11 @@ class ImageFolders(L.LightningDataModule):
         validation_fraction: share of each class's groups for validation, in (0, 1).
         test_fraction: share of each class's groups for testing, in (0, 1).
         patient: see `Splitting.patient`.
+        patients: see `Splitting.patients`.
+        unknown_patients: see `Splitting.unknown_patients`.
+        published: see `Splitting.published`.
+        families: see `Splitting.families`.
+        fold: see `Splitting.fold`.
         split_seed: seed of the split.
         copies: `drop` or `weight`; see `splits.by_group`.
         near_copy_correlation: smallest correlation of near-copies, in (0, 1); None compares pixel hashes only.
@@ -141,6 +146,11 @@ class ImageFolders(L.LightningDataModule):
         validation_fraction: float,
         test_fraction: float,
         patient: str | None,
+        patients: str | None,
+        unknown_patients: str,
+        published: bool,
+        families: bool,
+        fold: int | None,
         split_seed: int,
         copies: str,
         near_copy_correlation: float | None,
@@ -175,6 +185,7 @@ class ImageFolders(L.LightningDataModule):
             ("aspect_ratio", aspect_ratio, ASPECT_RATIOS),
             ("split", split, ("group", "official")),
             ("copies", copies, COPIES),
+            ("unknown_patients", unknown_patients, ("error", "alone")),
         ):
             if choice not in choices:
                 raise ValueError(f"data.{name}={choice}: must be one of {', '.join(choices)}")
@@ -184,13 +195,29 @@ class ImageFolders(L.LightningDataModule):
             raise ValueError(f"data.aliases={aliases}: must map each alternative name to the name of a class")
         if patient is not None and not _has_a_group(patient):
             raise ValueError(f"data.patient={patient}: must be a regular expression with a group, such as '(P[0-9]+)_'")
+        if patient is not None and patients is not None:
+            raise ValueError("data.patient, data.patients: both say whose images are; give one of them")
+        if fold is not None and not 0 <= fold < FOLDS:
+            raise ValueError(f"data.fold={fold}: must be null or a whole number from 0 to {FOLDS - 1}")
         if not cache:
             raise ValueError(f"data.cache={cache}: must be a folder")
         self.root = Path(str(root))
         self.classes = None if classes is None else [str(name) for name in classes]
         self.aliases = aliases
         self.decoding = Decoding(image_size, aspect_ratio, white, near_copy_correlation)
-        self.splitting = Splitting(split, validation_fraction, test_fraction, patient, copies, split_seed)
+        self.splitting = Splitting(
+            by=split,
+            validation_fraction=validation_fraction,
+            test_fraction=test_fraction,
+            patient=patient,
+            patients=patients,
+            unknown_patients=unknown_patients,
+            published=published,
+            families=families,
+            fold=fold,
+            copies=copies,
+            seed=split_seed,
+        )
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.max_unreadable = max_unreadable
@@ -240,7 +267,7 @@ class ImageFolders(L.LightningDataModule):
             classes=collection.listing.classes,
             counts={split: collection.counts(split) for split in SPLITS},
             caption="PHANTOMS (drawings, not MRI)" if collection.is_phantom else f"images of {folder}",
-            split=dict(vars(self.splitting)),
+            split=self.splitting.facts,
             fingerprint=collection.fingerprint(),
             training_images=collection.fingerprint(collection.split.images("train")),
         )

@@ -57,6 +57,24 @@ def read_slice(path: Path) -> UInt8[ndarray, "height width"]:
     return np.asarray((255 * shown).round(), dtype=np.uint8)
 
 
+def patient_id(path: Path) -> str:
+    """The PatientID (0010,0020) of a DICOM file; empty for other files and where it is missing.
+
+    Raises:
+        OSError: if the file cannot be opened.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        return ""
+    import pydicom
+
+    try:
+        return str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"]).get("PatientID") or "")
+    except OSError:
+        raise
+    except Exception:  # a damaged file can make the decoder raise anything; its pixels are another matter
+        return ""
+
+
 def _padding(stored: ndarray, slice_: "Dataset") -> Bool[ndarray, "height width"]:
     """Whether each pixel has the padding value, or one in its range (C.7.5.1.1.2)."""
     first = slice_.get("PixelPaddingValue")

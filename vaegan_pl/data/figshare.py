@@ -71,13 +71,12 @@ def recognise(found: Signatures) -> list[Slice | None]:
 def _frequencies(images: UInt8[ndarray, "image 64 64"]) -> Float32[ndarray, "image 16 16"]:
     n = np.arange(_SIDE)
     basis = np.cos(np.pi * (n + 0.5) * np.arange(_KEPT)[:, None] / _SIDE).astype(np.float32)
-    found: ndarray = basis @ images.astype(np.float32) @ basis.T
-    return found
+    return np.asarray(np.einsum("ku,nuv,lv->nkl", basis, images.astype(np.float32), basis, optimize=True))
 
 
 def _above_median(frequencies: Float32[ndarray, "image 16 16"]) -> UInt8[ndarray, "image 255"]:
     values = frequencies.reshape(len(frequencies), -1)[:, 1:]  # without the mean
-    return (values > np.median(values, axis=1, keepdims=True)).astype(np.uint8)
+    return np.asarray(values > np.median(values, axis=1, keepdims=True), dtype=np.uint8)
 
 
 def _turns() -> list[ndarray]:
@@ -89,8 +88,8 @@ def _turns() -> list[ndarray]:
 
 def _signs(of: Signatures, turn: ndarray | None = None) -> Float32[ndarray, "image 255"]:
     """Signatures as signs; of the images turned, up to the few bits by which their median is another."""
-    signs = np.unpackbits(of, axis=1, count=_BITS).astype(np.float32) * 2 - 1
-    return np.asarray(signs if turn is None else signs * turn.astype(np.float32))
+    signs: ndarray = np.unpackbits(of, axis=1, count=_BITS).astype(np.float32) * 2 - 1
+    return signs if turn is None else np.asarray(signs * turn.astype(np.float32))
 
 
 @cache

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from vaegan_pl.data import dicom, figshare
 from vaegan_pl.data.copies import COMPARED_SIDE, TURNS, Pairs, find_pairs
 from vaegan_pl.data.images import UNREADABLE, fit, read_grey
 from vaegan_pl.errors import UserError
@@ -28,14 +29,15 @@ from vaegan_pl.storage.files import MOST_TEXT, RefusedError, printable, read_jso
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 _UNFINISHED, _FINISHED = ".vaegan_pl-", "vaegan_pl-"
 _ABANDONED = 24 * 3600
 _UNUSED = 30 * 24 * 3600
 _AT_ONCE = 4096
 _IMAGES, _PAIRS, _INDEX, _SUMS = "images.npy", "near_copies.npy", "index.json", "SHA256SUMS"
+_SIGNATURES = "signatures.npy"
 _COMPARED = "compared.npy"
-_FILES = frozenset({_IMAGES, _PAIRS, _INDEX, _SUMS, _COMPARED})
+_FILES = frozenset({_IMAGES, _PAIRS, _SIGNATURES, _INDEX, _SUMS, _COMPARED})
 _NAMES = {
     _FINISHED: re.compile(r"vaegan_pl-[0-9a-f]{32}"),
     _UNFINISHED: re.compile(r"\.vaegan_pl-[a-z0-9_]{8}"),
@@ -75,6 +77,8 @@ class Prepared:
         shapes: height and width of each file; (0, 0) for unreadable files.
         unreadable: the decoder's error message, by index of the file.
         pairs: pairs of near-copies.
+        signatures: see `figshare.signatures`.
+        patients: a name for the patient of each DICOM file, from its PatientID; empty for other files.
     """
 
     images: UInt8[ndarray, "file size size"]
@@ -82,6 +86,8 @@ class Prepared:
     shapes: list[tuple[int, int]]
     unreadable: dict[int, str]
     pairs: Pairs
+    signatures: UInt8[ndarray, "file 32"]
+    patients: list[str]
 
 
 class DamagedError(Exception):
@@ -161,6 +167,7 @@ def _write(folder: Path, paths: Sequence[Path], decoding: Decoding) -> bool:
     complete = True
     keys: list[str] = []
     shapes: list[tuple[int, int]] = []
+    patients: list[str] = []
     unreadable: dict[int, str] = {}
     size = decoding.image_size
     announce(f"reading {len(paths):,} images and comparing them, once", _SECONDS * len(paths))
@@ -173,20 +180,29 @@ def _write(folder: Path, paths: Sequence[Path], decoding: Decoding) -> bool:
             if isinstance(result, BaseException):
                 unreadable[i] = printable(str(result).partition("\n")[0])[:_LETTERS]
                 complete &= not (isinstance(result, OSError) and result.errno)
-                result = _Decoded("", (0, 0), bytes(size**2), bytes(COMPARED_SIDE**2))
+                result = _Decoded("", (0, 0), bytes(size**2), bytes(COMPARED_SIDE**2), "")
             keys.append(result.key)
             shapes.append(result.shape)
+            patients.append(result.patient)
             images.write(result.image)
             compared.write(result.compared)
     map_ = np.load(folder / _COMPARED, mmap_mode="r")
     pairs = find_pairs(map_, keys, decoding.near_copy_correlation)
+    blocks = [figshare.signatures(map_[i : i + _AT_ONCE]) for i in range(0, len(map_), _AT_ONCE)]
     del map_
+    with (folder / _SIGNATURES).open("wb") as file:
+        np.save(file, np.concatenate(blocks) if blocks else np.zeros((0, 32), np.uint8))
     (folder / _COMPARED).unlink()
     with (folder / _PAIRS).open("wb") as file:
         np.save(file, np.stack([pairs.first, pairs.second, pairs.turn]))
-    index = {"keys": keys, "shapes": shapes, "unreadable": list(unreadable.items())}
+    index = {
+        "keys": keys,
+        "shapes": shapes,
+        "patients": _numbered(patients),
+        "unreadable": list(unreadable.items()),
+    }
     (folder / _INDEX).write_text(json.dumps(index))
-    sums = [f"{_sha256(folder / name)}  {name}\n" for name in (_IMAGES, _PAIRS, _INDEX)]
+    sums = [f"{_sha256(folder / name)}  {name}\n" for name in (_IMAGES, _PAIRS, _SIGNATURES, _INDEX)]
     (folder / _SUMS).write_text("".join(sums))
     return complete
 
@@ -197,6 +213,13 @@ class _Decoded:
     shape: tuple[int, int]
     image: bytes
     compared: bytes
+    patient: str
+
+
+def _numbered(patients: Sequence[str]) -> list[int]:
+    """A number from 1 for each patient, in the order of appearance; 0 where there is none. IDs are not stored."""
+    numbers = {patient: i for i, patient in enumerate(dict.fromkeys(filter(None, patients)), 1)}
+    return [numbers.get(patient, 0) for patient in patients]
 
 
 def _decoded(paths: Sequence[Path], decoding: Decoding) -> Iterator[_Decoded | BaseException]:
@@ -210,7 +233,7 @@ def _decoded(paths: Sequence[Path], decoding: Decoding) -> Iterator[_Decoded | B
         same = decoding.image_size == COMPARED_SIDE and (decoding.aspect_ratio == "squash" or height == width)
         compared = image if same else fit(grey, COMPARED_SIDE, "squash").tobytes()
         key = hashlib.sha256(f"{height}x{width} ".encode() + grey.tobytes()).hexdigest()
-        return _Decoded(key, (height, width), image, compared)
+        return _Decoded(key, (height, width), image, compared, dicom.patient_id(path))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = (
@@ -255,7 +278,7 @@ def _open(entry: Path, n: int) -> Prepared:
     """
     try:
         sums = read_text(entry / _SUMS)
-        for name in (_IMAGES, _PAIRS, _INDEX):
+        for name in (_IMAGES, _PAIRS, _SIGNATURES, _INDEX):
             if f"{_sha256(entry / name)}  {name}\n" not in sums:
                 raise DamagedError(f"{name} does not match {_SUMS}")
         index = read_json(entry / _INDEX, MOST_TEXT + n * _INDEX_BYTES)
@@ -265,14 +288,20 @@ def _open(entry: Path, n: int) -> Prepared:
             raise DamagedError(f"its index does not describe {n} images")
         if not all(type(side) is int and side >= 0 for shape in shapes for side in shape):
             raise DamagedError("its index contains invalid sizes")
+        people = list(index["patients"])
+        if len(people) != n or not all(type(number) is int and 0 <= number <= n for number in people):
+            raise DamagedError("its index contains invalid patients")
         if {i for i, key in enumerate(keys) if not key} != {*unreadable}:
             raise DamagedError("its index is inconsistent")
         images = _mapped(entry / _IMAGES, np.dtype(np.uint8))
         first, second, turn = _mapped(entry / _PAIRS, np.dtype(np.int32))
+        signatures = _mapped(entry / _SIGNATURES, np.dtype(np.uint8))
     except (OSError, ValueError, TypeError, KeyError, RefusedError) as error:
         raise DamagedError(printable(str(error).partition("\n")[0])) from error
     if len(images) != n or images.ndim != 3 or images.shape[1] != images.shape[2]:
         raise DamagedError(f"does not contain {n} images")
+    if signatures.shape != (n, 32):
+        raise DamagedError(f"does not contain {n} signatures")
     numbers = np.stack([first, second])
     inside = not numbers.size or (
         0 <= numbers.min() <= numbers.max() < n and 0 <= turn.min() <= turn.max() < len(TURNS)
@@ -281,7 +310,8 @@ def _open(entry: Path, n: int) -> Prepared:
         raise DamagedError("its near-copies refer to images that do not exist")
     with suppress(OSError):  # the entry may belong to another user
         os.utime(entry, follow_symlinks=False)
-    return Prepared(images, keys, shapes, unreadable, Pairs(first, second, turn))
+    patients = [f"DICOM patient {number}" if number else "" for number in people]
+    return Prepared(images, keys, shapes, unreadable, Pairs(first, second, turn), signatures, patients)
 
 
 def _mapped(path: Path, kind: "np.dtype[np.generic]") -> ndarray:

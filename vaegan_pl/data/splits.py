@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Int
@@ -11,6 +11,9 @@ from numpy import ndarray
 from vaegan_pl.data.copies import connected
 
 SPLITS = ("train", "validation", "test")
+FOLDS = 5
+"""Folds of a cross-validation: one tests, the next one validates, and the others train."""
+
 COPIES = ("drop", "weight")
 
 
@@ -37,9 +40,11 @@ def by_group(
     groups: Int[ndarray, " image"],
     labels: Int[ndarray, " image"],
     patients: Sequence[str],
+    folds: Sequence[int],
     keys: Sequence[str],
     sizes: Sequence[int],
     shares: Mapping[str, float],
+    fold: int | None,
     copies: str,
     seed: int,
 ) -> Split:
@@ -53,10 +58,13 @@ def by_group(
         groups: the group of each image; negative for images to leave out.
         labels: the class of each image.
         patients: the patient of each image; groups with an empty name are split one by one.
+        folds: the fold of each image, negative where none is given; images of a patient or a group have one fold.
         keys: a hash of the pixels of each image.
         sizes: number of pixels of each image; the largest image of a group is kept.
         shares: share of each class's patients in `validation` and in `test`; the rest is for training. A patient counts
             towards the class of most of their groups; in a tie, towards the first such class.
+        fold: the test fold, below `FOLDS`; the next one is for validation. Patients without a fold are dealt to the
+            folds, as many of each class to each. None uses `shares`.
         copies: `drop` or `weight`.
         seed: seed of the split.
     """
@@ -77,15 +85,29 @@ def by_group(
     split = Split({name: [] for name in SPLITS}, [], [sorted(group) for group in conflicts])
     for _, with_label in sorted(of_class.items()):
         with_label.sort(key=lambda together: _draw(min(keys[image] for group in together for image in group), seed))
-        start = 0
-        for name in ("validation", "test", "train"):
-            stop = len(with_label) if name == "train" else start + max(1, round(shares[name] * len(with_label)))
-            for group in (group for together in with_label[start:stop] for group in together):
+        names = _by_share(len(with_label), shares) if fold is None else _by_fold(with_label, folds, fold)
+        for name, together in zip(names, with_label, strict=True):
+            for group in together:
                 kept = group if name == "train" and copies == "weight" else group[:1]
                 split.groups[name].append(kept)
                 split.dropped.extend(group[len(kept) :])
-            start = stop
     return split
+
+
+def _by_share(n: int, shares: Mapping[str, float]) -> list[str]:
+    """The split of each of `n` patients in order."""
+    names = [name for name in ("validation", "test") for _ in range(max(1, round(shares[name] * n)))]
+    return (names + ["train"] * (n - len(names)))[:n]
+
+
+def _by_fold(patients: Sequence[list[list[int]]], folds: Sequence[int], fold: int) -> Iterator[str]:
+    """The split of each patient in order, given by its groups."""
+    given = [max(folds[image] for group in together for image in group) for together in patients]
+    without, dealt = given.count(-1), 0
+    for own in given:
+        if own < 0:
+            own, dealt = dealt * FOLDS // without, dealt + 1
+        yield {fold: "test", (fold + 1) % FOLDS: "validation"}.get(own, "train")
 
 
 def _of_one_patient(groups: Sequence[list[int]], patients: Sequence[str]) -> list[list[list[int]]]:

@@ -121,8 +121,8 @@ class VAEGAN(GenerativeModel):
     def gradients(self, batch: Batch, noise: Noise) -> Gradients:
         """All gradients of one iteration of Algorithm 1; see `GenerativeModel.gradients`.
 
-        Each loss is differentiated once, with respect to the decoded images. From there, the gradient of L_llike goes on
-        to z and the encoder; gamma times it, minus that of L_GAN, goes on to the decoder.
+        Each loss is differentiated once, with respect to the decoded images. From there, the gradient of L_llike
+        goes on to z and the encoder; gamma times it, minus that of L_GAN, goes on to the decoder.
         """
         enc, dec, dis = self.networks.encoder, self.networks.decoder, self.networks.discriminator
         theta_enc, theta_dec = tuple(enc.parameters()), tuple(dec.parameters())

@@ -62,7 +62,7 @@ def gather(collection: Collection) -> dict[str, Any]:
         "folder": str(collection.root.resolve()),
         "fingerprint": collection.fingerprint(),
         "decoding": vars(collection.decoding),
-        "splitting": vars(collection.splitting),
+        "splitting": collection.splitting.facts,
         "classes": {**per_class, _together(classes): {**total, **everywhere}},
         "copies": {
             "dropped": len(collection.split.dropped),
