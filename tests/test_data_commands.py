@@ -43,7 +43,7 @@ def test_phantoms_are_called_phantoms(run_command: Run) -> None:
     [
         ([], "data.root is not set; add data.root=VALUE"),
         (["data.root=nowhere"], "data.root=nowhere: no such folder"),
-        (["data.root=mine", "data.split=official"], "data.split=official: mine holds no Testing"),
+        (["data.root=mine", "data.split=official"], "data.split=official: mine has no Testing"),
         (["data.root=mine", "data.split=random"], "data.split=random: must be one of group, official"),
         (["data.root=mine", "data.augmentation.shift=2"], "data.augmentation.shift=2: must lie between 0 and 0.5"),
         (["data.root=mine", "data.classes=null", "data.copy=drop"], "there is no option data.copy"),

@@ -193,7 +193,7 @@ def test_several_models_share_one_table(run_command: Run) -> None:
         (["weights=[]"], "weights=[]: give at least one model file"),
         (
             ["weights=run/vae_gan_model.pth", "features=inception", "inception_weights=no.pth"],
-            "take features=classifier",
+            "use features=classifier",
         ),
     ],
 )
@@ -252,7 +252,7 @@ def test_mistakes_in_sampling_end_with_one_clear_message(run_command: Run, optio
 
 @pytest.mark.parametrize(
     ("images", "message"),
-    [("0" * 64, "was trained with other images of the folder"), (None, "does not say which images trained it")],
+    [("0" * 64, "was trained with other images of the folder"), (None, "does not say which images it was trained on")],
 )
 def test_a_model_of_other_training_images_is_refused(run_command: Run, images: str | None, message: str) -> None:
     """Of the same folder, options and split, as when files were moved from Testing to Training."""
@@ -307,7 +307,7 @@ def test_a_discriminator_that_wins_is_warned_of_in_words(
     small = [option for option in SMALL if not option.startswith("data.image_size")]
     log = [*LOGGED, f"hydra.run.dir=won{nats}", "trainer.max_epochs=1"]
     assert run_command(train, "train", *small, *DATA, *log) is None
-    found = re.findall(r"epoch 1: the discriminator has won \(its cost of (\w+) images is", capfd.readouterr().out)
+    found = re.findall(r"epoch 1: the discriminator has won \(its cost for (\w+) images is", capfd.readouterr().out)
     assert found == warned
 
 

@@ -67,8 +67,8 @@ def test_every_model_is_trained_used_and_measured(run_command: Run, name: str) -
     said = run_command(reconstruct, "reconstruct", file, "images=samples", "output=again", "accelerator=cpu")
     by_class = run_command(sample, "sample", file, "n=3", "label=notumor", "output=one", "accelerator=cpu")
     if name == "gan":
-        assert said == "error: weights: the model has no encoder (a GAN); it can be sampled only"
-        assert by_class == "error: weights: the model has no encoder (a GAN), and so knows no classes to sample from"
+        assert said == "error: weights: the model has no encoder (a GAN); it can only be sampled"
+        assert by_class == "error: weights: the model has no encoder (a GAN), so it has no classes to sample from"
     elif name == "conditional":
         assert said is not None
         assert "label: the model is conditional; give the images' class, glioma or meningioma" in said
@@ -246,8 +246,8 @@ def test_larger_images_train_by_the_same_configuration(run_command: Run) -> None
             ["model=gan", "model.networks.encoder_channels=null", "optimizer.encoder.lr=1"],
             "optimizer.encoder.lr=1: this model has no encoder; leave the option out",
         ),
-        (["model.gate=equilibrium"], "model.gate=equilibrium: take model/gate=equilibrium"),
-        (["model=vae_disl", "model/gate=equilibrium"], "model.gate: weighs decoder against discriminator"),
+        (["model.gate=equilibrium"], "model.gate=equilibrium: use model/gate=equilibrium"),
+        (["model=vae_disl", "model/gate=equilibrium"], "model.gate: balances decoder and discriminator"),
         (["model.prior=null"], "model.prior=None: must be a group; leave it out"),
         (["model.adversary=null"], "model.adversary=None: must be a group; leave it out"),
         (["model.networks=null"], "model.networks=None: must be a group; leave it out"),
@@ -255,8 +255,8 @@ def test_larger_images_train_by_the_same_configuration(run_command: Run) -> None
         (["model.networks.latent_dim=0"], "model.networks.latent_dim=0: must be at least 1"),
         (["model.networks.discriminator_channels=[8,0,32,32]"], "discriminator_channels=[8, 0, 32, 32]: must be at"),
         (["model.ema=2"], "model.ema=2: must be null or a number of at least 0 and below 1"),
-        (["model.adversary.diffaugment=[rotation]"], "must be made of brightness, contrast, translation, cutout"),
-        (["model.adversary.r1=1.0"], "take model.networks.discriminator_norm=group or spectral"),
+        (["model.adversary.diffaugment=[rotation]"], "may only contain brightness, contrast, translation, cutout"),
+        (["model.adversary.r1=1.0"], "use model.networks.discriminator_norm=group or spectral"),
         (["model.sigma=true"], "model.sigma=True: must be a positive number or learned"),
         (["model.sigma=wide"], "model.sigma=wide: must be a positive number or learned"),
         (["model=gan", "model/gate=equilibrium"], "model/gate: the chosen model has no gate; leave the option out"),

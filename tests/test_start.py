@@ -220,7 +220,7 @@ def test_options_come_out_of_hydra_as_they_were_meant(text: str) -> None:
         (["data.root=[a,b]"], "data.root=['a', 'b']: must be a single value"),
         (["train"], "train: is not an option; options are written name=value"),
         (["model.networks.encoder_features=1000000000"], "parameters need"),
-        (["model.networks._target_=tests.test_start.own_networks"], "cannot be kept in a model file"),
+        (["model.networks._target_=tests.test_start.own_networks"], "cannot be stored in a model file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -288,7 +288,7 @@ def test_a_few_batches_of_the_real_data(run_command: Run, mri_root: Path) -> Non
         (["data=mri", "data.root=/dev/null"], "data.root=/dev/null: is a file"),
         (["data=mri", "data.root=incomplete"], "incomplete/pituitary: the class folder is missing"),
         (["data=mri", "data.root=broken"], "cannot be read, more than data.max_unreadable=0.05 allows"),
-        (["data.aliases=null"], "data.aliases=None: must map each other name to the name of a class"),
+        (["data.aliases=null"], "data.aliases=None: must map each alternative name to the name of a class"),
         (["data.batch_size=500"], "64 training images are fewer than one batch; lower data.batch_size=500"),
         (["data.image_size=36"], "image_size=36 cannot be halved"),
         (["model.gama=1"], "there is no option model.gama; did you mean model.gamma?"),

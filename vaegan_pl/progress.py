@@ -57,7 +57,7 @@ def announce(work: str, seconds: float) -> None:
     """Log one line before a wait, unless it is expected to be shorter than `LEAST_ANNOUNCED`.
 
     Args:
-        work: what is going to be done, such as "drawing 1,600 phantoms, once".
+        work: what is going to be done, such as "drawing 1,600 phantoms (first time only)".
         seconds: how long it is expected to take, on two CPU cores.
     """
     if seconds >= LEAST_ANNOUNCED:

@@ -107,7 +107,7 @@ def test_what_stands_beside_split_folders_is_named_too(tmp_path: Path, write_cla
     write_classes(tmp_path / "train", 1)
     (tmp_path / "glioma").mkdir()
     (tmp_path / ".DS_Store").touch()
-    assert ignored(tmp_path) == {".DS_Store": "hidden", "glioma": "not in a folder of the splits"}
+    assert ignored(tmp_path) == {".DS_Store": "hidden", "glioma": "not in a split folder"}
 
 
 def test_missing_root_and_file_as_root(tmp_path: Path) -> None:

@@ -87,7 +87,9 @@ def test_nothing_in_an_entry_needs_unpickling(root: Path) -> None:
         "images.npy",
         "index.json",
         "near_copies.npy",
+        "signatures.npy",
     ]
+    np.load(entry / "signatures.npy", allow_pickle=False)
     np.load(entry / "images.npy", allow_pickle=False)
     np.load(entry / "near_copies.npy", allow_pickle=False)
     json.loads((entry / "index.json").read_text())

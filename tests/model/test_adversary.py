@@ -148,7 +148,7 @@ def test_lecam_holds_scores_against_moving_averages_of_the_other_kind() -> None:
     ("option", "value", "message"),
     [
         ("game", "wasserstein", "model.adversary.game=wasserstein: must be one of saturating, non_saturating"),
-        ("diffaugment", ["rotation"], r"model.adversary.diffaugment=\['rotation'\]: must be made of brightness"),
+        ("diffaugment", ["rotation"], r"model.adversary.diffaugment=\['rotation'\]: may only contain brightness"),
         ("r1", -1.0, "model.adversary.r1=-1.0: must be a number of at least 0"),
         ("lecam", float("nan"), "model.adversary.lecam=nan"),
     ],

@@ -446,7 +446,7 @@ def test_the_gate_is_told_the_mean_cost_of_the_fakes_in_the_game(
         ("similarity_layer", "conv9", "model.similarity_layer=conv9: must be one of conv1, norm1, relu1"),
         ("fakes", "none", "model.fakes=none: must be one of both, reconstruction, prior"),
         ("batch_norm", "both", "model.batch_norm=both: must be one of joint, paired, separate, authors"),
-        ("gate", "equilibrium", r"model.gate=equilibrium: take model/gate=equilibrium \(with a slash\)"),
+        ("gate", "equilibrium", r"model.gate=equilibrium: use model/gate=equilibrium \(with a slash\)"),
         ("sigma", 0.0, "model.sigma=0.0: must be a positive number or learned"),
     ],
 )
@@ -456,15 +456,15 @@ def test_options_out_of_range_are_refused(small_networks: Networks, option: str,
 
 
 def test_r1_needs_an_image_to_be_judged_alone(small_networks: Networks) -> None:
-    with pytest.raises(ValueError, match=r"model.adversary.r1: .*take model.networks.discriminator_norm=group"):
+    with pytest.raises(ValueError, match=r"model.adversary.r1: .*use model.networks.discriminator_norm=group"):
         build(small_networks, adversary=adversary_with(r1=1.0))
     alone = networks_with(discriminator_norm="group")
-    with pytest.raises(ValueError, match=r"model.gate: .*take model.adversary.r1=0"):
+    with pytest.raises(ValueError, match=r"model.gate: .*use model.adversary.r1=0"):
         build(alone, gate=EquilibriumGate(0.68, 0.35), adversary=adversary_with(r1=1.0))
 
 
 def test_a_gate_needs_a_game_and_numbers(small_networks: Networks) -> None:
-    with pytest.raises(ValueError, match=r"model.gate: .*take model.adversarial=true"):
+    with pytest.raises(ValueError, match=r"model.gate: .*use model.adversarial=true"):
         build(small_networks, gate=EquilibriumGate(0.68, 0.35), adversarial=False)
     for name, value in (("equilibrium", float("nan")), ("margin", -1.0), ("margin", float("inf"))):
         with pytest.raises(ValueError, match=f"model.gate.{name}={value}: must be a finite number of at least 0"):

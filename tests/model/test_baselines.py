@@ -85,7 +85,7 @@ def test_a_gans_discriminator_sees_changed_images_and_refuses_r1_with_batch_norm
     lecam = (logits - 0.9 * fakes.mean().item()).square().mean() + (fakes - 0.9 * logits.mean().item()).square().mean()
     expected = torch.autograd.grad(0.5 * lecam - value, tuple(dis.parameters()))
     torch.testing.assert_close(step.discriminator, expected, rtol=1e-6, atol=1e-9)
-    with pytest.raises(ValueError, match=r"model.adversary.r1: .*take model.networks.discriminator_norm=group"):
+    with pytest.raises(ValueError, match=r"model.adversary.r1: .*use model.networks.discriminator_norm=group"):
         gan(r1=1.0)
 
 

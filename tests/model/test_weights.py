@@ -283,8 +283,8 @@ class Own(Networks):
 def test_networks_of_ones_own_are_refused_before_they_are_trained(small_networks: Networks) -> None:
     weights.check_storable(small_networks)
     own = Own(**small_networks.arguments)
-    with pytest.raises(UserError, match="cannot be kept in a model file"):
+    with pytest.raises(UserError, match="cannot be stored in a model file"):
         weights.check_storable(own)
     small_networks.decoder.image.append(torch.nn.Identity())
-    with pytest.raises(UserError, match="cannot be kept in a model file"):
+    with pytest.raises(UserError, match="cannot be stored in a model file"):
         weights.check_storable(small_networks)

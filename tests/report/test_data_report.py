@@ -107,7 +107,7 @@ def test_the_figures_of_a_planted_folder(root: Path, tmp_path: Path) -> None:
     ]
     assert facts["copies"]["dropped"] == 2
     assert facts["copies"]["files_with_the_pixels_of_an_earlier_one"] == 2
-    assert facts["copies"]["pairs"] == {"same way up": 2, "mirrored": 1, "upside down": 0, "turned by 180°": 0}
+    assert facts["copies"]["pairs"] == {"same way up": 2, "mirrored": 1, "upside down": 0, "rotated by 180°": 0}
     assert list(facts["left_out"]["unreadable"]) == ["Training/notumor/broken.png"]
     assert facts["left_out"]["ignored"] == {"Training/.DS_Store": "hidden"}
     assert facts["sizes"] == [{"height": 128, "width": 128, "images": 16}]
@@ -132,7 +132,8 @@ def test_the_page_holds_everything_itself_and_says_the_figures(root: Path, tmp_p
     assert ["all", "17", "13", "13", "8", "2", "2"] in page.rows
     assert ["glioma", "2", "1", "1", "2", "2"] in page.rows
     assert "Of the 4 images outside the training folder, 3 (75%) have a near-copy in it." in page.text
-    assert "In the split used here no near-copy crosses." in page.text
+    assert "no held-out image has a near-copy among the training images" in page.text
+    assert "not of new patients" in page.text
     assert "Testing/notumor/<b>second & label.png: notumor" in page.text
     assert any(row[0] == "Training/notumor/broken.png" and row[1].startswith("unreadable") for row in page.rows)
     # Two classes, three groups of copies, one conflict, one histogram.

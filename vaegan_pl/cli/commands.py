@@ -255,7 +255,7 @@ def _keep_paths(config: DictConfig) -> None:
     started_in = Path(HydraConfig.get().runtime.cwd)
     if started_in == Path.cwd():
         return
-    for key in ("output_root", "resume", "data.root", "data.cache"):
+    for key in ("output_root", "resume", "data.root", "data.cache", "data.patients"):
         value = OmegaConf.select(config, key, throw_on_missing=False)
         node, _, name = key.rpartition(".")
         parent = OmegaConf.select(config, node) if node else config

@@ -18,7 +18,7 @@ TURNS: dict[str, Callable[[ndarray], ndarray]] = {
     "same way up": lambda images: images,
     "mirrored": lambda images: images[..., :, ::-1],
     "upside down": lambda images: images[..., ::-1, :],
-    "turned by 180°": lambda images: images[..., ::-1, ::-1],
+    "rotated by 180°": lambda images: images[..., ::-1, ::-1],
 }
 """Orientations in which an image can match its copy. Each is its own inverse, so the order of the two is irrelevant."""
 

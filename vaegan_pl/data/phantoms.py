@@ -94,7 +94,7 @@ def draw_folders(root: Path, classes: Sequence[str], per_class: Mapping[str, int
     try:
         jobs = ((split, name, i) for split, n in per_class.items() for name in classes for i in range(n))
         total = len(classes) * sum(per_class.values())
-        announce(f"drawing {total:,} phantoms, once", _SECONDS * total)
+        announce(f"drawing {total:,} phantoms (first time only)", _SECONDS * total)
         for split, name, i in track(jobs, "drawing phantoms", "image", total):
             key = [seed, sorted(per_class).index(split), sorted(LESIONS).index(name), i]
             path = unfinished / split / name / f"phantom_{name}_{i:04d}.png"

@@ -170,7 +170,7 @@ def _write(folder: Path, paths: Sequence[Path], decoding: Decoding) -> bool:
     patients: list[str] = []
     unreadable: dict[int, str] = {}
     size = decoding.image_size
-    announce(f"reading {len(paths):,} images and comparing them, once", _SECONDS * len(paths))
+    announce(f"reading {len(paths):,} images and comparing them (first time only)", _SECONDS * len(paths))
     # Plain writes raise if the disk is full; writing through a memory map would kill the process.
     with (folder / _IMAGES).open("wb") as images, (folder / _COMPARED).open("wb") as compared:
         for file, side in ((images, size), (compared, COMPARED_SIDE)):

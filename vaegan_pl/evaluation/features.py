@@ -135,7 +135,7 @@ def _train(collection: Collection, path: Path, device: torch.device) -> dict[str
     train, held_out = collection.split.images("train"), held_out_images(collection)
     x, labels = images_of(collection, train).to(device), labels_of(collection, train).to(device)
     if device.type == "cpu":  # a GPU takes a few seconds
-        announce("training the feature classifier, once", STEPS * _SECONDS * x[0].numel())
+        announce("training the feature classifier (first time only)", STEPS * _SECONDS * x[0].numel())
     model = fit(x, labels, len(collection.listing.classes), SEED, "training the feature classifier")
     with torch.no_grad():
         features = torch.cat([model.features(batch) for batch in x.split(AT_ONCE)])

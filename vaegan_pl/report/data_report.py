@@ -63,6 +63,8 @@ def gather(collection: Collection) -> dict[str, Any]:
         "fingerprint": collection.fingerprint(),
         "decoding": vars(collection.decoding),
         "splitting": collection.splitting.facts,
+        "split_by": collection.split_by,
+        "warnings": collection.warnings,
         "classes": {**per_class, _together(classes): {**total, **everywhere}},
         "copies": {
             "dropped": len(collection.split.dropped),
@@ -210,17 +212,10 @@ def _splits(facts: dict[str, Any]) -> Section:
             "drop": "one image of each group is kept",
             "weight": "all images of a group are kept for training, and each epoch shows one of them",
         }
-        text.append(
-            f"Groups are split by class with seed {how['seed']}; {kept[how['copies']]}. "
-            + (
-                "Slices of one patient may still lie in different splits; data.patient keeps them together if paths "
-                "contain the patient."
-                if how["patient"] is None
-                else f"All images of a patient, found in paths by {how['patient']}, are in one split."
-            )
-        )
+        text.append(f"Groups are split by class with seed {how['seed']}; {kept[how['copies']]}.")
     else:
-        text.append("The folders' own split is used as it is, copies and label conflicts included.")
+        text.append("The folders' own split is used as it is, including copies and label conflicts.")
+    text += [f"Split by {facts['split_by']}.", *(f"WARNING: {warning}." for warning in facts["warnings"])]
     columns = ["class", "images", "groups, same or mirrored", "groups", *SPLITS]
     return Section("Classes and splits", text, [Table(columns, _rows(facts["classes"]), total=True)])
 

@@ -20,10 +20,10 @@ from vaegan_pl.runs.shipped import NUMBERS, Place, group_names, listed, shipped
 from vaegan_pl.runs.yaml_files import MOST_NUMBER
 from vaegan_pl.storage.files import MOST_DEPTH, printable
 
-MOVABLE = frozenset({"data.root", "data.cache"})
+MOVABLE = frozenset({"data.root", "data.cache", "data.patients"})
 """Options that say where the images are; they may change, because a checkpoint identifies images by their pixels."""
 
-TO_GIVE_AGAIN = frozenset({"data.patient", "logger.wandb.offline"})
+TO_GIVE_AGAIN = frozenset({"data.patient", "data.patients", "logger.wandb.offline"})
 """Options that can do harm: a regular expression can run forever, and an online run uploads data."""
 
 OF_LIGHTNING = frozenset(

@@ -16,6 +16,9 @@ MOVED = {
 }
 """Modules that earlier versions' configurations name, and where they are now."""
 
+EARLIER_DATA = {"patients": None, "unknown_patients": "error", "published": False, "families": False, "fold": None}
+"""Options of the data that earlier versions lacked, with the values that split images as they did."""
+
 _POWER_DECAY = "vaegan_pl.model.schedule.PowerDecay"
 """Formerly the schedule itself; now the factor of a LambdaLR."""
 
@@ -30,6 +33,10 @@ def update(stored: dict[Any, Any]) -> None:
             node = node.get(name) if isinstance(node, dict) else None
         if isinstance(node, dict) and isinstance(node.get(last), dict) and known.items() <= node[last].items():
             del node[last]
+    data = stored.get("data")
+    if isinstance(data, dict) and "split" in data:
+        for name, value in EARLIER_DATA.items():
+            data.setdefault(name, value)
     model = stored.get("model")
     prior = model.get("prior") if isinstance(model, dict) else None
     if isinstance(prior, dict) and prior.get("warm_up") == 0:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vaegan_pl.cli import commands
 from vaegan_pl.console import keep_log
+from vaegan_pl.data.splits import FOLDS
 from vaegan_pl.errors import UserError
 from vaegan_pl.runs import layout
 from vaegan_pl.runs.metrics import METRICS, read_series
@@ -56,6 +57,8 @@ def job(config: DictConfig, train: Callable[[DictConfig], None]) -> float:
     if config.rerun is not None:
         raise UserError("rerun: repeats one run, and this command is a sweep; leave one of them out")
     commands.check_options(config, "train", "sweep")
+    if config.sweep.folds and config.data.fold is not None:
+        raise UserError("sweep.folds, data.fold: give one of them; sweep.folds=true takes the folds in turn")
     if config.sweep.seeds < 1:
         raise UserError(f"sweep.seeds={config.sweep.seeds}: must be at least 1")
     overrides = sorted(HydraConfig.get().overrides.task)
@@ -202,6 +205,8 @@ def _run(record: Job, seed: int, config: DictConfig, train: Callable[[DictConfig
     directory.mkdir(exist_ok=True)
     layout.check_entries(directory)
     changes: dict[str, Any] = {"seed": seed, "directory": str(directory)}
+    if config.sweep.folds:
+        changes["data"] = {"fold": (seed - config.seed) % FOLDS}
     if OmegaConf.select(config, "logger.csv") is None:
         raise UserError("logger: a sweep reads its scores from metrics.csv; set logger=csv, default or tensorboard")
     if OmegaConf.select(config, "logger.wandb") is not None:

@@ -30,7 +30,15 @@ GROUPS = (
 )
 """Options, in addition to `stored_config.FIXED`, that change a run or how it is measured."""
 
-OF_A_SEARCH = ("sweep.objective", "sweep.direction", "sweep.worst", "sweep.seeds", "sweep.audit", "hydra.sweeper.")
+OF_A_SEARCH = (
+    "sweep.objective",
+    "sweep.direction",
+    "sweep.worst",
+    "sweep.seeds",
+    "sweep.folds",
+    "sweep.audit",
+    "hydra.sweeper.",
+)
 """Options that determine what a search proposes next."""
 
 LENGTHENS = "hydra.sweeper.n_trials"
