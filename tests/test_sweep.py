@@ -311,10 +311,15 @@ def test_a_hopeless_job_ends_early_even_if_it_was_stopped_before(run_command: Ru
 
 
 def test_seeds_can_be_added(run_command: Run) -> None:
-    options = [*FEW, "logger=csv", "trainer.max_epochs=1", "model.gamma=1"]
+    options = [*FEW, "logger=csv", "trainer.max_epochs=1", "model.gamma=1", "sweep.folds=true"]
     assert run_command(train, "train", "--multirun", *options) is None
     assert run_command(train, "train", "--multirun", *options, "sweep.seeds=2") is None
     assert [run.seed for run in jobs.read(SWEEP / "0").runs] == [0, 1]
+    stored = [OmegaConf.load(SWEEP / "0" / f"seed_{seed}" / "config.yaml") for seed in (0, 1)]
+    assert [config.data.fold for config in stored] == [0, 1]
+    said = run_command(train, "train", "--multirun", *options, "data.fold=3", "sweep.name=other")
+    assert said is not None
+    assert "sweep.folds" in said
 
 
 def test_a_job_that_another_process_does_is_left_alone(run_command: Run) -> None:

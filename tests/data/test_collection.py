@@ -1,5 +1,7 @@
 """From files on disk to splits: planted copies, leaks and the real data."""
 
+import csv
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +18,7 @@ from vaegan_pl.data.splits import SPLITS
 from vaegan_pl.errors import UserError
 
 from ..conftest import CLASSES, splitting_with
+from .test_dicom import slice_file
 
 Write = Callable[..., Path]
 DECODING = Decoding(image_size=16, aspect_ratio="pad", white=65535, near_copy_correlation=0.99)
@@ -108,6 +111,83 @@ def test_a_patient_is_never_in_two_splits(tmp_path: Path, write_classes: Write) 
         collected(root, replace(GROUP, patient="(Q)"))
 
 
+def volume(seed: int, slices: int) -> list[np.ndarray]:
+    """Slices of a smooth random volume: neighbours are alike, far ones are not."""
+    random = np.random.default_rng(seed)
+    coarse = random.uniform(0, 255, (1 + slices // 12, 8, 8))
+    places = np.linspace(0, len(coarse) - 1.001, slices)
+    fine = [(1 - p % 1) * coarse[int(p)] + (p % 1) * coarse[min(int(p) + 1, len(coarse) - 1)] for p in places]
+    return [np.asarray(Image.fromarray(each.astype(np.uint8)).resize((64, 64))) for each in fine]
+
+
+def test_slices_of_a_volume_are_kept_if_patients_are_known(tmp_path: Path) -> None:
+    root, classes = tmp_path / "d", ["a", "b"]
+    for seed in range(10):
+        for i, pixels in enumerate(volume(seed, 48)):
+            save(pixels, root / classes[seed % 2] / f"v{seed}_{i:02d}.png")
+    with pytest.raises(UserError, match="different images of a leave none"):  # chains join whole volumes
+        collected(root, classes=classes, splitting=splitting_with(validation_fraction=0.4, test_fraction=0.4))
+    for options in ({"patient": r"(v\d)_"}, {"patients": str(tmp_path / "patients.csv")}):
+        rows = [f"{path.name},{path.name[:2]}" for path in sorted(root.rglob("*.png"))]
+        (tmp_path / "patients.csv").write_text("\n".join(["file,patient", *rows]))
+        collection = collected(root, splitting_with(**options), classes)
+        whose = {name: {collection.name(i)[2:4] for i in collection.split.images(name)} for name in SPLITS}
+        assert [len(whose[name]) for name in SPLITS] == [6, 2, 2]
+        assert [len(collection.split.images(name)) for name in SPLITS] == [6 * 48, 2 * 48, 2 * 48]
+        assert collection.split_by == "10 patients, 48 images each"
+        assert collection.warnings == []
+    assert collection.splitting.facts["patients"] == "patients.csv"
+
+
+def test_lost_slices_chains_and_augmented_files_are_warned_of(tmp_path: Path, write_classes: Write) -> None:
+    root = write_classes(tmp_path / "d", 10, ["a", "b"])
+    for i, pixels in enumerate(volume(0, 48)):
+        save(pixels, root / "a" / f"v_{i:02d}.png")
+    for i in range(10):
+        save(np.rot90(np.asarray(Image.open(root / "b" / f"{i}.png"))), root / "b" / f"{i}_rot90.png")
+    collection = collected(root, classes=["a", "b"])
+    lost, chain, augmented = collection.warnings
+    assert lost.startswith("a: only 11 of 58 images are kept")
+    assert "data.patients" in lost
+    assert "1 groups of near-copies are chains" in chain
+    assert "20 files look like augmentations" in augmented
+    assert "b/0.png and b/0_rot90.png; data.families=true" in augmented
+    assert "not of new patients" in collection.split_by
+    together = collected(root, splitting_with(families=True), ["a", "b"])
+    whose = [
+        {together.name(i)[2] for i in together.split.images(name) if together.name(i)[0] == "b"} for name in SPLITS
+    ]
+    assert [len(each) for each in whose] == [6, 2, 2]
+    assert len(set().union(*whose)) == 10
+    own = collected(root, splitting_with(patient=r"/(.*)\."), ["a", "b"])
+    assert "every image has a patient of its own" in own.warnings[0]
+
+
+def test_dicom_patients_stay_together_and_their_ids_are_not_kept(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    random = np.random.default_rng(0)
+    for name in CLASSES:
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = random.integers(0, 4096, (20, 20), dtype=np.uint16)
+            slice_file(tmp_path / "d" / name / f"{i}.dcm", pixels, PatientID=f"Smith-{name}-{i // 4}")
+    collection = collected(tmp_path / "d", splitting_with(fold=2))
+    for name in CLASSES:
+        of = [{int(collection.name(i)[:-4].split("/")[1]) // 4 for i in collection.split.images(split)
+               if collection.name(i).startswith(name)} for split in SPLITS]  # fmt: skip
+        assert [len(each) for each in of] == [3, 1, 1]
+        assert len(set().union(*of)) == 5
+    assert collection.split_by.startswith("20 patients, 4 images each; fold 2 tests, fold 3 validates")
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    assert b"Smith" not in kept
+    assert not any("Smith" in patient for patient in collection.patients.of)
+    anonymous = tmp_path / "d" / CLASSES[0] / "0.dcm"
+    for path in (tmp_path / "d").rglob("*.dcm"):
+        slice_file(path, random.integers(0, 4096, (20, 20), dtype=np.uint16), PatientID="ANONYMOUS")
+    assert anonymous.exists()
+    assert collected(tmp_path / "d").patients.source == ""
+
+
 def test_the_fingerprint_is_of_pixels_and_classes(tmp_path: Path, write_classes: Write) -> None:
     root = write_classes(tmp_path / "d", 5)
     same = tmp_path / "same" / "e"
@@ -193,6 +273,34 @@ def test_no_group_of_the_real_data_crosses_splits(real: Collection) -> None:
         where[real.split.images(name)] = i
     a, b = where[real.prepared.pairs.first], where[real.prepared.pairs.second]
     assert ((a == b) | (a < 0) | (b < 0)).all()
+
+
+@pytest.mark.parametrize("fold", [None, 3])
+def test_the_public_set_is_split_by_its_authors_folds(
+    mri_root: Path, tmp_path_factory: pytest.TempPathFactory, real: Collection, fold: int | None
+) -> None:
+    """The folds are those of the table that came with the slices, not of the one in the package."""
+    table = Path(os.environ.get("VAEGAN_MRI_PATIENTS", mri_root.parent / "brain-tumor-mri-patients.csv"))
+    if not table.exists():
+        pytest.skip(f"{table} is not there; set VAEGAN_MRI_PATIENTS")
+    with table.open(newline="") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    cache = tmp_path_factory.getbasetemp() / "public"
+    decoding = Decoding(64, "pad", 65535, 0.99)
+    collection = collect(mri_root, CLASSES, {}, decoding, splitting_with(published=True, fold=fold), 0.0, cache)
+    test = fold or 0
+    for name, folds in {
+        "test": {test},
+        "validation": {(test + 1) % 5},
+        "train": {(test + i) % 5 for i in (2, 3, 4)},
+    }.items():
+        found = [rows[path] for i in collection.split.images(name) if (path := collection.name(i)) in rows]
+        assert {int(row["cheng_fold"]) - 1 for row in found} == folds
+        assert len(found) > 400
+    whose = [{rows[p]["patient"] for i in collection.split.images(name) if (p := collection.name(i)) in rows} - {""}
+             for name in SPLITS]  # fmt: skip
+    assert len(set().union(*whose)) == sum(map(len, whose)) > 150
+    assert collection.split_by.startswith("patients: 4,750 images are slices of Cheng et al.")
 
 
 def test_the_real_data_has_the_known_groups_and_conflicts(real: Collection) -> None:

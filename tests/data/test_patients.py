@@ -54,13 +54,13 @@ def test_a_missing_table_and_one_that_is_no_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         from_table(tmp_path / "nowhere.csv", PATHS, unknown_alone=False)
     (tmp_path / "binary.csv").write_bytes(b"path,patient\n\xff\xfe")
-    with pytest.raises(UserError, match="binary.csv.*text"):
+    with pytest.raises(UserError, match=r"binary\.csv.*text"):
         from_table(tmp_path / "binary.csv", PATHS, unknown_alone=False)
 
 
 def test_a_name_of_several_images_is_refused_and_its_paths_are_not(tmp_path: Path) -> None:
     paths = ["a/1.png", "b/1.png"]
-    with pytest.raises(UserError, match="line 2: 1.png names 2 images, such as a/1.png and b/1.png"):
+    with pytest.raises(UserError, match=r"line 2: 1\.png names 2 images, such as a/1\.png and b/1\.png"):
         table(tmp_path, "path,patient\n1.png,X\n", paths)
     assert table(tmp_path, "path,patient\na/1.png,X\nb/1.png,Y\n", paths) == ["X", "Y"]
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vaegan_pl.data.splits import SPLITS, Split, by_folder, by_group, leaking
+from vaegan_pl.data.splits import FOLDS, SPLITS, Split, by_folder, by_group, leaking
 
 SHARES = {"validation": 0.1, "test": 0.2}
 
@@ -59,6 +59,40 @@ def test_no_group_and_no_patient_ever_crosses(images: list[tuple[int, int, str]]
         assert len({labels[i] for i in group}) == 1
     for group in result.conflicts:
         assert len({labels[i] for i in group}) > 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2), st.sampled_from(["", *"abcdefghij"])), max_size=120),
+    st.dictionaries(st.sampled_from("abcdefghij"), st.integers(0, FOLDS - 1)),
+    st.integers(0, 2**32 - 1),
+)
+def test_every_image_tests_once_in_a_cross_validation(
+    images: list[tuple[int, int, str]], given_folds: dict[str, int], seed: int
+) -> None:
+    """Whatever folds patients have: no patient crosses, and over all folds each image tests once."""
+    labels = [label for _, label, _ in images]
+    patients = [patient for _, _, patient in images]
+    groups = list(range(len(images)))  # groups that patients share would join their folds
+    folds = [given_folds.get(patient, -1) for patient in patients]
+    tested: Counter[int] = Counter()
+    for fold in range(FOLDS):
+        result = split(groups, labels, "weight", seed, patients=patients, folds=folds, fold=fold)
+        whose = [{patients[i] for i in result.images(name)} - {""} for name in SPLITS]
+        assert len(set().union(*whose)) == sum(map(len, whose))
+        for i in groups:
+            if folds[i] >= 0:
+                place = {fold: "test", (fold + 1) % FOLDS: "validation"}.get(folds[i], "train")
+                assert i in result.images(place)
+        tested.update(result.images("test"))
+    assert tested == Counter(groups)
+
+
+def test_patients_without_a_fold_are_dealt_evenly() -> None:
+    labels = [0] * 50 + [1] * 25
+    for fold in range(FOLDS):
+        result = split(list(range(75)), labels, fold=fold)
+        counts = {name: Counter(labels[i] for i in result.images(name)) for name in SPLITS}
+        assert counts == {"train": {0: 30, 1: 15}, "validation": {0: 10, 1: 5}, "test": {0: 10, 1: 5}}
 
 
 @pytest.mark.parametrize("seed", range(5))
