@@ -19,6 +19,7 @@ import wandb
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from vaegan_pl.cli.commands import CONFIG_DIRECTORY
 from vaegan_pl.cli.sweep_report import sweep_report

@@ -329,7 +329,8 @@ def test_mistakes_end_with_one_clear_message(
 
 def test_several_devices_are_refused_in_a_sweep(run_command: Run) -> None:
     """Jobs of a sweep share one process, which Lightning would start again for every further device."""
-    output = run_command(train, "train", "--multirun", *FEW, "trainer.devices=2", "model.gamma=0.1,1")
+    ranked = ["sweep.objective=validation/psnr", "sweep.direction=maximize"]
+    output = run_command(train, "train", "--multirun", *FEW, *ranked, "trainer.devices=2", "model.gamma=0.1,1")
     assert output == (
         "error: 2 of 2 jobs failed; job 0: trainer.devices: 2 devices do not work in a sweep (--multirun), whose jobs "
         "share one process; use trainer.devices=1, or start each run separately"

@@ -101,7 +101,12 @@ def parts(config: DictConfig, group: str, kind: type) -> list[Any]:
 
 
 def trainer(config: DictConfig, callbacks: "list[L.Callback]", loggers: "Sequence[Logger]" = ()) -> "L.Trainer":
-    """Lightning's Trainer, without loggers if `RunDirectory` adds them later."""
+    """Lightning's Trainer, without loggers if `RunDirectory` adds them later.
+
+    Raises:
+        UserError: if the configuration lacks its class.
+    """
+    import lightning as L
     from hydra.utils import instantiate
 
     from vaegan_pl.hardware import alone
@@ -122,5 +127,7 @@ def trainer(config: DictConfig, callbacks: "list[L.Callback]", loggers: "Sequenc
         "sync_batchnorm": False,
         "plugins": plugins,
     }
-    made: L.Trainer = instantiate(options, **own, _convert_="all")
+    made = instantiate(options, **own, _convert_="all")
+    if not isinstance(made, L.Trainer):
+        raise UserError(f"trainer: is a {type(made).__name__}; set trainer._target_=lightning.Trainer")
     return made
