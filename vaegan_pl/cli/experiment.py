@@ -102,8 +102,9 @@ def _check_directory(config: DictConfig) -> None:
 
 
 def _built(config: DictConfig) -> Experiment:
-    if config.resume is not None:
-        raise UserError(f"resume={config.resume}: is for the command python -m vaegan_pl.train; leave it out")
+    for name in ("resume", "rerun"):
+        if config[name] is not None:
+            raise UserError(f"{name}={config[name]}: is for the command python -m vaegan_pl.train; leave it out")
     checks.check_supported(config)
     _check_directory(config)
     import lightning as L

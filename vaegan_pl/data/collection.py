@@ -152,6 +152,14 @@ class Collection:
         return self.splitting.fold if max(self.folds, default=-1) < 0 else self.splitting.fold or 0
 
     @property
+    def keeps_apart(self) -> str:
+        """What is in one split only: `patients` as far as they are known, `pictures`, or `nothing`."""
+        if self.splitting.by == "official":
+            return "nothing"
+        known = max(self.folds, default=-1) >= 0 or self.patients.source not in ("", "families")
+        return "patients" if known else "pictures"
+
+    @property
     def split_by(self) -> str:
         """What the splits keep apart, in a sentence: patients, or only pictures."""
         n, published = len(self.folds), sum(fold >= 0 for fold in self.folds)

@@ -267,7 +267,7 @@ class ImageFolders(L.LightningDataModule):
             classes=collection.listing.classes,
             counts={split: collection.counts(split) for split in SPLITS},
             caption="PHANTOMS (drawings, not MRI)" if collection.is_phantom else f"images of {folder}",
-            split=self.splitting.facts,
+            split={**self.splitting.facts, "keeps_apart": collection.keeps_apart},
             fingerprint=collection.fingerprint(),
             training_images=collection.fingerprint(collection.split.images("train")),
         )

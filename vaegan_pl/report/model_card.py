@@ -51,12 +51,18 @@ Not for diagnosis, not for decisions about patients, and not as evidence of anat
 
 ## Limits
 
-- The model knows one data set of single slices. The patients are unknown, so slices of one patient may be in several
-  splits.
+- The model knows one data set of single slices. {apart}
 - Lesions in samples have no known diagnosis. A sample's label names {label}.
 - {not_a_guarantee}
 """
 
+
+_APART = {
+    "patients": "As far as patients are known, all slices of one patient are in the same split.",
+    "pictures": "The patients are unknown, so slices of one patient may be in several splits.",
+    "nothing": "The folders' own split was used, so copies and slices of one patient may be in several splits.",
+}
+"""What a card says about patients, by `Collection.keeps_apart`."""
 
 _LAST_LINE = re.compile(r"<!-- vaegan_pl \S+; SHA-256 of the lines above: ([0-9a-f]{64}) -->\n")
 _MARKS = re.compile(r"[\\`*<&$~]|(?<![^\W_])_|_(?![^\W_])|\](?=[(:\[])|:(?=//)|(?<=www)\.")
@@ -164,6 +170,7 @@ def text(path: Path, model: SavedModel, figures: Sequence[str]) -> str:
         sha256=sha256(path),
         caption=_literal(trained_on.caption),
         counts=_literal("; ".join(counts)),
+        apart=_APART.get(str((trained_on.split or {}).get("keeps_apart")), _APART["pictures"]),
         split=_literal(", ".join(f"{name} {value}" for name, value in (trained_on.split or {}).items())),
         fingerprint=_literal(trained_on.fingerprint),
         training="\n".join(f"- {_literal(f'{name}: {value}')}" for name, value in configuration.items()),
