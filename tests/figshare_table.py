@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vaegan_pl.data import figshare
+from vaegan_pl.data.copies import turn_signs
 from vaegan_pl.data.images import fit, read_grey
 
 SAME = 6
@@ -23,7 +24,7 @@ def main(root: Path, table: Path) -> None:
         rows = list(csv.DictReader(file))
     images = [fit(read_grey(root / row["path"], 65535), 64, "squash") for row in rows]
     found = figshare.signatures(np.stack(images))
-    signs = [figshare._signs(found, turn) for turn in figshare._turns()]
+    signs = [figshare._signs(found, turn[1:]) for turn in turn_signs(16)]
     kept: list[int] = []
     for i in range(len(rows)):
         agreement = max((turned[i] @ signs[0][kept].T).max() for turned in signs) if kept else 0

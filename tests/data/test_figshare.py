@@ -19,7 +19,7 @@ TABLE = Path(__file__).parents[3] / "shared" / "brain-tumor-mri-patients.csv"
 def test_signatures_are_signs_of_low_frequencies_against_their_median() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
     for image, found in zip(images, figshare.signatures(images), strict=True):
-        low = dctn(image.astype(float), type=2)[:16, :16].ravel()[1:]
+        low = dctn(image.astype(float), norm="ortho")[:16, :16].ravel()[1:]
         expected = low > np.median(low)
         assert np.array_equal(np.unpackbits(found, count=255).astype(bool), expected)
 

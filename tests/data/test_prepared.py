@@ -84,6 +84,7 @@ def test_nothing_in_an_entry_needs_unpickling(root: Path) -> None:
     (entry,) = entries(root)
     assert sorted(path.name for path in entry.iterdir()) == [
         "SHA256SUMS",
+        "compared.npy",
         "images.npy",
         "index.json",
         "near_copies.npy",
@@ -247,6 +248,18 @@ def test_full_disks_everywhere_end_with_the_path(root: Path, monkeypatch: pytest
     monkeypatch.setattr(prepared, "_write", full)
     with pytest.raises(OSError, match=f"No space left on device: '{tempfile.gettempdir()}/.vaegan_pl-"):
         ready(root)
+
+
+def test_another_correlation_compares_again_and_decodes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = ready(root)
+    monkeypatch.setattr(prepared, "read_grey", None)
+    paths = files(root)
+    for correlation in (None, 0.5):
+        decoding = replace(DECODING, near_copy_correlation=correlation)
+        again = prepare(root, paths, decoding, root.parent / "cache")
+        assert np.array_equal(again.images, before.images)
+        assert (again.keys, again.shapes) == (before.keys, before.shapes)
+    assert len(entries(root)) == 3
 
 
 def test_unreadable_files_are_black_and_named(root: Path) -> None:

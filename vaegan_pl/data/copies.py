@@ -22,7 +22,8 @@ TURNS: dict[str, Callable[[ndarray], ndarray]] = {
 }
 """Orientations in which an image can match its copy. Each is its own inverse, so the order of the two is irrelevant."""
 
-_BLOCK = 512
+_BLOCK, _TILE = 512, 4096
+_FREQUENCIES = 12
 _SLACK = 1e-4
 
 Compared = UInt8[ndarray, "image 64 64"]
@@ -70,35 +71,52 @@ class Pairs:
 
 
 def find_pairs(images: Compared, keys: Sequence[str], correlation: float | None) -> Pairs:
-    """Pairs whose Pearson correlation, in one of `TURNS`, is at least `correlation`, and pairs with equal keys.
+    """All pairs whose Pearson correlation, in one of `TURNS`, is at least `correlation`, and all with equal keys.
 
     The correlation is over pixels at `COMPARED_SIDE`, so brightness and contrast do not matter. A constant image has no
-    correlation and is a copy only of images of equal key. All pairs are compared, so the time grows with the square of
-    the number of images. Averages of 2 x 2 pixels are compared first. With P the projection onto them and Q = 1 - P,
-    <a, b> <= <Pa, Pb> + |Qa| |Qb|. This leaves few pairs to compare at full size, and misses none.
+    correlation and pairs only with images that have the same key. The search is exhaustive: its time grows with the
+    square of the number of images. Low frequencies come first: with P the projection on them and Q the rest,
+    <a, b> <= <Pa, Pb> + |Qa| |Qb|. This leaves few pairs to compare in full, and misses none.
 
     Args:
         images: grey values 0..255; may be memory-mapped.
-        keys: a hash of the pixels of each image; empty for unreadable images.
-        correlation: smallest correlation of near-copies, in (0, 1); None finds pairs of equal keys only.
+        keys: for each image a hash of its pixels, or an empty string.
+        correlation: the least correlation of a near-copy, in (0, 1); None finds only pairs with equal keys.
     """
     pairs = [_equal_keys(keys)]
     varied = np.flatnonzero([image.min() < image.max() for image in images])
     if correlation is not None and len(varied) > 0:
         blocks = range(0, len(varied), _BLOCK)
-        coarse = np.concatenate([_halved(_standardised(images[varied[i : i + _BLOCK]])) for i in blocks])
-        rest = np.sqrt((1 - np.square(coarse).sum((1, 2))).clip(0))
-        turned = [np.ascontiguousarray(turn(coarse)).reshape(len(coarse), -1) for turn in TURNS.values()]
-        for start in track(blocks, "comparing", "block"):
-            block = slice(start, start + _BLOCK)
-            for turn, others in enumerate(turned):
-                bound = turned[0][block] @ others[start:].T + np.outer(rest[block], rest[start:])
-                rows, columns = np.nonzero(bound >= correlation - _SLACK)
-                first, second = varied[rows + start], varied[columns + start]
-                later = second > first
-                pairs.append(_confirmed(images, first[later], second[later], turn, correlation))
+        bounds = np.concatenate([_for_bound(_standardised(images[varied[i : i + _BLOCK]])) for i in blocks])
+        for start in track(blocks, "comparing images", "block") if len(blocks) > 1 else blocks:
+            for turn, signs in enumerate(turn_signs(_FREQUENCIES)):
+                turned = bounds[start : start + _BLOCK] * np.append(signs, 1).astype(np.float32)
+                for left in range(start, len(varied), _TILE):
+                    candidate = turned @ bounds[left : left + _TILE].T >= correlation - _SLACK
+                    rows, columns = np.nonzero(candidate)
+                    first, second = varied[rows + start], varied[columns + left]
+                    later = second > first
+                    pairs.append(_confirmed(images, first[later], second[later], turn, correlation))
     first, second, turn = np.unique(np.concatenate(pairs, axis=1), axis=1)
     return Pairs(first, second, turn)
+
+
+def low_frequencies(images: ndarray, n: int) -> Float32[ndarray, "image n n"]:
+    """The lowest `n` x `n` coefficients of the orthonormal discrete cosine transform of square images."""
+    side = images.shape[-1]
+    angles = np.pi * (np.arange(side) + 0.5) * np.arange(n)[:, None] / side
+    basis = np.cos(angles) * np.sqrt(np.where(np.arange(n) == 0, 1, 2) / side)[:, None]
+    basis = basis.astype(np.float32)
+    return np.asarray(np.matmul(np.matmul(basis, images.astype(np.float32)), basis.T))
+
+
+def turn_signs(n: int) -> list[ndarray]:
+    """For each of `TURNS`, the signs by which it changes the lowest `n` x `n` coefficients, flattened.
+
+    A reflection changes the sign of the odd frequencies along its axis.
+    """
+    ones, odd = np.ones(n), np.where(np.arange(n) % 2, -1.0, 1.0)
+    return [np.outer(rows, columns).ravel() for rows in (ones, odd) for columns in (ones, odd)]
 
 
 def _equal_keys(keys: Sequence[str]) -> Int32[ndarray, "3 pair"]:
@@ -120,10 +138,11 @@ def _standardised(images: Compared) -> Float32[ndarray, "image 64 64"]:
     return np.asarray(centred / np.sqrt(np.square(centred).sum((1, 2), keepdims=True)))
 
 
-def _halved(images: Float32[ndarray, "image 64 64"]) -> Float32[ndarray, "image 32 32"]:
-    """Coordinates in the orthonormal basis of 2 x 2 averages."""
-    side = COMPARED_SIDE // 2
-    return np.asarray(images.reshape(-1, side, 2, side, 2).sum((2, 4)) / 2)
+def _for_bound(images: Float32[ndarray, "image 64 64"]) -> Float32[ndarray, "image coordinate"]:
+    """Coordinates whose inner products are at least the correlations of standardised images: (Pa, |Qa|)."""
+    low = low_frequencies(images, _FREQUENCIES).reshape(len(images), -1)
+    rest = np.sqrt((1 - np.square(low).sum(1)).clip(0))
+    return np.concatenate([low, rest[:, None]], axis=1)
 
 
 def _confirmed(

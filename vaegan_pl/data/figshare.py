@@ -15,9 +15,11 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from numpy import ndarray
 
+from vaegan_pl.data.copies import low_frequencies, turn_signs
+
 FOLDS = 5
 _TABLE = Path(__file__).with_name("figshare.csv")
-_SIDE, _KEPT = 64, 16
+_KEPT = 16
 _BITS = _KEPT**2 - 1
 _MOST_DIFFERENT = 16
 """Bits in which the signatures of two images of one slice may differ, of 255.
@@ -50,13 +52,13 @@ def signatures(images: UInt8[ndarray, "image 64 64"]) -> Signatures:
     The frequencies are those of a two-dimensional discrete cosine transform. Brightness, contrast, size and compression
     hardly change a signature.
     """
-    return np.packbits(_above_median(_frequencies(images)), axis=1)
+    return np.packbits(_above_median(low_frequencies(images, _KEPT)), axis=1)
 
 
 def recognise(found: Signatures) -> list[Slice | None]:
     """The published slice that each image shows, in any of the four `copies.TURNS`; None for other images."""
     known, slices = _known()
-    turned = [_signs(known, turn) for turn in _turns()]
+    turned = [_signs(known, signs[1:]) for signs in turn_signs(_KEPT)]
     result: list[Slice | None] = []
     for start in range(0, len(found), _AT_ONCE):
         own = _signs(found[start : start + _AT_ONCE])
@@ -68,22 +70,9 @@ def recognise(found: Signatures) -> list[Slice | None]:
     return result
 
 
-def _frequencies(images: UInt8[ndarray, "image 64 64"]) -> Float32[ndarray, "image 16 16"]:
-    n = np.arange(_SIDE)
-    basis = np.cos(np.pi * (n + 0.5) * np.arange(_KEPT)[:, None] / _SIDE).astype(np.float32)
-    return np.asarray(np.einsum("ku,nuv,lv->nkl", basis, images.astype(np.float32), basis, optimize=True))
-
-
 def _above_median(frequencies: Float32[ndarray, "image 16 16"]) -> UInt8[ndarray, "image 255"]:
     values = frequencies.reshape(len(frequencies), -1)[:, 1:]  # without the mean
     return np.asarray(values > np.median(values, axis=1, keepdims=True), dtype=np.uint8)
-
-
-def _turns() -> list[ndarray]:
-    """For each of `copies.TURNS`, the sign of each frequency in an image so turned: odd ones change along the axis."""
-    odd = np.where(np.arange(_KEPT) % 2, -1, 1)
-    ones = np.ones(_KEPT, dtype=int)
-    return [np.outer(rows, columns).ravel()[1:] for rows in (ones, odd) for columns in (ones, odd)]
 
 
 def _signs(of: Signatures, turn: ndarray | None = None) -> Float32[ndarray, "image 255"]:

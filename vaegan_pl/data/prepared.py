@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,10 @@ _AT_ONCE = 4096
 _IMAGES, _PAIRS, _INDEX, _SUMS = "images.npy", "near_copies.npy", "index.json", "SHA256SUMS"
 _SIGNATURES = "signatures.npy"
 _COMPARED = "compared.npy"
-_FILES = frozenset({_IMAGES, _PAIRS, _SIGNATURES, _INDEX, _SUMS, _COMPARED})
+_DECODED = (_IMAGES, _COMPARED, _SIGNATURES, _INDEX)
+"""The files of an entry that do not depend on the correlation of near-copies."""
+
+_FILES = frozenset({*_DECODED, _PAIRS, _SUMS})
 _NAMES = {
     _FINISHED: re.compile(r"vaegan_pl-[0-9a-f]{32}"),
     _UNFINISHED: re.compile(r"\.vaegan_pl-[a-z0-9_]{8}"),
@@ -98,9 +102,10 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
     """Decode files, or open what an earlier call decoded from the same files with the same settings.
 
     The name of a cache entry is a hash of the names, sizes and modification times of all files, so that any change
-    makes a new entry. Entries are renamed into place in one step; if two processes write the same one, both continue.
-    A damaged entry is rebuilt, and an entry unused for a month is removed. If the cache cannot be written, or a file
-    cannot be opened, the decoded images are used by this process only.
+    makes a new entry. If only the correlation of near-copies changes, the decoded images are copied from the earlier
+    entry. Entries are renamed into place in one step; if two processes write the same one, both continue. A damaged
+    entry is rebuilt, and an entry unused for a month is removed. If the cache cannot be written, or a file cannot be
+    opened, the decoded images are used by this process only.
 
     Args:
         root: the folder that contains the paths.
@@ -114,8 +119,10 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
     """
     if cache.exists() and not cache.is_dir():
         raise UserError(f"data.cache={cache}: is a file; set data.cache to a folder")
-    settings = [VERSION, _decoders(), str(root.resolve()), asdict(decoding)]
-    entry = cache / (_FINISHED + _digest([settings, [_identity(root, path) for path in paths]])[:32])
+    settings = {**asdict(decoding), "near_copy_correlation": None}
+    files = [_identity(root, path) for path in paths]
+    decoded = _digest([VERSION, _decoders(), str(root.resolve()), settings, files])[:16]
+    entry = cache / f"{_FINISHED}{decoded}{_digest(decoding.near_copy_correlation)[:16]}"
     if entry.exists():
         try:
             return _open(entry, len(paths))
@@ -127,7 +134,7 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
         _sweep(cache)
         with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=cache, ignore_cleanup_errors=True) as folder:
             unfinished = Path(folder)
-            if not _write(unfinished, paths, decoding):
+            if not _write(unfinished, paths, decoding, _others(cache, decoded)):
                 log.warning("some files could not be opened: the others are decoded again in the next run")
                 return _open(unfinished, len(paths))  # the memory map outlives the folder
             unfinished.chmod(0o755)
@@ -138,7 +145,7 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
         log.warning("data.cache=%s cannot be used (%s): images are decoded again in every run", cache, error)
     with tempfile.TemporaryDirectory(prefix=_UNFINISHED, ignore_cleanup_errors=True) as folder:
         try:
-            _write(Path(folder), paths, decoding)
+            _write(Path(folder), paths, decoding, [])
         except OSError as error:
             raise OSError(error.errno, error.strerror, folder) from error
         return _open(Path(folder), len(paths))
@@ -162,8 +169,43 @@ def _digest(values: object) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
-def _write(folder: Path, paths: Sequence[Path], decoding: Decoding) -> bool:
-    """Write an entry; False if a file could not be opened, which may succeed another time."""
+def _others(cache: Path, decoded: str) -> list[Path]:
+    """The entries with the same decoded images and other near-copies."""
+    return [entry for entry in cache.glob(f"{_FINISHED}{decoded}*") if _NAMES[_FINISHED].fullmatch(entry.name)]
+
+
+def _write(folder: Path, paths: Sequence[Path], decoding: Decoding, others: Sequence[Path]) -> bool:
+    """Write an entry; False if a file could not be opened, which may succeed another time.
+
+    Args:
+        folder: the folder of the entry.
+        paths: the image files.
+        decoding: how they are decoded.
+        others: entries that may contain the decoded images already.
+    """
+    complete = any(_take(folder, other, len(paths)) for other in others) or _decode(folder, paths, decoding)
+    keys = read_json(folder / _INDEX, MOST_TEXT + len(paths) * _INDEX_BYTES)["keys"]
+    pairs = find_pairs(np.load(folder / _COMPARED, mmap_mode="r"), keys, decoding.near_copy_correlation)
+    with (folder / _PAIRS).open("wb") as file:
+        np.save(file, np.stack([pairs.first, pairs.second, pairs.turn]))
+    sums = [f"{_sha256(folder / name)}  {name}\n" for name in (*_DECODED, _PAIRS)]
+    (folder / _SUMS).write_text("".join(sums))
+    return complete
+
+
+def _take(folder: Path, other: Path, n: int) -> bool:
+    """Copy the decoded images of another entry, unless it is damaged."""
+    try:
+        _open(other, n)
+        for name in _DECODED:
+            shutil.copyfile(other / name, folder / name)
+    except (OSError, DamagedError):
+        return False
+    return True
+
+
+def _decode(folder: Path, paths: Sequence[Path], decoding: Decoding) -> bool:
+    """Decode the files of an entry; False if one could not be opened."""
     complete = True
     keys: list[str] = []
     shapes: list[tuple[int, int]] = []
@@ -186,15 +228,10 @@ def _write(folder: Path, paths: Sequence[Path], decoding: Decoding) -> bool:
             patients.append(result.patient)
             images.write(result.image)
             compared.write(result.compared)
-    map_ = np.load(folder / _COMPARED, mmap_mode="r")
-    pairs = find_pairs(map_, keys, decoding.near_copy_correlation)
+    map_ = np.load(folder / _COMPARED, mmap_mode="r" if paths else None)
     blocks = [figshare.signatures(map_[i : i + _AT_ONCE]) for i in range(0, len(map_), _AT_ONCE)]
-    del map_
     with (folder / _SIGNATURES).open("wb") as file:
         np.save(file, np.concatenate(blocks) if blocks else np.zeros((0, 32), np.uint8))
-    (folder / _COMPARED).unlink()
-    with (folder / _PAIRS).open("wb") as file:
-        np.save(file, np.stack([pairs.first, pairs.second, pairs.turn]))
     index = {
         "keys": keys,
         "shapes": shapes,
@@ -202,8 +239,6 @@ def _write(folder: Path, paths: Sequence[Path], decoding: Decoding) -> bool:
         "unreadable": list(unreadable.items()),
     }
     (folder / _INDEX).write_text(json.dumps(index))
-    sums = [f"{_sha256(folder / name)}  {name}\n" for name in (_IMAGES, _PAIRS, _SIGNATURES, _INDEX)]
-    (folder / _SUMS).write_text("".join(sums))
     return complete
 
 
@@ -278,7 +313,7 @@ def _open(entry: Path, n: int) -> Prepared:
     """
     try:
         sums = read_text(entry / _SUMS)
-        for name in (_IMAGES, _PAIRS, _SIGNATURES, _INDEX):
+        for name in (*_DECODED, _PAIRS):
             if f"{_sha256(entry / name)}  {name}\n" not in sums:
                 raise DamagedError(f"{name} does not match {_SUMS}")
         index = read_json(entry / _INDEX, MOST_TEXT + n * _INDEX_BYTES)
