@@ -34,7 +34,7 @@ test-minimum: ## Run the tests with the oldest versions that pyproject.toml allo
 	.venv-minimum/bin/python -m pip install --quiet --constraint constraints-minimum.txt --editable '.[test]'
 	OMP_NUM_THREADS=1 .venv-minimum/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal -W default $(ARGS)
 
-test-slow: $(READY) ## Run the tests of sweeps in other processes, on Slurm and on Ray, which it installs
+test-slow: $(READY) ## Run long tests, and sweeps in other processes, on Slurm and on Ray, which it installs
 	$(BIN)/python -m pip install --quiet --editable '.[dev,ray]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
 

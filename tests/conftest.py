@@ -183,6 +183,13 @@ def mri_root() -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def mri_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of the decoded real images that all test processes share."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "mri_cache"
+
+
 def digest(content: object) -> str:
     """SHA-256 of nested containers of tensors and plain values, whatever their device and memory layout."""
     sha = hashlib.sha256()

@@ -50,6 +50,7 @@ def test_it_measures_what_it_says(run_command: Run, capfd: pytest.CaptureFixture
     assert not Path("outputs").exists()
 
 
+@pytest.mark.slow
 def test_another_model_is_timed_with_larsen_each_with_batches_of_its_own(run_command: Run) -> None:
     few = ["data.per_class.Training=24", "data.per_class.Testing=4", "trainer.precision=32-true", "logger=csv"]
     small = [option for option in SMALL if "batch_size" not in option]

@@ -253,7 +253,7 @@ def test_the_commands_on_data_compose() -> None:
     assert composed("output=here", name="download").output == "here"
 
 
-def test_the_reports_data_is_the_official_split_as_it_is() -> None:
+def test_the_reports_data_is_the_official_split_unchanged() -> None:
     data = instantiate(composed("data=report", "data.root=/data").data, _convert_="all")
     assert data.splitting.by == "official"
     assert data.augmentation == Augmentation(horizontal_flip=0.0, shift=0.0, brightness=0.0, contrast=0.0)

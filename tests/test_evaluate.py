@@ -96,9 +96,9 @@ def test_everything_is_measured_and_written(run_command: Run, capfd: pytest.Capt
     figures = json.loads(Path("found/metrics.json").read_text())
     names = {"KID", "Fréchet distance", "precision", "recall", "density", "coverage", "Vendi score", "MS-SSIM of pairs"}
     (model,) = figures["models"]
-    for levels in (figures["real"], *model["samples"].values()):
-        assert set(levels) == names
-        assert all(level["low"] <= level["value"] + 1e-9 for level in levels.values())
+    for metrics in (figures["real"], *model["samples"].values()):
+        assert set(metrics) == names
+        assert all(level["low"] <= level["value"] + 1e-9 for level in metrics.values())
     assert set(model["samples"]) == set(model["copies"]) == {"prior", "by class"}
     assert figures["real"]["coverage"]["value"] > model["samples"]["prior"]["coverage"]["value"]
     assert set(model["by_class"]) == set(CLASSES)

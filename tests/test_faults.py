@@ -43,6 +43,7 @@ def test_killed_commands_lose_nothing(reference: tuple[list[str], float]) -> Non
     assert sum(n for what, n in found.items() if what.endswith("kills")) >= 4
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_in_its_second_job_goes_on(reference: tuple[list[str], float]) -> None:
     found = sweep_kills(1, random.Random(1))
     assert bad(found) == []
@@ -63,6 +64,7 @@ def test_directories_of_strangers_reach_nothing(reference: tuple[list[str], floa
     assert sum(n for what, n in found.items() if "refused" in what) > 3
 
 
+@pytest.mark.slow
 def test_a_directory_that_reaches_something_is_noticed(
     reference: tuple[list[str], float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -95,6 +97,7 @@ def test_broken_images_are_skipped_and_counted(reference: tuple[list[str], float
     assert found["skipped and counted"] > 30
 
 
+@pytest.mark.slow
 def test_failures_of_wandb_stop_nothing(reference: tuple[list[str], float]) -> None:
     found = wandb_faults(reference[0])
     assert bad(found) == []

@@ -256,10 +256,9 @@ def test_a_class_without_one_readable_image_is_an_error(tmp_path: Path, write_cl
 
 
 @pytest.fixture(scope="module")
-def real(mri_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Collection:
-    cache = tmp_path_factory.mktemp("cache")
+def real(mri_root: Path, mri_cache: Path) -> Collection:
     splitting = splitting_with(validation_fraction=0.1, test_fraction=0.1, copies="weight")
-    return collect(mri_root, CLASSES, {}, Decoding(64, "pad", 65535, 0.99), splitting, 0.0, cache)
+    return collect(mri_root, CLASSES, {}, Decoding(64, "pad", 65535, 0.99), splitting, 0.0, mri_cache)
 
 
 def test_no_group_of_the_real_data_crosses_splits(real: Collection) -> None:
@@ -277,18 +276,15 @@ def test_no_group_of_the_real_data_crosses_splits(real: Collection) -> None:
 
 
 @pytest.mark.parametrize("fold", [None, 3])
-def test_the_public_set_is_split_by_its_authors_folds(
-    mri_root: Path, tmp_path_factory: pytest.TempPathFactory, real: Collection, fold: int | None
-) -> None:
+def test_the_public_set_is_split_by_its_authors_folds(mri_root: Path, mri_cache: Path, fold: int | None) -> None:
     """The folds are those of the table that came with the slices, not of the one in the package."""
     table = Path(os.environ.get("VAEGAN_MRI_PATIENTS", mri_root.parent / "brain-tumor-mri-patients.csv"))
     if not table.exists():
         pytest.skip(f"{table} is not there; set VAEGAN_MRI_PATIENTS")
     with table.open(newline="") as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
-    cache = tmp_path_factory.getbasetemp() / "public"
     decoding = Decoding(64, "pad", 65535, 0.99)
-    collection = collect(mri_root, CLASSES, {}, decoding, splitting_with(published=True, fold=fold), 0.0, cache)
+    collection = collect(mri_root, CLASSES, {}, decoding, splitting_with(published=True, fold=fold), 0.0, mri_cache)
     test = fold or 0
     for name, folds in {
         "test": {test},

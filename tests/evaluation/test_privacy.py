@@ -194,7 +194,7 @@ def test_membership_by_hand() -> None:
     assert membership(a + 10, b, seed=0).value == 1
 
 
-def test_real_slices_are_found_at_the_rates_the_page_on_evaluation_states(mri_root: Path, tmp_path: Path) -> None:
+def test_real_slices_are_found_at_the_rates_the_page_on_evaluation_states(mri_root: Path, mri_cache: Path) -> None:
     no_change = Augmentation(horizontal_flip=0, shift=0, brightness=0, contrast=0)
     names = ["glioma", "meningioma", "notumor", "pituitary"]
     data = ImageFolders(
@@ -219,7 +219,7 @@ def test_real_slices_are_found_at_the_rates_the_page_on_evaluation_states(mri_ro
         64,
         no_change,
         0.05,
-        tmp_path,
+        mri_cache,
         0,
     )
     train = images_of(data.collection, data.collection.split.images("train"))

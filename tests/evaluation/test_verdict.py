@@ -67,7 +67,7 @@ def test_a_gain_counts_if_its_interval_leaves_out_zero(low: float, high: float, 
 @pytest.mark.parametrize(("audit", "usefulness"), [("FAIL", None), ("WARN", FIGURES), ("PASS", FIGURES)])
 def test_usefulness_is_withheld_only_if_the_copy_audit_failed(audit: str, usefulness: object) -> None:
     evaluation: Any = SimpleNamespace(
-        levels={"prior": {"KID": Estimate(1, 1, 2)}},
+        metrics={"prior": {"KID": Estimate(1, 1, 2)}},
         audits={"prior": SimpleNamespace(verdict=audit)},
         membership={"score": CHANCE},
         usefulness=FIGURES,
@@ -75,7 +75,7 @@ def test_usefulness_is_withheld_only_if_the_copy_audit_failed(audit: str, useful
     reference: Any = SimpleNamespace(
         detection=dict.fromkeys(("exact", "mirrored", "shifted by 3 pixels"), Estimate(1, 1, 1)),
         calibration=SimpleNamespace(images=1000),
-        floor={"KID": Estimate(3, 3, 4)},
+        pca_baseline={"KID": Estimate(3, 3, 4)},
     )
     decided = decide(evaluation, reference)
     assert (decided.privacy, decided.distance, decided.limits) == (audit, "nearer", NONE)

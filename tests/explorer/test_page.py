@@ -417,6 +417,7 @@ def test_models_are_compared_and_exchanged(visit: Open, served: Served) -> None:
     assert "Direction 6" not in body.text
 
 
+@pytest.mark.slow
 def test_two_hundred_requests_leave_no_memory_behind(served: Served) -> None:
     """As the page makes them, after fifty to warm up; each draws sixteen other images."""
 

@@ -31,7 +31,7 @@ def evaluate(config: DictConfig) -> None:
 
     from vaegan_pl.evaluation import evaluation
     from vaegan_pl.evaluation.features import classifier_features, inception_features
-    from vaegan_pl.evaluation.reference import Reference, check_strangers
+    from vaegan_pl.evaluation.reference import Reference, check_trained_on
     from vaegan_pl.hardware import pick_device, prepare_cpu
     from vaegan_pl.model import weights
     from vaegan_pl.report import evaluation_report as report
@@ -48,7 +48,7 @@ def evaluate(config: DictConfig) -> None:
     data: ImageFolders = instantiate(config.data, _convert_="all")
     data.prepare_data()
     for path, model in models.items():
-        check_strangers(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
+        check_trained_on(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
     if config.features == "inception":
         file = None if config.inception_weights is None else Path(str(config.inception_weights))
         space = inception_features(device, file)

@@ -78,7 +78,7 @@ def training_images(config: DictConfig) -> "Callable[[Studio], TrainingImages]":
 def _read(studio: "Studio", config: DictConfig) -> "TrainingImages":
     from hydra.utils import instantiate
 
-    from vaegan_pl.evaluation.reference import check_strangers
+    from vaegan_pl.evaluation.reference import check_trained_on
     from vaegan_pl.explorer.trained import TrainingImages
 
     fix = "start the page with data.root=PATH, or data=mri data.root=PATH for a model without its config.yaml"
@@ -96,7 +96,7 @@ def _read(studio: "Studio", config: DictConfig) -> "TrainingImages":
             )
         data: ImageFolders = instantiate(options, _convert_="all")
         data.prepare_data()
-        check_strangers(studio.path, studio.model, data.source, options.image_size, options.aspect_ratio)
+        check_trained_on(studio.path, studio.model, data.source, options.image_size, options.aspect_ratio)
         return TrainingImages.of(data.collection, studio.model.device)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: is missing, so the model's training images are not known; {fix}") from error

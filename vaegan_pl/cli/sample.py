@@ -70,7 +70,7 @@ def sample(config: DictConfig) -> None:
     if config.audit:
         data: ImageFolders = instantiate(config.data, _convert_="all")
         data.prepare_data()
-        reference.check_strangers(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
+        reference.check_trained_on(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
         detector, calibration = reference.copy_audit(data.collection, model.device)
         facts["audit"] = {**vars(calibration), "rejected": {}}
 

@@ -96,7 +96,7 @@ def _has_a_group(pattern: object) -> bool:
         return False
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
@@ -289,7 +289,7 @@ class ImageFolders(L.LightningDataModule):
         _, rank, devices = self._place()
         epoch, batch = self._start
         sampler = EpochSampler(len(dataset), self.seed, rank, devices, start=(epoch, batch * self.batch_size))
-        return DataLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, collate_fn=_as_it_is)
+        return DataLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, collate_fn=_identity)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs: the position in the order of batches, and a hash of the images and splits."""
@@ -342,7 +342,7 @@ class ImageFolders(L.LightningDataModule):
     def _in_order(self, split: str) -> DataLoader[Batch]:
         dataset = self._dataset(split)
         batches = in_order(len(dataset), self.batch_size, *self._place()[1:])
-        return DataLoader(dataset, batch_sampler=batches, collate_fn=_as_it_is)
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=_identity)
 
     def _place(self) -> tuple[torch.device, int, int]:
         """The device of this process, its rank, and the number of devices."""

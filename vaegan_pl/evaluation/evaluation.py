@@ -15,7 +15,7 @@ from vaegan_pl.evaluation.estimate import Estimate, wilson_ci
 from vaegan_pl.evaluation.latent_space import LatentSpace, aggregate
 from vaegan_pl.evaluation.privacy import Audit
 from vaegan_pl.evaluation.reconstruction import quality
-from vaegan_pl.evaluation.reference import Levels, Reference, as_saved
+from vaegan_pl.evaluation.reference import Metrics, Reference, as_saved
 from vaegan_pl.evaluation.usefulness import Labelled, Trial
 from vaegan_pl.model.running import in_batches
 from vaegan_pl.model.saved_model import SavedModel
@@ -62,7 +62,7 @@ class Evaluation:
         model: the model.
         samples: images that it drew: `PRIOR`, and `BY_CLASS` if the file knows classes.
         labelled: as many samples of each class as it has training images; None if the file knows no classes.
-        levels: fidelity and diversity of each of `samples`.
+        metrics: fidelity and diversity of each of `samples`.
         by_class: see `Reference.by_class`; empty if the file knows no classes.
         reconstructions: reconstructions of the held-out images; None, like the next four, if the model has no encoder.
         interpolations: decoded from straight lines between posterior means of held-out images, `STEPS` per line.
@@ -79,7 +79,7 @@ class Evaluation:
     model: SavedModel
     samples: dict[str, Images]
     labelled: Labelled | None
-    levels: dict[str, Levels]
+    metrics: dict[str, Metrics]
     by_class: dict[str, Manifold]
     reconstructions: Images | None
     interpolations: Images | None
@@ -110,7 +110,7 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, progress: Call
         order = torch.randperm(len(synthetic.x), generator=torch.Generator().manual_seed(seed))
         samples[BY_CLASS] = synthetic.x[order[: reference.n]]
     progress("fidelity and diversity")
-    found = {name: reference.levels(images) for name, images in samples.items()}
+    found = {name: reference.metrics(images) for name, images in samples.items()}
     progress("reconstruction")
     held_out = reference.held_out
     reconstructions = as_saved(model.reconstruct(held_out, reference.held_out_labels)) if encodes else None

@@ -32,7 +32,7 @@ PAIRS = 300
 PLANTED = 200
 LEAST_SIDE = 16
 
-Levels = dict[str, Estimate]
+Metrics = dict[str, Estimate]
 
 
 def as_saved(images: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def as_saved(images: Tensor) -> Tensor:
     return to_unit_range(to_grey_values(images))
 
 
-def levels(held_out: tuple[Images, Features], other: tuple[Images, Features], n: int, seed: int) -> Levels:
+def metrics(held_out: tuple[Images, Features], other: tuple[Images, Features], n: int, seed: int) -> Metrics:
     """Fidelity and diversity of a set of images against held-out ones, from `n` of each.
 
     KID has a bootstrap interval over both sets. The other figures have the range over `DRAWS` draws of `n` images from
@@ -176,9 +176,9 @@ class Reference:
     def _held_out(self) -> tuple[Images, Features]:
         return self.held_out, self.space(self.held_out)
 
-    def levels(self, images: Images) -> Levels:
-        """See `levels`."""
-        return levels(self._held_out, (images, self.space(images)), self.compared, self.seed)
+    def metrics(self, images: Images) -> Metrics:
+        """See `metrics`."""
+        return metrics(self._held_out, (images, self.space(images)), self.compared, self.seed)
 
     def kid(self, images: Images) -> Estimate:
         """KID of the first `compared` images."""
@@ -204,9 +204,9 @@ class Reference:
         return self.by_class(self.train)
 
     @cached_property
-    def real(self) -> Levels:
-        """`levels` of the training images."""
-        return self.levels(self.train.x)
+    def real(self) -> Metrics:
+        """`metrics` of the training images."""
+        return self.metrics(self.train.x)
 
     @cached_property
     def components(self) -> PrincipalComponents:
@@ -214,12 +214,12 @@ class Reference:
         return principal_components(self.train.x)
 
     @cached_property
-    def floor(self) -> Levels:
-        """`levels` of draws from a Gaussian in the principal components."""
-        return self.levels(as_saved(self.components.sample(self.n, self.seed)))
+    def pca_baseline(self) -> Metrics:
+        """`metrics` of draws from a Gaussian in the principal components."""
+        return self.metrics(as_saved(self.components.sample(self.n, self.seed)))
 
     @cached_property
-    def floor_reconstruction(self) -> dict[str, Estimate]:
+    def pca_baseline_reconstruction(self) -> dict[str, Estimate]:
         """Quality of the held-out images' projections onto the principal components."""
         return quality(self.held_out, self.components.reconstruct(self.held_out), self.seed)
 
@@ -262,7 +262,7 @@ class Reference:
         return usefulness.judge(classifiers, images.to(self.device))
 
 
-def check_strangers(path: Path, model: SavedModel, source: TrainedOn, image_size: int, aspect_ratio: str) -> None:
+def check_trained_on(path: Path, model: SavedModel, source: TrainedOn, image_size: int, aspect_ratio: str) -> None:
     """Check that images and their split are those a model was trained on; otherwise, its metrics would mean nothing.
 
     Args:

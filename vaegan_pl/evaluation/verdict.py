@@ -76,7 +76,7 @@ def decide(evaluation: Evaluation, reference: Reference) -> Verdict:
     return Verdict(
         privacy=verdict,
         limits=limits,
-        distance=compare(evaluation.levels[PRIOR]["KID"], reference.floor["KID"]),
+        distance=compare(evaluation.metrics[PRIOR]["KID"], reference.pca_baseline["KID"]),
         usefulness=None if failed else evaluation.usefulness,
         withheld=failed and evaluation.usefulness is not None,
     )

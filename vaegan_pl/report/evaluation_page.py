@@ -62,15 +62,15 @@ def _summary(evaluations: Sequence[Evaluation], reference: Reference) -> Section
 
 
 def _chart(evaluations: Sequence[Evaluation], reference: Reference) -> Picture:
-    named = {"real images": reference.real, "Gaussian": reference.floor}
-    sets = [levels for one in evaluations for levels in one.levels.values()]
+    named = {"real images": reference.real, "Gaussian": reference.pca_baseline}
+    sets = [metrics for one in evaluations for metrics in one.metrics.values()]
     named |= dict(zip(columns(evaluations), sets, strict=True))
     labels = [fill(literal(name), _LABEL_WIDTH) for name in named]
     lines = sum(label.count("\n") + 1 for label in labels)
     figure = Figure(figsize=(CHART_WIDTH, 3 * (0.85 + 0.12 * len(labels) + 0.18 * lines)), layout="constrained")
     for axes, name in zip(figure.subplots(3, 1), ("KID", "precision", "coverage"), strict=True):
-        for i, levels in enumerate(named.values()):
-            level = levels[name]
+        for i, metrics in enumerate(named.values()):
+            level = metrics[name]
             reach = [[max(0.0, level.value - level.low)], [max(0.0, level.high - level.value)]]
             axes.errorbar(level.value, i, xerr=reach, fmt="o", capsize=3, color="tab:gray" if i < 2 else "tab:blue")
         axes.set_yticks(range(len(labels)), labels)
@@ -147,7 +147,7 @@ def _latent_space(one: Evaluation, prefix: str) -> list[Section]:
             f"{least:.2f}, {middle:.2f}, {largest:.2f}",
             "1, 1, 1",
         ],
-        ["KID of samples", str(one.latent_space.kid), str(one.levels[PRIOR]["KID"])],
+        ["KID of samples", str(one.latent_space.kid), str(one.metrics[PRIOR]["KID"])],
     ]
     return [Section(f"{prefix}latent space", text, [Table(["", "one Gaussian of all posteriors", "prior"], rows)])]
 

@@ -46,21 +46,21 @@ _RECONSTRUCTION = {"PSNR": "reconstruction PSNR (dB)"}
 
 def table(evaluations: Sequence[Evaluation], reference: Reference) -> Table:
     """Every figure of every model next to those of real images and of the Gaussian, with the meaning of each."""
-    sets = [(one, samples) for one in evaluations for samples in one.levels]
+    sets = [(one, samples) for one in evaluations for samples in one.metrics]
     rows: list[list[str]] = []
     for name, better in BETTER.items():
-        cells = [str(one.levels[samples][name]) for one, samples in sets]
-        rows.append([name, better, str(reference.real[name]), str(reference.floor[name]), *cells])
+        cells = [str(one.metrics[samples][name]) for one, samples in sets]
+        rows.append([name, better, str(reference.real[name]), str(reference.pca_baseline[name]), *cells])
     unit = reference.real[_FRECHET].value
-    relative = [one.levels[samples][_FRECHET].value for one, samples in sets]
-    shares = [f"{value / unit:.1f}" for value in (reference.floor[_FRECHET].value, *relative)]
+    relative = [one.metrics[samples][_FRECHET].value for one, samples in sets]
+    shares = [f"{value / unit:.1f}" for value in (reference.pca_baseline[_FRECHET].value, *relative)]
     rows.append([_RELATIVE, "near 1", "1", *shares])
-    for name, floor in reference.floor_reconstruction.items():
+    for name, baseline in reference.pca_baseline_reconstruction.items():
         cells = [
             str(one.reconstruction[name]) if samples == PRIOR and one.reconstruction is not None else ""
             for one, samples in sets
         ]
-        rows.append([_RECONSTRUCTION.get(name, f"reconstruction {name}"), "higher", "", str(floor), *cells])
+        rows.append([_RECONSTRUCTION.get(name, f"reconstruction {name}"), "higher", "", str(baseline), *cells])
     cells = [f"{one.audits[samples].rate.value:.1%} {one.audits[samples].verdict}" for one, samples in sets]
     rows.append([_COPIES, "lower", "1 %", "", *cells])
     if any(one.usefulness is not None for one in evaluations):
@@ -79,11 +79,11 @@ def table(evaluations: Sequence[Evaluation], reference: Reference) -> Table:
 def columns(evaluations: Sequence[Evaluation]) -> list[str]:
     """A heading for each set of samples of each model."""
     if len(evaluations) == 1:
-        return [SAMPLES[samples] for samples in evaluations[0].levels]
+        return [SAMPLES[samples] for samples in evaluations[0].metrics]
     return [
         f"{name}, {samples}"
         for name, one in zip(names(evaluations), evaluations, strict=True)
-        for samples in one.levels
+        for samples in one.metrics
     ]
 
 

@@ -32,15 +32,15 @@ def names(evaluations: Sequence[Evaluation]) -> list[str]:
 def sentences(evaluation: Evaluation, reference: Reference) -> dict[str, str]:
     """What the figures say about each of the four claims that are made for such models."""
     decided = decide(evaluation, reference)
-    levels, real = evaluation.levels[PRIOR], reference.real
+    metrics, real = evaluation.metrics[PRIOR], reference.real
     return {
         "structure": f"Samples are {_DISTANCES[decided.distance]} draws from a Gaussian of "
         f"{len(reference.components.axes)} principal components (KID, a distance between sets of images: "
-        f"{levels['KID'].value:.3g} against {reference.floor['KID'].value:.3g}; training images reach "
-        f"{real['KID'].value:.2g}). {levels['precision'].value:.0%} of the samples lie among held-out images.",
-        "variety": f"Samples cover {levels['coverage'].value:.0%} of the held-out images; other real images cover "
+        f"{metrics['KID'].value:.3g} against {reference.pca_baseline['KID'].value:.3g}; training images reach "
+        f"{real['KID'].value:.2g}). {metrics['precision'].value:.0%} of the samples lie among held-out images.",
+        "variety": f"Samples cover {metrics['coverage'].value:.0%} of the held-out images; other real images cover "
         f"{real['coverage'].value:.0%}. Two random samples have an MS-SSIM of "
-        f"{levels['MS-SSIM of pairs'].value:.2f} on average, two real images {real['MS-SSIM of pairs'].value:.2f}: "
+        f"{metrics['MS-SSIM of pairs'].value:.2f} on average, two real images {real['MS-SSIM of pairs'].value:.2f}: "
         "the higher, the more alike.",
         "usefulness": _useful_words(decided),
         "privacy": _private_words(evaluation, decided),

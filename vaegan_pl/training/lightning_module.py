@@ -297,8 +297,8 @@ class VAEGANModule(L.LightningModule):
         Raises:
             UserError: if the last `MOST_SKIPPED` batches were all skipped.
         """
-        lost = self.watch.found()
-        if lost is None:
+        nonfinite = self.watch.found()
+        if nonfinite is None:
             self.skipped_in_a_row = 0
             return False
         if self.skipped_in_a_row >= MOST_SKIPPED:
@@ -309,7 +309,7 @@ class VAEGANModule(L.LightningModule):
         self.skipped += 1
         self.skipped_in_a_row += 1
         if self.global_rank == 0:
-            log.warning("skipping batch %d (%d so far): %s not finite", step + 1, self.skipped, ", ".join(lost[1]))
+            log.warning("skipping batch %d (%d so far): %s not finite", step + 1, self.skipped, ", ".join(nonfinite[1]))
         return True
 
     def check_losses(self) -> None:
@@ -318,10 +318,10 @@ class VAEGANModule(L.LightningModule):
         Raises:
             UserError: if one was not finite.
         """
-        lost = self.watch.found()
-        if lost is None:
+        nonfinite = self.watch.found()
+        if nonfinite is None:
             return
-        step, names = lost
+        step, names = nonfinite
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         listing = Path(self.trainer.default_root_dir) / f"not_finite_in_batch_{step + 1}.txt"
         if self.trainer.is_global_zero and data is not None:
