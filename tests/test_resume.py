@@ -439,7 +439,7 @@ def test_two_damaged_checkpoints_are_refused_in_words(
     before = tree(Path("run"))
     message = run_command(train, "train", "resume=run", *kill)
     assert message is not None
-    assert "holds no checkpoint to resume from, and training again would overwrite vae_gan_model.pth" in message
+    assert "no checkpoint to resume from, and training again would overwrite vae_gan_model.pth" in message
     assert tree(Path("run")) == before
     Path("run/config.yaml").write_text("model: [")
     before = tree(Path("run"))

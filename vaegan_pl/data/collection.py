@@ -175,6 +175,8 @@ class Collection:
             unknown = self.patients.of.count(UNKNOWN)
             others = f"; {unknown:,} images of unknown patients count as one patient each" if unknown else ""
             return f"{self.patients}{folds}{others}"
+        if self.is_phantom:
+            return f"pictures{folds}"
         return (
             f"pictures{folds}; patients unknown: figures on held-out images are those of new pictures, not of new "
             "patients"
