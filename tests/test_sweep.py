@@ -198,6 +198,7 @@ def test_another_sweep_is_not_mixed_with_one_of_the_same_name(run_command: Run) 
     [
         (["sweep.objective=validation/nosuch"], "sweep.objective=validation/nosuch: was not logged; choose one of"),
         (["sweep.direction=up"], "sweep.direction=up: must be minimize or maximize"),
+        (["sweep.direction=maximize"], "would rank the worst validation/kid first; set sweep.direction=minimize"),
         (["sweep.seeds=0"], "sweep.seeds=0: must be at least 1"),
         (["sweep.seeds=abc"], "sweep.seeds=abc: must be a whole number, such as 1"),
         (["sweep.worst=null"], "sweep.worst=None: must be a positive number"),

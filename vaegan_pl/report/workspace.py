@@ -20,7 +20,7 @@ SECTIONS = {
 IMAGES = ("images/progress", "images/samples", "images/reconstructions")
 SWEPT = ("model.gamma", "optimizer.encoder.lr", "optimizer.decoder.lr", "optimizer.discriminator.lr")
 OBJECTIVE = "validation/kid.min"
-"""The name of the best KID in the summary of a run; see `loggers.BEST`."""
+"""The name of the best KID in the summary of a run; see `metrics.BEST`."""
 
 
 def workspace(entity: str, project: str, name: str) -> "Workspace":

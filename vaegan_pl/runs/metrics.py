@@ -14,6 +14,15 @@ METRICS = "metrics.csv"
 Series = dict[str, list[tuple[int, float]]]
 """For each metric, pairs of batch number and value."""
 
+BEST = {
+    "validation/kid": "min",
+    "validation/coverage": "max",
+    "validation/variety": "max",
+    "validation/psnr": "max",
+    "validation/ssim": "max",
+}
+"""Metrics whose best value, not the last, goes into the summary of a run, and which value is best."""
+
 MOST_METRICS, MOST_COLUMNS, MOST_VALUES = 2**24, 100, 2**19
 """Limits on the bytes, columns and values of a `metrics.csv`; a thousand epochs take a few megabytes."""
 

@@ -13,6 +13,7 @@ from vaegan_pl.cli import commands
 from vaegan_pl.errors import UserError
 from vaegan_pl.runs import next_steps
 from vaegan_pl.runs.accepted import MOVABLE, is_known
+from vaegan_pl.runs.metrics import BEST
 from vaegan_pl.runs.stored_config import FIXED
 from vaegan_pl.runs.yaml_files import read_yaml
 from vaegan_pl.sweeps.jobs import Job
@@ -112,9 +113,14 @@ def check_measured(config: DictConfig, choices: Mapping[str, str | None]) -> Non
         choices: Hydra's choice for each group of options.
 
     Raises:
-        UserError: if jobs are ranked by a metric of samples, and samples are not measured.
+        UserError: if jobs are ranked by a metric of samples and samples are not measured, or by the worst value.
     """
     metric = config.sweep.objective
+    best = {"min": "minimize", "max": "maximize"}.get(BEST.get(metric, ""))
+    if best is not None and config.sweep.direction in {"minimize", "maximize"} - {best}:
+        raise UserError(
+            f"sweep.direction={config.sweep.direction}: would rank the worst {metric} first; set sweep.direction={best}"
+        )
     if metric not in OF_SAMPLES or OmegaConf.select(config, "callbacks.quality.n"):
         return
     presets = [f"{group}={choices[group]}" for group in ("debug", "callbacks") if choices.get(group)]

@@ -23,22 +23,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from vaegan_pl.errors import UserError
-from vaegan_pl.runs.metrics import METRICS, read_rows, read_series
+from vaegan_pl.runs.metrics import BEST, METRICS, read_rows, read_series
 from vaegan_pl.storage.files import RefusedError, atomic_write, printable, read_text
 
 if TYPE_CHECKING:
     import wandb
 
 log = logging.getLogger(__name__)
-
-BEST = {
-    "validation/kid": "min",
-    "validation/coverage": "max",
-    "validation/variety": "max",
-    "validation/psnr": "max",
-    "validation/ssim": "max",
-}
-"""Metrics whose best value, not the last, goes into the summary of a run, and which value is best."""
 
 
 @runtime_checkable
