@@ -250,6 +250,18 @@ def test_mistakes_in_sampling_end_with_one_clear_message(run_command: Run, optio
     assert output == f"error: {message}" or (output is not None and message in output)
 
 
+def test_models_of_earlier_versions_are_measured_with_the_split_of_their_time(run_command: Run) -> None:
+    content = torch.load("run/vae_gan_model.pth", weights_only=True)
+    for name in ("patients", "unknown_patients", "published", "families", "fold", "keeps_apart"):
+        del content["trained_on"]["split"][name]
+    tensor_files.save(Path("earlier.pth"), content)
+    options = [*DATA, "weights=earlier.pth", "accelerator=cpu", "n=20", "seeds=0"]
+    said = run_command(evaluate, "evaluate", *options, "output=refused")
+    assert said is not None
+    assert "published False (here True)" in said
+    assert run_command(evaluate, "evaluate", *options, "output=measured", "data.published=false") is None
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [("0" * 64, "was trained with other images of the folder"), (None, "does not say which images it was trained on")],

@@ -262,6 +262,10 @@ class Reference:
         return usefulness.judge(classifiers, images.to(self.device))
 
 
+_EARLIER_SPLIT = {"patients": None, "published": False, "families": False, "fold": None}
+"""How model files of earlier versions split images, without saying so."""
+
+
 def check_trained_on(path: Path, model: SavedModel, source: TrainedOn, image_size: int, aspect_ratio: str) -> None:
     """Check that images and their split are those a model was trained on; otherwise, its metrics would mean nothing.
 
@@ -282,7 +286,8 @@ def check_trained_on(path: Path, model: SavedModel, source: TrainedOn, image_siz
             f"weights={path}: was trained on other images ({model.trained_on.caption}) than those in {source.folder}; "
             "give the data.root, data.classes and data.image_size that it was trained with"
         )
-    trained = {**(model.trained_on.split or {}), "image_size": model.networks.image_size}
+    earlier = {} if "published" in (model.trained_on.split or {}) else _EARLIER_SPLIT
+    trained = {**earlier, **(model.trained_on.split or {}), "image_size": model.networks.image_size}
     trained["aspect_ratio"] = model.preprocessing["aspect_ratio"]
     given = {**(source.split or {}), "image_size": image_size, "aspect_ratio": aspect_ratio}
     differing = [
