@@ -190,7 +190,7 @@ def refusal(process: subprocess.Popen[str]) -> str:
 
 def test_as_many_processes_as_devices_or_a_message() -> None:
     output = refusal(train(*torchrun(), *FEW, "trainer.devices=1", module="torch.distributed.run"))
-    assert "error: several processes were started, for one device; set trainer.devices" in output
+    assert "error: several processes were started for one device; set trainer.devices" in output
     output = refusal(train(*FEW, *TWO, **slurm(4)[0]))
     assert "error: trainer.devices=2 on each of 1 nodes: You set `devices=2`" in output
 

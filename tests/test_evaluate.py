@@ -238,7 +238,10 @@ def test_a_set_to_share_is_audited_tells_its_origin_and_is_read_again(run_comman
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["label=fracture"], "label=fracture: the model knows glioma, meningioma, notumor, pituitary"),
+        (
+            ["label=fracture"],
+            "label=fracture: must be one of the model's classes: glioma, meningioma, notumor, pituitary",
+        ),
         (["label=glioma", "n_per_class=3"], "label, n_per_class: use only one of them"),
         (["seed=4294967296"], "seed=4294967296: must lie between 0 and 4294967295"),
         (["n_per_class=0"], "n_per_class=0: must be a whole number of at least 1"),
@@ -319,7 +322,7 @@ def test_a_discriminator_that_wins_is_warned_of_in_words(
     small = [option for option in SMALL if not option.startswith("data.image_size")]
     log = [*LOGGED, f"hydra.run.dir=won{nats}", "trainer.max_epochs=1"]
     assert run_command(train, "train", *small, *DATA, *log) is None
-    found = re.findall(r"epoch 1: the discriminator has won \(its cost for (\w+) images is", capfd.readouterr().out)
+    found = re.findall(r"epoch 1: the discriminator has won \(its loss on (\w+) images is", capfd.readouterr().out)
     assert found == warned
 
 
@@ -331,7 +334,5 @@ def test_samples_that_become_alike_are_warned_of_in_words(
     small = [option for option in SMALL if not option.startswith(("data.image_size", "callbacks"))]
     log = [*LOGGED, "hydra.run.dir=alike", "callbacks.quality.n=16", "trainer.max_epochs=3"]
     assert run_command(train, "train", *small, *DATA, *log) is None
-    found = re.findall(
-        r"epoch (\d): samples have become alike: their variety fell from (\d+)% .* (\d+)%", capfd.readouterr().out
-    )
+    found = re.findall(r"epoch (\d): samples have lost variety: it fell from (\d+)% .* (\d+)%", capfd.readouterr().out)
     assert found == [("2", "40", "15")]

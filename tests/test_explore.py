@@ -126,7 +126,7 @@ def test_training_images_are_those_that_the_run_names(run_command: Run) -> None:
     assert all(path.is_file() for path, _ in found.held_out)
     assert find(model) is found
     Path("outputs/phantoms").rename("elsewhere")
-    with pytest.raises(UserError, match=r"outputs/phantoms: the images that trained the model are not there; start"):
+    with pytest.raises(UserError, match=r"outputs/phantoms: the model's training images are not there; start"):
         training_images(config())(model)
     given = config("data=mri", "data.root=elsewhere", "data.image_size=32")
     assert torch.equal(training_images(given)(model).images, found.images)

@@ -95,7 +95,9 @@ def test_a_missing_package_and_a_wrong_format(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     output = run_command(export, "export", "weights=vae_gan_model.pth", "output=export")
-    assert output == "error: format=onnx: needs onnx; pip install -e '.[export]'"
+    assert output is not None
+    assert "format=onnx: needs onnx" in output
+    assert "pip install -e '.[export]'" in output
     output = run_command(export, "export", "weights=vae_gan_model.pth", "format=tflite")
     assert output == "error: format=tflite: must be one of safetensors, onnx, pt2"
 

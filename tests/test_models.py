@@ -241,7 +241,7 @@ def test_larger_images_train_by_the_same_configuration(run_command: Run) -> None
     ("options", "message"),
     [
         (["model=conditional", "model.networks.classes=3"], "model.networks.classes=3: the images have 4 classes"),
-        (["model=vae"], "has encoder, decoder, discriminator; this model is made of encoder, decoder"),
+        (["model=vae"], "has encoder, decoder, discriminator; this model needs encoder, decoder"),
         (
             ["model=gan", "model.networks.encoder_channels=null", "optimizer.encoder.lr=1"],
             "optimizer.encoder.lr=1: this model has no encoder; leave the option out",

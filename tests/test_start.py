@@ -122,7 +122,7 @@ def test_several_tasks_of_srun_for_one_device_are_refused(run_command: Run, monk
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
     message = run_command(train, "train", *FEW, "logger=csv")
     assert message == (
-        "error: several processes were started, for one device; set trainer.devices and trainer.strategy=ddp"
+        "error: several processes were started for one device; set trainer.devices and trainer.strategy=ddp"
     )
 
 

@@ -90,7 +90,7 @@ def test_a_damaged_file_is_made_anew(
     (path,) = data.cache.glob("features-*.pth")
     path.write_bytes(path.read_bytes()[:5000] if damage is None else damage)
     assert classifier_features(data.collection, data.cache, CPU).name == first.name
-    assert f"{path} cannot be used and is rebuilt: is damaged" in caplog.text
+    assert f"{path} cannot be used and will be rebuilt: is damaged" in caplog.text
     assert torch.load(path, weights_only=True)["accuracy"] == first.accuracy
 
 

@@ -258,7 +258,7 @@ class SavedModel:
 
     def _check_known(self, label: str | None) -> None:
         if label is not None and label not in self.labels:
-            raise UserError(f"label={label}: must be a class of the model, {' or '.join(self.labels)}")
+            raise UserError(f"label={label}: must be one of the model's classes: {', '.join(self.labels)}")
 
     def _check_encoder(self) -> None:
         if not self.has_encoder:
