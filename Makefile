@@ -15,13 +15,15 @@ help: ## Show this list
 install: $(READY) ## Create the virtual environment and install everything into it
 
 $(READY): pyproject.toml
+	@echo "Installing into $(VENV): about 3 minutes, 5 GB on Linux"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
 train: $(READY) ## Train on phantoms for a few epochs; ARGS='...' adds or changes options
-	@echo "A short run: 6 epochs on 1,280 phantoms. The report's 25: $(BIN)/python -m vaegan_pl.train"
+	@echo "A short run: 6 epochs on 1,280 phantoms. The default is 25: $(BIN)/python -m vaegan_pl.train"
 	$(BIN)/python -m vaegan_pl.train model=larsen trainer.devices=1 $(QUICK) $(ARGS)
+	@echo "Before you paste these commands: source $(BIN)/activate"
 
 explore: $(READY) ## Open the newest run's model in the browser; ARGS='...' adds or changes options
 	$(BIN)/python -m vaegan_pl.explore $(ARGS)

@@ -115,5 +115,5 @@ def test_offline_or_without_kagglehub_one_line_says_what_to_do(
     )
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     assert run_command(download, "download") == (
-        "error: downloading needs kagglehub: pip install 'kagglehub>=1', " + by_hand
+        "error: downloading needs kagglehub: run pip install -e '.[kaggle]', " + by_hand
     )

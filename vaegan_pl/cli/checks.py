@@ -45,6 +45,15 @@ def check_supported(config: DictConfig) -> None:
     commands.check_seed(config.seed)
     if networks.image_size != config.data.image_size or networks.image_channels != 1:
         raise UserError("model.networks: must accept grey images of data.image_size; set only data.image_size")
+    check_folders(config)
+
+
+def check_folders(config: DictConfig) -> None:
+    """Check that the folders of the images are there, without importing PyTorch.
+
+    Raises:
+        UserError: see `folders.list_images`.
+    """
     if config.data.get("_target_") == READS_FOLDERS:  # its subclasses may write the images first
         classes = None if config.data.classes is None else [str(name) for name in config.data.classes]
         aliases = {str(alias): str(name) for alias, name in (config.data.aliases or {}).items()}

@@ -24,7 +24,7 @@ def download(config: DictConfig) -> None:
     try:
         import kagglehub
     except ImportError as error:
-        raise UserError(f"downloading needs kagglehub: pip install 'kagglehub>=1', {by_hand}") from error
+        raise UserError(f"downloading needs kagglehub: run pip install -e '.[kaggle]', {by_hand}") from error
     try:
         folder = Path(kagglehub.dataset_download(str(config.dataset), output_dir=str(output)))
     except Exception as error:  # network, credentials or a damaged archive: the advice is the same

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from vaegan_pl.cli import commands
+from vaegan_pl.cli import checks, commands
 from vaegan_pl.storage.outputs import claim
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 def inspect_data(config: DictConfig) -> None:
     """Write `data_report.json` and `data_report.html`, and log the main numbers."""
+    checks.check_folders(config)
     commands.import_torch()
     from hydra.utils import instantiate
 

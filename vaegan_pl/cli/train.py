@@ -5,7 +5,7 @@ import os
 import secrets
 import sys
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +20,8 @@ from vaegan_pl.runs.next_steps import data_options
 from vaegan_pl.sweeps import driver
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import lightning as L
 
     from vaegan_pl.data.datamodule import ImageFolders
@@ -80,8 +82,19 @@ def fit(config: DictConfig) -> None:
             load_images(data, trainer)
             checks.check_classes(module.model.networks.classes, data.collection.listing.classes)
         at_the_end.push(finish_wandb)
-        with continuing.restoring(checkpoint, run_directory):
+        with continuing.restoring(checkpoint, run_directory), unhidden_interrupt(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint and checkpoint[0])
+
+
+@contextmanager
+def unhidden_interrupt(trainer: "L.Trainer") -> "Iterator[None]":
+    """Let Ctrl-C before the first batch end the command like any other, where Lightning would exit without a word."""
+    try:
+        yield
+    except SystemExit:
+        if trainer.interrupted and trainer.global_step == 0:
+            raise KeyboardInterrupt from None
+        raise
 
 
 def directory_and_config(config: DictConfig) -> tuple[Path, DictConfig]:
@@ -152,8 +165,10 @@ def callbacks_of(config: DictConfig, directory: Path) -> "tuple[RunDirectory, li
 
     hydra = HydraConfig.get()
     of_data = data_options(str(hydra.runtime.choices["data"]), hydra.overrides.task)
+    if config.resume or config.rerun:
+        of_data = stored_config.data_options_of(Path(config.resume or config.rerun), of_data)
     for console in (callback for callback in callbacks if isinstance(callback, Console)):
-        console.data_options = None if config.resume or config.rerun else of_data
+        console.data_options = of_data
 
     def describe() -> None:
         stored_config.write(config, directory, hydra.overrides.task)

@@ -189,15 +189,17 @@ class Collection:
         known = self.patients.source in ("table", "paths", "DICOM")
         if known and len(self.folds) > 1 and len(set(self.patients.of)) == len(self.folds):
             found.append("every image has a patient of its own: data.patient or data.patients finds no two of one")
+        published = max(self.folds, default=-1) >= 0
         for label, name in enumerate(self.listing.classes):
-            own = self.groups[(self.labels == label) & (self.groups >= 0) & (np.array(self.folds) < 0)]
-            if len(own) > 1 and 2 * len(np.unique(own)) < len(own) and self.splitting.copies == "drop":
+            own = self.groups[(self.labels == label) & (self.groups >= 0)]
+            few = len(own) > 1 and 2 * len(np.unique(own)) < len(own)
+            if few and not published and self.splitting.copies == "drop":
                 found.append(
                     f"{name}: only {len(np.unique(own)):,} of {len(own):,} images are kept, without near-copies. "
                     "If these are slices of volumes, name the patients (data.patients, data.patient): slices of a "
                     "patient are kept"
                 )
-        chains = [group for group in self.copies[:_LOOKED_AT] if self._is_chain(group)]
+        chains = [] if published else [group for group in self.copies[:_LOOKED_AT] if self._is_chain(group)]
         if chains:
             found.append(
                 f"{len(chains)} groups of near-copies are chains: their ends are not alike, such as "

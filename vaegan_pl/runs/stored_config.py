@@ -11,8 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vaegan_pl.cli.commands import CONFIG
 from vaegan_pl.errors import UserError
-from vaegan_pl.runs import accepted, earlier_versions, overriding
-from vaegan_pl.runs.accepted import MOVABLE
+from vaegan_pl.runs import accepted, earlier_versions, next_steps, overriding
+from vaegan_pl.runs.accepted import MOVABLE, is_known
 from vaegan_pl.runs.yaml_files import read_yaml
 from vaegan_pl.storage.files import RefusedError, atomic_write, first_line
 
@@ -131,6 +131,24 @@ def data_of(directory: Path, output_root: str, root: str | None) -> DictConfig:
     found = OmegaConf.create(kept)["data"]
     assert isinstance(found, DictConfig)
     return found
+
+
+def data_options_of(directory: Path, now: Sequence[str]) -> list[str]:
+    """The options by which `evaluate` finds the images of a run that is resumed or repeated.
+
+    Args:
+        directory: the run's directory.
+        now: the options of its data on the command line; see `next_steps.data_options`.
+    """
+    try:
+        stored = read_yaml(directory / OVERRIDES)
+    except (OSError, RefusedError):
+        return list(now)
+    before = [option for option in stored if isinstance(option, str) and is_known(option)] if stored else []
+    chosen = [option.partition("=")[2] for option in before if option.startswith("data=")]
+    given = {option.partition("=")[0]: option for option in next_steps.data_options("", before)[1:]}
+    given |= {option.partition("=")[0]: option for option in now[1:]}
+    return [f"data={chosen[-1]}" if chosen else now[0], *given.values()]
 
 
 def _load(path: Path) -> dict[Any, Any]:

@@ -8,6 +8,7 @@ from time import monotonic
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_only
 
 from vaegan_pl.console import as_typed
@@ -86,6 +87,10 @@ class Console(L.Callback):
         minutes = (monotonic() - self.started) / 60
         epochs = f"{epochs_of(trainer):g} of {trainer.max_epochs} epochs, {trained(trainer)} batches"
         log.info("%s in %.1f minutes on %s", epochs, minutes, data_of(trainer).source.caption)
+        left = [callback.time_remaining() for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+        if any(seconds is not None and seconds <= 0 for seconds in left):
+            again = f"python -m vaegan_pl.train {as_typed('resume', self.directory)} trainer.max_time=null"
+            log.warning("stopped by the time limit trainer.max_time; to continue: %s", again)
         results = self._results(trainer)
         if results:
             features = " (KID in this project's own features)" if "KID" in results else ""
@@ -99,8 +104,8 @@ class Console(L.Callback):
             log.info("no model file%s", f"; the weights are in {kept}" if kept.exists() else "")
             return
         log.info("the model    %s", model)
-        unknown = " (and this run's data options)" if self.data_options is None else ""
-        log.info("measure it   %s%s", next_steps.evaluate(model, self.data_options or []), unknown)
+        how = "measure it   " if self.data_options is not None else "measure it, with this run's data options: "
+        log.info("%s%s", how, next_steps.evaluate(model, self.data_options or []))
         log.info("sample it    %s", next_steps.sample(model))
         images = data_of(trainer)
         where = f" {as_typed('data.root', images.root)}" if type(images) is ImageFolders else ""
