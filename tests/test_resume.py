@@ -21,7 +21,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from vaegan_pl.cli.train import train
-from vaegan_pl.runs import earlier_versions, layout, overriding
+from vaegan_pl.runs import earlier_versions, layout, overriding, stored_config
 from vaegan_pl.storage import files, tensor_files
 from vaegan_pl.training import checkpoints
 from vaegan_pl.training.loggers import MetricsFile
@@ -519,6 +519,16 @@ def test_options_that_had_no_effect_are_dropped_from_earlier_configurations() ->
     grown = {"model": {"prior": {"weight": 1.0, "warm_up": 225}}}
     earlier_versions.update(grown)
     assert grown["model"]["prior"]["warm_up"] == 225  # which nothing accepts any more
+
+
+def test_the_images_of_a_resumed_run_are_named_in_full(tmp_path: Path) -> None:
+    """The command that a resumed run prints needs the data options of the first command, and those given now."""
+    given = ["experiment=larsen_plus", "data=mri", "data.root=/old", "data.fold=2", "data.batch_size=4", "data.evil=1"]
+    (tmp_path / "overrides.yaml").write_text("".join(f"- {option}\n" for option in given))
+    found = stored_config.data_options_of(tmp_path, ["data=phantom", "data.root=/new"])
+    assert found == ["data=mri", "data.root=/new", "data.fold=2"]
+    (tmp_path / "overrides.yaml").unlink()
+    assert stored_config.data_options_of(tmp_path, ["data=phantom"]) == ["data=phantom"]
 
 
 HOSTILE = {

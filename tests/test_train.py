@@ -327,6 +327,20 @@ def test_mistakes_end_with_one_clear_message(
     assert message in output
 
 
+def test_an_interrupt_before_the_first_batch_says_so(
+    run_command: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning would exit with 1, without a word."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vaegan_pl.training.callbacks.quality.Quality.on_fit_start", interrupted)
+    assert run_command(train, "train", *FEW, "callbacks.quality.n=16") == "130"
+    assert "interrupted" in capfd.readouterr().err
+    assert not list(Path("outputs").glob("*/*/vae_gan_model.pth"))
+
+
 def test_several_devices_are_refused_in_a_sweep(run_command: Run) -> None:
     """Jobs of a sweep share one process, which Lightning would start again for every further device."""
     ranked = ["sweep.objective=validation/psnr", "sweep.direction=maximize"]
