@@ -423,7 +423,7 @@ def test_what_is_measured_cannot_change_within_a_sweep(run_command: Run, trained
     assert "does not include its job 0 (callbacks.quality.n=64)" in str(output)
 
 
-@pytest.mark.parametrize("option", ["sweep.seeds=2", "sweep.objective=validation/coverage", "hydra.sweeper.n_jobs=2"])
+@pytest.mark.parametrize("option", ["sweep.seeds=2", "sweep.objective=loss/prior", "hydra.sweeper.n_jobs=2"])
 def test_what_decides_a_searchs_proposals_cannot_change(run_command: Run, trained: list[str], option: str) -> None:
     pytest.importorskip("optuna")
     options = ["experiment=sweep_optuna", *STUBBED, "hydra.sweeper.n_trials=2"]

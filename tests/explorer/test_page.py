@@ -407,7 +407,7 @@ def test_models_are_compared_and_exchanged(visit: Open, served: Served) -> None:
     assert visitor.sources("#figures") == []
     visitor.press("button", "Find the nearest training images")
     body = visitor.driver.find_element(By.TAG_NAME, "body")
-    visitor.wait(lambda: "config.yaml: is missing, so the images that trained the model are not known" in body.text)
+    visitor.wait(lambda: "config.yaml: is missing, so the model's training images are not known" in body.text)
     visitor.tab("Edit")
     visitor.press("button", "Use this sample")
     assert shows(visitor.picture("#before"), samples.images[0], 8)
