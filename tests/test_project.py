@@ -101,3 +101,12 @@ def test_the_changelog_keeps_to_its_format() -> None:
 def test_another_format_is_noticed(wrong: str) -> None:
     with pytest.raises(AssertionError):
         check_changelog(wrong)
+
+
+def test_files_that_are_no_code_are_installed() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    others = [path for path in (ROOT / "vaegan_pl").rglob("*.*") if path.suffix not in (".py", ".pyc", ".typed")]
+    assert {path.suffix for path in others} >= {".csv", ".j2"}
+    for path in others:
+        package = ".".join(path.parent.relative_to(ROOT).parts)
+        assert any(path.match(pattern) for pattern in settings.get(package, [])), path
