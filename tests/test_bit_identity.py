@@ -2,6 +2,7 @@
 
 from itertools import islice
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from vaegan_pl.model.algorithm import VAEGAN
 from .bit_identity import combinations, digests
 
 
-def test_digests_repeat_and_see_one_changed_bit(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_digests_repeat_and_see_one_changed_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     every = [*combinations()]
     assert len(every) == 2 * 2 * 2 * 3 * 2 * (3 * 4 * 2 * 2 * 2 + 1) + 4
     chosen = [*islice(every, 0, None, 999)]

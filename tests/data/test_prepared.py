@@ -88,9 +88,9 @@ def test_nothing_in_an_entry_needs_unpickling(root: Path) -> None:
         "images.npy",
         "index.json",
         "near_copies.npy",
-        "signatures.npy",
+        "published_slices.npy",
     ]
-    np.load(entry / "signatures.npy", allow_pickle=False)
+    np.load(entry / "published_slices.npy", allow_pickle=False)
     np.load(entry / "images.npy", allow_pickle=False)
     np.load(entry / "near_copies.npy", allow_pickle=False)
     json.loads((entry / "index.json").read_text())
@@ -262,6 +262,21 @@ def test_another_correlation_compares_again_and_decodes_nothing(root: Path, monk
     assert len(entries(root)) == 3
 
 
+@pytest.mark.parametrize("forged", [False, True], ids=["changed", "with a checksum"])
+def test_another_correlation_decodes_again_if_what_was_decoded_is_damaged(root: Path, forged: bool) -> None:
+    ready(root)
+    (entry,) = entries(root)
+    content = array("|u1", (10, 64, 2**40))
+    (entry / "compared.npy").write_bytes(content)
+    if forged:
+        lines = [line for line in (entry / "SHA256SUMS").read_text().splitlines() if "compared.npy" not in line]
+        lines.append(f"{hashlib.sha256(content).hexdigest()}  compared.npy")
+        (entry / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+    again = ready(root, replace(DECODING, near_copy_correlation=0.5))
+    assert np.array_equal(again.images, expected(root))
+    assert len(entries(root)) == 2
+
+
 def test_unreadable_files_are_black_and_named(root: Path) -> None:
     files(root)[4].write_bytes(b"no image")
     for _ in range(2):
@@ -395,7 +410,7 @@ def array(kind: str, shape: tuple[int, ...], content: bytes = b"") -> bytes:
 
 
 def index(**changes: Any) -> bytes:
-    whole = {"keys": ["a" * 64] * 10, "shapes": [[30, 40]] * 10, "unreadable": []}
+    whole = {"keys": ["a" * 64] * 10, "shapes": [[30, 40]] * 10, "patients": [0] * 10, "unreadable": []}
     return json.dumps({**whole, **changes}).encode()
 
 
@@ -413,6 +428,12 @@ def index(**changes: Any) -> bytes:
         ("near_copies.npy", array("<i4", (3, 1), np.array([0, -1, 0], dtype="<i4").tobytes())),
         ("near_copies.npy", array("<i4", (3, 1), np.array([0, 1, 4], dtype="<i4").tobytes())),
         ("near_copies.npy", array("<i4", (3, 1, 1), np.array([0, 1, 0], dtype="<i4").tobytes())),
+        ("published_slices.npy", array("<i4", (9,), bytes(36))),
+        ("published_slices.npy", array("<i4", (10,), np.full(10, 10**6, dtype="<i4").tobytes())),
+        ("published_slices.npy", array("<i4", (10,), np.full(10, -2, dtype="<i4").tobytes())),
+        ("index.json", index(patients=["Smith"] * 10)),
+        ("index.json", index(patients=[11] * 10)),
+        ("index.json", index(patients=[0])),
         ("index.json", b"[" * 20_000),
         ("index.json", b"[]"),
         ("index.json", index(keys="x" * 10)),

@@ -77,6 +77,7 @@ class Collection:
         groups: the group of near-copies of each file, counted from 0; negative for unreadable files.
         patients: the patient of each file, if known.
         folds: the authors' fold of each file that shows a published slice; -1 for other files.
+        fold: the test fold; None if the fractions decide.
         splitting: how they were split.
         split: the images of each split.
     """
@@ -88,6 +89,7 @@ class Collection:
     groups: Int32[ndarray, " file"]
     patients: Patients
     folds: list[int]
+    fold: int | None
     splitting: Splitting
     split: Split
 
@@ -147,17 +149,11 @@ class Collection:
         return {name: labels.count(label) for label, name in enumerate(self.listing.classes)}
 
     @property
-    def fold(self) -> int | None:
-        """The fold that tests; None if the fractions decide."""
-        return self.splitting.fold if max(self.folds, default=-1) < 0 else self.splitting.fold or 0
-
-    @property
     def keeps_apart(self) -> str:
         """What is in one split only: `patients` as far as they are known, `pictures`, or `nothing`."""
         if self.splitting.by == "official":
             return "nothing"
-        known = max(self.folds, default=-1) >= 0 or self.patients.source not in ("", "families")
-        return "patients" if known else "pictures"
+        return "patients" if self.patients.known or max(self.folds) >= 0 else "pictures"
 
     @property
     def split_by(self) -> str:
@@ -171,7 +167,7 @@ class Collection:
             return (
                 f"patients: {published:,} images are slices of Cheng et al., in their folds by patient{folds}{others}"
             )
-        if self.patients.source not in ("", "families"):
+        if self.patients.known:
             unknown = self.patients.of.count(UNKNOWN)
             others = f"; {unknown:,} images of unknown patients count as one patient each" if unknown else ""
             return f"{self.patients}{folds}{others}"
@@ -186,10 +182,10 @@ class Collection:
     def warnings(self) -> list[str]:
         """What the user should know of the split: lost images, chains of similar images, augmented files."""
         found = []
-        known = self.patients.source in ("table", "paths", "DICOM")
+        known = self.patients.known
         if known and len(self.folds) > 1 and len(set(self.patients.of)) == len(self.folds):
             found.append("every image has a patient of its own: data.patient or data.patients finds no two of one")
-        published = max(self.folds, default=-1) >= 0
+        published = max(self.folds) >= 0
         for label, name in enumerate(self.listing.classes):
             own = self.groups[(self.labels == label) & (self.groups >= 0)]
             few = len(own) > 1 and 2 * len(np.unique(own)) < len(own)
@@ -301,7 +297,8 @@ def collect(
     folders = [file.folder for file in listing.files]
     given = splitting.patient is not None or splitting.patients is not None or splitting.fold is not None
     if splitting.by == "official" and (given or splitting.copies == "weight"):
-        raise UserError("data.split=official: data.patient and data.copies have no effect with it; leave them out")
+        without = "data.patient, data.patients, data.fold and data.copies have no effect with it"
+        raise UserError(f"data.split=official: {without}; leave them out")
     if splitting.by == "official" and set(folders) <= {NO_SPLIT, "train"}:
         raise UserError(
             f"data.split=official: {root} has no Testing or validation folder next to Training; use data.split=group"
@@ -311,14 +308,13 @@ def collect(
     _check_unreadable(paths, prepared.unreadable, max_unreadable)
     readable = np.array([bool(key) for key in prepared.keys])
     patients = _patients([path.relative_to(root).as_posix() for path in paths], splitting, prepared)
-    pairs = prepared.pairs
-    if patients.source != "families":
-        pairs = pairs.between_patients(patients.of, prepared.keys)
+    pairs = prepared.pairs.between_patients(patients.of, prepared.keys) if patients.known else prepared.pairs
     groups = np.where(readable, pairs.groups(len(paths)), -1).astype(np.int32)
     labels = np.array([file.label for file in listing.files])
-    recognising = splitting.published and splitting.by == "group" and patients.source in ("", "families")
-    slices = figshare.recognise(prepared.signatures) if recognising else [None] * len(paths)
-    folds = [-1 if each is None or not readable[i] else each.fold for i, each in enumerate(slices)]
+    published = splitting.published and splitting.by == "group" and not patients.known
+    slices = figshare.slices()
+    folds = [slices[i].fold if published and i >= 0 else -1 for i in prepared.slices.tolist()]
+    fold = 0 if splitting.fold is None and max(folds) >= 0 else splitting.fold
     if splitting.by == "official":
         split = by_folder(folders, readable)
     else:
@@ -330,11 +326,11 @@ def collect(
             prepared.keys,
             [height * width for height, width in prepared.shapes],
             {"validation": splitting.validation_fraction, "test": splitting.test_fraction},
-            (splitting.fold or 0) if max(folds, default=-1) >= 0 else splitting.fold,
+            fold,
             splitting.copies,
             splitting.seed,
         )
-    collection = Collection(root, listing, decoding, prepared, groups, patients, folds, splitting, split)
+    collection = Collection(root, listing, decoding, prepared, groups, patients, folds, fold, splitting, split)
     _check_empty(collection)
     return collection
 

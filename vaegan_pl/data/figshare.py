@@ -12,13 +12,13 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 from numpy import ndarray
 
 from vaegan_pl.data.copies import low_frequencies, turn_signs
 
 FOLDS = 5
-_TABLE = Path(__file__).with_name("figshare.csv")
+_FILE = Path(__file__).with_name("figshare.csv")
 _KEPT = 16
 _BITS = _KEPT**2 - 1
 _MOST_DIFFERENT = 16
@@ -55,19 +55,24 @@ def signatures(images: UInt8[ndarray, "image 64 64"]) -> Signatures:
     return np.packbits(_above_median(low_frequencies(images, _KEPT)), axis=1)
 
 
-def recognise(found: Signatures) -> list[Slice | None]:
-    """The published slice that each image shows, in any of the four `copies.TURNS`; None for other images."""
-    known, slices = _known()
+def recognise(found: Signatures) -> Int32[ndarray, " image"]:
+    """Index of the published slice that each image shows, in any of the four `copies.TURNS`; -1 for other images."""
+    known = _table()[0]
     turned = [_signs(known, signs[1:]) for signs in turn_signs(_KEPT)]
-    result: list[Slice | None] = []
+    result = [np.zeros(0, dtype=np.int32)]
     for start in range(0, len(found), _AT_ONCE):
         own = _signs(found[start : start + _AT_ONCE])
         # For signs, the number of different bits is (bits - inner product) / 2.
         agreement = np.max([own @ other.T for other in turned], axis=0)
         nearest = agreement.argmax(1)
         different = (_BITS - agreement[np.arange(len(own)), nearest]) / 2
-        result += [slices[i] if d <= _MOST_DIFFERENT else None for i, d in zip(nearest, different, strict=True)]
-    return result
+        result.append(np.where(different <= _MOST_DIFFERENT, nearest, -1).astype(np.int32))
+    return np.concatenate(result)
+
+
+def slices() -> list[Slice]:
+    """The published slices, in the order of their indices."""
+    return _table()[1]
 
 
 def _above_median(frequencies: Float32[ndarray, "image 16 16"]) -> UInt8[ndarray, "image 255"]:
@@ -82,8 +87,8 @@ def _signs(of: Signatures, turn: ndarray | None = None) -> Float32[ndarray, "ima
 
 
 @cache
-def _known() -> tuple[Signatures, list[Slice]]:
-    with _TABLE.open(encoding="ascii", newline="") as file:
+def _table() -> tuple[Signatures, list[Slice]]:
+    with _FILE.open(encoding="ascii", newline="") as file:
         rows = list(csv.DictReader(file))
     found = np.array([list(bytes.fromhex(row["signature"])) for row in rows], dtype=np.uint8)
     return found, [Slice(int(row["fold"]), row["patient"]) for row in rows]

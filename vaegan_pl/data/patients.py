@@ -26,6 +26,11 @@ class Patients:
     of: list[str]
     source: str
 
+    @property
+    def known(self) -> bool:
+        """Whether the user or the files name them; families of file names are no patients."""
+        return self.source in ("table", "paths", "DICOM")
+
     def __str__(self) -> str:
         """How many there are, and with how many images."""
         sizes = Counter(filter(None, self.of)).values()

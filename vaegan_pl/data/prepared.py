@@ -18,7 +18,7 @@ from pathlib import Path
 from time import time
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 from numpy import ndarray
 
 from vaegan_pl.data import dicom, figshare
@@ -30,15 +30,15 @@ from vaegan_pl.storage.files import MOST_TEXT, RefusedError, printable, read_jso
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 _UNFINISHED, _FINISHED = ".vaegan_pl-", "vaegan_pl-"
 _ABANDONED = 24 * 3600
 _UNUSED = 30 * 24 * 3600
 _AT_ONCE = 4096
 _IMAGES, _PAIRS, _INDEX, _SUMS = "images.npy", "near_copies.npy", "index.json", "SHA256SUMS"
-_SIGNATURES = "signatures.npy"
+_SLICES = "published_slices.npy"
 _COMPARED = "compared.npy"
-_DECODED = (_IMAGES, _COMPARED, _SIGNATURES, _INDEX)
+_DECODED = (_IMAGES, _COMPARED, _SLICES, _INDEX)
 """The files of an entry that do not depend on the correlation of near-copies."""
 
 _FILES = frozenset({*_DECODED, _PAIRS, _SUMS})
@@ -81,7 +81,7 @@ class Prepared:
         shapes: height and width of each file; (0, 0) for unreadable files.
         unreadable: the decoder's error message, by index of the file.
         pairs: pairs of near-copies.
-        signatures: see `figshare.signatures`.
+        slices: index of the published slice that each file shows; see `figshare.recognise`.
         patients: a name for the patient of each DICOM file, from its PatientID; empty for other files.
     """
 
@@ -90,7 +90,7 @@ class Prepared:
     shapes: list[tuple[int, int]]
     unreadable: dict[int, str]
     pairs: Pairs
-    signatures: UInt8[ndarray, "file 32"]
+    slices: Int32[ndarray, " file"]
     patients: list[str]
 
 
@@ -197,9 +197,12 @@ def _take(folder: Path, other: Path, n: int) -> bool:
     """Copy the decoded images of another entry, unless it is damaged."""
     try:
         _open(other, n)
+        _verify(other, _COMPARED)
+        if _mapped(other / _COMPARED, np.dtype(np.uint8)).shape != (n, COMPARED_SIDE, COMPARED_SIDE):
+            return False
         for name in _DECODED:
             shutil.copyfile(other / name, folder / name)
-    except (OSError, DamagedError):
+    except (OSError, ValueError, RefusedError, DamagedError):
         return False
     return True
 
@@ -230,8 +233,10 @@ def _decode(folder: Path, paths: Sequence[Path], decoding: Decoding) -> bool:
             compared.write(result.compared)
     map_ = np.load(folder / _COMPARED, mmap_mode="r" if paths else None)
     blocks = [figshare.signatures(map_[i : i + _AT_ONCE]) for i in range(0, len(map_), _AT_ONCE)]
-    with (folder / _SIGNATURES).open("wb") as file:
-        np.save(file, np.concatenate(blocks) if blocks else np.zeros((0, 32), np.uint8))
+    slices = figshare.recognise(np.concatenate(blocks))
+    slices[[not key for key in keys]] = -1
+    with (folder / _SLICES).open("wb") as file:
+        np.save(file, slices)
     index = {
         "keys": keys,
         "shapes": shapes,
@@ -305,6 +310,20 @@ def _remove(entry: Path) -> None:
             entry.rmdir()
 
 
+def _verify(entry: Path, *names: str) -> None:
+    """Verify files of an entry by its checksums.
+
+    Raises:
+        OSError: if a file cannot be opened.
+        RefusedError: if one is not a regular file, or the checksums are not text.
+        DamagedError: if one was changed.
+    """
+    sums = read_text(entry / _SUMS)
+    for name in names:
+        if f"{_sha256(entry / name)}  {name}\n" not in sums:
+            raise DamagedError(f"{name} does not match {_SUMS}")
+
+
 def _open(entry: Path, n: int) -> Prepared:
     """Verify an entry by its checksums and memory-map it.
 
@@ -312,10 +331,7 @@ def _open(entry: Path, n: int) -> Prepared:
         DamagedError: if a file is missing, was changed, or does not have the form that `_write` writes.
     """
     try:
-        sums = read_text(entry / _SUMS)
-        for name in (*_DECODED, _PAIRS):
-            if f"{_sha256(entry / name)}  {name}\n" not in sums:
-                raise DamagedError(f"{name} does not match {_SUMS}")
+        _verify(entry, _IMAGES, _SLICES, _INDEX, _PAIRS)
         index = read_json(entry / _INDEX, MOST_TEXT + n * _INDEX_BYTES)
         keys, shapes = list(index["keys"]), [(height, width) for height, width in index["shapes"]]
         unreadable = {i: printable(reason) for i, reason in index["unreadable"]}
@@ -330,13 +346,13 @@ def _open(entry: Path, n: int) -> Prepared:
             raise DamagedError("its index is inconsistent")
         images = _mapped(entry / _IMAGES, np.dtype(np.uint8))
         first, second, turn = _mapped(entry / _PAIRS, np.dtype(np.int32))
-        signatures = _mapped(entry / _SIGNATURES, np.dtype(np.uint8))
+        slices = _mapped(entry / _SLICES, np.dtype(np.int32))
     except (OSError, ValueError, TypeError, KeyError, RefusedError) as error:
         raise DamagedError(printable(str(error).partition("\n")[0])) from error
     if len(images) != n or images.ndim != 3 or images.shape[1] != images.shape[2]:
         raise DamagedError(f"does not contain {n} images")
-    if signatures.shape != (n, 32):
-        raise DamagedError(f"does not contain {n} signatures")
+    if slices.shape != (n,) or (n and not -1 <= slices.min() <= slices.max() < len(figshare.slices())):
+        raise DamagedError("its published slices do not exist")
     numbers = np.stack([first, second])
     inside = not numbers.size or (
         0 <= numbers.min() <= numbers.max() < n and 0 <= turn.min() <= turn.max() < len(TURNS)
@@ -346,7 +362,7 @@ def _open(entry: Path, n: int) -> Prepared:
     with suppress(OSError):  # the entry may belong to another user
         os.utime(entry, follow_symlinks=False)
     patients = [f"DICOM patient {number}" if number else "" for number in people]
-    return Prepared(images, keys, shapes, unreadable, Pairs(first, second, turn), signatures, patients)
+    return Prepared(images, keys, shapes, unreadable, Pairs(first, second, turn), slices, patients)
 
 
 def _mapped(path: Path, kind: "np.dtype[np.generic]") -> ndarray:
