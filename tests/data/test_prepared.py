@@ -26,7 +26,7 @@ from vaegan_pl.data.images import fit, read_grey
 from vaegan_pl.data.prepared import Decoding, Prepared, prepare
 from vaegan_pl.errors import UserError
 
-DECODING = Decoding(image_size=16, aspect_ratio="pad", white=65535, near_copy_correlation=0.99)
+DECODING = Decoding(image_size=16, aspect_ratio="pad", white=65535, near_copy_correlation=0.99, registered_correlation=None)
 
 
 @pytest.fixture

@@ -1,13 +1,15 @@
 """Find near-copies: the same image re-encoded, mirrored, rotated by 180° or changed in brightness."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Int32, Int64, UInt8
 from numpy import ndarray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from torch import Tensor
 
 from vaegan_pl.progress import track
 
@@ -22,9 +24,11 @@ TURNS: dict[str, Callable[[ndarray], ndarray]] = {
 }
 """Orientations in which an image can match its copy. Each is its own inverse, so the order of the two is irrelevant."""
 
-_BLOCK, _TILE = 512, 4096
+_BLOCK, _TILE = 512, 1024
 _FREQUENCIES = 12
 _SLACK = 1e-4
+_BY_TURN = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], dtype=np.float32)
+"""Signs of the inner products of the four parts of `by_parity`, by turn."""
 
 Compared = UInt8[ndarray, "image 64 64"]
 
@@ -45,6 +49,13 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.first)
+
+    def __add__(self, other: "Pairs") -> "Pairs":
+        return Pairs(*(np.concatenate(both) for both in zip(self._columns, other._columns, strict=True)))
+
+    @property
+    def _columns(self) -> tuple[Int32[ndarray, " pair"], Int32[ndarray, " pair"], Int32[ndarray, " pair"]]:
+        return self.first, self.second, self.turn
 
     def groups(self, n: int) -> Int32[ndarray, " image"]:
         """Group number, from 0, of each of `n` images: images connected by pairs or chains of pairs share a group."""
@@ -86,19 +97,69 @@ def find_pairs(images: Compared, keys: Sequence[str], correlation: float | None)
     pairs = [_equal_keys(keys)]
     varied = np.flatnonzero([image.min() < image.max() for image in images])
     if correlation is not None and len(varied) > 0:
-        blocks = range(0, len(varied), _BLOCK)
-        bounds = np.concatenate([_for_bound(_standardised(images[varied[i : i + _BLOCK]])) for i in blocks])
-        for start in track(blocks, "comparing images", "block") if len(blocks) > 1 else blocks:
-            for turn, signs in enumerate(turn_signs(_FREQUENCIES)):
-                turned = bounds[start : start + _BLOCK] * np.append(signs, 1).astype(np.float32)
-                for left in range(start, len(varied), _TILE):
-                    candidate = turned @ bounds[left : left + _TILE].T >= correlation - _SLACK
-                    rows, columns = np.nonzero(candidate)
-                    first, second = varied[rows + start], varied[columns + left]
-                    later = second > first
-                    pairs.append(_confirmed(images, first[later], second[later], turn, correlation))
+        blocks = [_for_bound(_standardised(images[block])) for block in in_blocks(varied)]
+        coefficients, rest = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        for first, second, bounds in similar(coefficients, rest, correlation - _SLACK, "comparing images"):
+            for turn in range(len(TURNS)):
+                likely = bounds[:, turn] >= correlation - _SLACK
+                pairs.append(_confirmed(images, varied[first[likely]], varied[second[likely]], turn, correlation))
     first, second, turn = np.unique(np.concatenate(pairs, axis=1), axis=1)
     return Pairs(first, second, turn)
+
+
+def in_blocks(images: ndarray) -> list[ndarray]:
+    """Indices of images in blocks that fit into memory."""
+    return [images[i : i + _BLOCK] for i in range(0, len(images), _BLOCK)]
+
+
+def similar(
+    coefficients: Float32[ndarray, "image n n"], added: Float32[ndarray, " image"], least: float, what: str
+) -> Iterator[tuple[Int64[ndarray, " pair"], Int64[ndarray, " pair"], Float32[ndarray, "pair 4"]]]:
+    """Pairs i < j whose inner product <c_i, c_j> + added_i added_j, with i turned in one of `TURNS`, is large enough.
+
+    Args:
+        coefficients: the lowest frequencies of each image; see `low_frequencies`.
+        added: another coordinate, which no turn changes.
+        least: the least inner product, in at least one turn.
+        what: what the progress bar says.
+
+    Yields:
+        For some of the images: indices of the first and second image of each pair, and the inner products by turn.
+    """
+    parts = by_parity(coefficients)
+    parts[0] = torch.cat([parts[0], torch.from_numpy(added)[:, None]], dim=1)
+    n = len(coefficients)
+    starts = range(0, n, _BLOCK)
+    for start in track(starts, what, "block") if len(starts) > 1 else starts:
+        found = []
+        for left in range(start, n, _TILE):
+            products = [part[start : start + _BLOCK] @ part[left : left + _TILE].T for part in parts]
+            largest = largest_by_turn(*products)
+            chosen = largest >= least
+            if chosen.any():
+                first, second = chosen.nonzero(as_tuple=True)
+                later = second + left > first + start
+                first, second = first[later], second[later]
+                by_turn = torch.stack([each[first, second] for each in products], dim=1).numpy() @ _BY_TURN
+                found.append((first.numpy() + start, second.numpy() + left, by_turn))
+        if found:
+            first, second, by_turn = (np.concatenate(each) for each in zip(*found, strict=True))
+            yield first, second, by_turn
+
+
+def by_parity(coefficients: Float32[ndarray, "image n n"]) -> list[Float32[Tensor, "image part"]]:
+    """Frequencies that are even along both axes, odd along the second, odd along the first, and odd along both.
+
+    A reflection changes the signs of the odd frequencies along its axis. So the inner products of these four parts give
+    those of all four turns.
+    """
+    rows, columns = np.indices(coefficients.shape[1:]) % 2
+    return [torch.from_numpy(coefficients[:, (rows == i) & (columns == j)]) for i in (0, 1) for j in (0, 1)]
+
+
+def largest_by_turn(even: Tensor, second: Tensor, first: Tensor, odd: Tensor) -> Tensor:
+    """The largest inner product over `TURNS`, given those of the four parts of `by_parity`."""
+    return torch.maximum(even + odd + (second + first).abs_(), even - odd + (second - first).abs_())
 
 
 def low_frequencies(images: ndarray, n: int) -> Float32[ndarray, "image n n"]:
@@ -138,11 +199,12 @@ def _standardised(images: Compared) -> Float32[ndarray, "image 64 64"]:
     return np.asarray(centred / np.sqrt(np.square(centred).sum((1, 2), keepdims=True)))
 
 
-def _for_bound(images: Float32[ndarray, "image 64 64"]) -> Float32[ndarray, "image coordinate"]:
-    """Coordinates whose inner products are at least the correlations of standardised images: (Pa, |Qa|)."""
-    low = low_frequencies(images, _FREQUENCIES).reshape(len(images), -1)
-    rest = np.sqrt((1 - np.square(low).sum(1)).clip(0))
-    return np.concatenate([low, rest[:, None]], axis=1)
+def _for_bound(
+    images: Float32[ndarray, "image 64 64"],
+) -> tuple[Float32[ndarray, "image n n"], Float32[ndarray, " image"]]:
+    """Pa and |Qa| of standardised images."""
+    low = low_frequencies(images, _FREQUENCIES)
+    return low, np.sqrt((1 - np.square(low).sum((1, 2))).clip(0))
 
 
 def _confirmed(

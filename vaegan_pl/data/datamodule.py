@@ -124,6 +124,8 @@ class ImageFolders(L.LightningDataModule):
         split_seed: seed of the split.
         copies: `drop` or `weight`; see `splits.by_group`.
         near_copy_correlation: smallest correlation of near-copies, in (0, 1); None compares pixel hashes only.
+        registered_correlation: smallest correlation of near-copies in another frame after registration, in (0, 1); None
+            does not look for them.
         batch_size: images per training batch and device; an incomplete last batch is dropped.
         augmentation: augmentation of training images.
         max_unreadable: largest share of files that may be unreadable, in [0, 1].
@@ -154,6 +156,7 @@ class ImageFolders(L.LightningDataModule):
         split_seed: int,
         copies: str,
         near_copy_correlation: float | None,
+        registered_correlation: float | None,
         batch_size: int,
         augmentation: Augmentation,
         max_unreadable: float,
@@ -176,6 +179,7 @@ class ImageFolders(L.LightningDataModule):
             ("validation_fraction", validation_fraction),
             ("test_fraction", test_fraction),
             ("near_copy_correlation", near_copy_correlation),
+            ("registered_correlation", registered_correlation),
         ):
             if share is not None and not 0 < share < 1:
                 raise ValueError(f"data.{name}={share}: must lie between 0 and 1")
@@ -204,7 +208,7 @@ class ImageFolders(L.LightningDataModule):
         self.root = Path(str(root))
         self.classes = None if classes is None else [str(name) for name in classes]
         self.aliases = aliases
-        self.decoding = Decoding(image_size, aspect_ratio, white, near_copy_correlation)
+        self.decoding = Decoding(image_size, aspect_ratio, white, near_copy_correlation, registered_correlation)
         self.splitting = Splitting(
             by=split,
             validation_fraction=validation_fraction,

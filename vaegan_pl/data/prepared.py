@@ -24,6 +24,7 @@ from numpy import ndarray
 from vaegan_pl.data import dicom, figshare
 from vaegan_pl.data.copies import COMPARED_SIDE, TURNS, Pairs, find_pairs
 from vaegan_pl.data.images import UNREADABLE, fit, read_grey
+from vaegan_pl.data.registration import find_reframed
 from vaegan_pl.errors import UserError
 from vaegan_pl.progress import announce, track
 from vaegan_pl.storage.files import MOST_TEXT, RefusedError, printable, read_json, read_text
@@ -63,12 +64,19 @@ class Decoding:
         aspect_ratio: `pad` or `squash`; see `images.fit`.
         white: the value that represents white in 16-bit files.
         near_copy_correlation: see `copies.find_pairs`.
+        registered_correlation: see `registration.find_reframed`; used only with a near_copy_correlation.
     """
 
     image_size: int
     aspect_ratio: str
     white: int
     near_copy_correlation: float | None
+    registered_correlation: float | None
+
+    @property
+    def correlations(self) -> tuple[float | None, float | None]:
+        """The correlations of near-copies in the same frame and in another."""
+        return self.near_copy_correlation, self.near_copy_correlation and self.registered_correlation
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
     """Decode files, or open what an earlier call decoded from the same files with the same settings.
 
     The name of a cache entry is a hash of the names, sizes and modification times of all files, so that any change
-    makes a new entry. If only the correlation of near-copies changes, the decoded images are copied from the earlier
+    makes a new entry. If only the correlations of near-copies change, the decoded images are copied from the earlier
     entry. Entries are renamed into place in one step; if two processes write the same one, both continue. A damaged
     entry is rebuilt, and an entry unused for a month is removed. If the cache cannot be written, or a file cannot be
     opened, the decoded images are used by this process only.
@@ -119,10 +127,10 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
     """
     if cache.exists() and not cache.is_dir():
         raise UserError(f"data.cache={cache}: is a file; set data.cache to a folder")
-    settings = {**asdict(decoding), "near_copy_correlation": None}
+    settings = {**asdict(decoding), "near_copy_correlation": None, "registered_correlation": None}
     files = [_identity(root, path) for path in paths]
     decoded = _digest([VERSION, _decoders(), str(root.resolve()), settings, files])[:16]
-    entry = cache / f"{_FINISHED}{decoded}{_digest(decoding.near_copy_correlation)[:16]}"
+    entry = cache / f"{_FINISHED}{decoded}{_digest(decoding.correlations)[:16]}"
     if entry.exists():
         try:
             return _open(entry, len(paths))
@@ -185,7 +193,11 @@ def _write(folder: Path, paths: Sequence[Path], decoding: Decoding, others: Sequ
     """
     complete = any(_take(folder, other, len(paths)) for other in others) or _decode(folder, paths, decoding)
     keys = read_json(folder / _INDEX, MOST_TEXT + len(paths) * _INDEX_BYTES)["keys"]
-    pairs = find_pairs(np.load(folder / _COMPARED, mmap_mode="r"), keys, decoding.near_copy_correlation)
+    compared = np.load(folder / _COMPARED, mmap_mode="r" if paths else None)
+    same_frame, registered = decoding.correlations
+    pairs = find_pairs(compared, keys, same_frame)
+    groups = pairs.groups(len(paths))
+    pairs += find_reframed(compared, groups, np.load(folder / _SLICES), registered)
     with (folder / _PAIRS).open("wb") as file:
         np.save(file, np.stack([pairs.first, pairs.second, pairs.turn]))
     sums = [f"{_sha256(folder / name)}  {name}\n" for name in (*_DECODED, _PAIRS)]

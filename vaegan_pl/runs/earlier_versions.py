@@ -16,7 +16,14 @@ MOVED = {
 }
 """Modules that earlier versions' configurations name, and where they are now."""
 
-EARLIER_DATA = {"patients": None, "unknown_patients": "error", "published": False, "families": False, "fold": None}
+EARLIER_DATA = {
+    "patients": None,
+    "unknown_patients": "error",
+    "published": False,
+    "families": False,
+    "fold": None,
+    "registered_correlation": None,
+}
 """Options of the data that earlier versions lacked, with the values that split images as they did."""
 
 _POWER_DECAY = "vaegan_pl.model.schedule.PowerDecay"
