@@ -33,8 +33,8 @@ SAME_PERSON: dict[str, tuple[str | range, ...]] = {
     "u3": (range(2530, 2546), range(2650, 2664)),
     "u4": (range(2750, 2753), range(3039, 3047)),
 }
-"""Codes, and numbers of slices without a code, that belong to one person. A range is a run of one fold in the numbering,
-of one patient or more. The first entry gives the fold."""
+"""Codes, and numbers of slices without a code, that belong to one person. A range is a run of slices of one
+fold in the numbering, of one patient or more. The first entry gives the fold."""
 
 
 def one_fold_for_each_person(rows: list[dict[str, str]]) -> None:
@@ -57,10 +57,11 @@ def main(root: Path, table: Path) -> None:
     one_fold_for_each_person(rows)
     images = [fit(read_grey(root / row["path"], 65535), 64, "squash") for row in rows]
     found = figshare.signatures(np.stack(images))
-    signs = [figshare._signs(found, turn[1:]) for turn in turn_signs(16)]
+    signs = figshare._signs(found).reshape(-1, 256)
+    turned = [signs * turn.astype(np.float32) for turn in turn_signs(16)]
     kept: list[int] = []
     for i in range(len(rows)):
-        agreement = max((turned[i] @ signs[0][kept].T).max() for turned in signs) if kept else 0
+        agreement = max((each[i] @ signs[kept].T).max() for each in turned) if kept else 0
         if (255 - agreement) / 2 > SAME:
             kept.append(i)
     with (Path(figshare.__file__).with_name("figshare.csv")).open("w", newline="", encoding="ascii") as file:

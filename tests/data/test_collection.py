@@ -19,10 +19,13 @@ from vaegan_pl.data.splits import SPLITS
 from vaegan_pl.errors import UserError
 
 from ..conftest import CLASSES, splitting_with
+from ..figshare_table import one_fold_for_each_person
 from .test_dicom import slice_file
 
 Write = Callable[..., Path]
-DECODING = Decoding(image_size=16, aspect_ratio="pad", white=65535, near_copy_correlation=0.99, registered_correlation=None)
+DECODING = Decoding(
+    image_size=16, aspect_ratio="pad", white=65535, near_copy_correlation=0.99, registered_correlation=None
+)
 GROUP = splitting_with()
 OFFICIAL = splitting_with(by="official")
 
@@ -257,7 +260,9 @@ def test_a_class_without_one_readable_image_is_an_error(tmp_path: Path, write_cl
 @pytest.fixture(scope="module")
 def real(mri_root: Path, mri_cache: Path) -> Collection:
     splitting = splitting_with(validation_fraction=0.1, test_fraction=0.1, copies="weight")
-    return collect(mri_root, CLASSES, {}, Decoding(64, "pad", 65535, 0.99), splitting, 0.0, mri_cache)
+    return collect(
+        mri_root, CLASSES, {}, Decoding(64, "pad", 65535, 0.99, None, "exhaustive"), splitting, 0.0, mri_cache
+    )
 
 
 def test_no_group_of_the_real_data_crosses_splits(real: Collection) -> None:
@@ -281,8 +286,10 @@ def test_the_public_set_is_split_by_its_authors_folds(mri_root: Path, mri_cache:
     if not table.exists():
         pytest.skip(f"{table} is not there; set VAEGAN_MRI_PATIENTS")
     with table.open(newline="") as file:
-        rows = {row["path"]: row for row in csv.DictReader(file)}
-    decoding = Decoding(64, "pad", 65535, 0.99)
+        listed = list(csv.DictReader(file))
+    one_fold_for_each_person(listed)
+    rows = {row["path"]: row for row in listed}
+    decoding = Decoding(64, "pad", 65535, 0.99, 0.97, "exhaustive")
     collection = collect(mri_root, CLASSES, {}, decoding, splitting_with(published=True, fold=fold), 0.0, mri_cache)
     test = fold or 0
     for name, folds in {

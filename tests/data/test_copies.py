@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -6,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from vaegan_pl.data.copies import COMPARED_SIDE, TURNS, find_pairs
+from vaegan_pl.data.copies import COMPARED_SIDE, SEARCHES, TURNS, find_pairs
 from vaegan_pl.data.images import fit, read_grey
 from vaegan_pl.data.phantoms import LESIONS, draw
+from vaegan_pl.errors import UserError
 
 Grey = np.ndarray
 SAME, MIRRORED, UPSIDE_DOWN, TURNED = range(4)
@@ -188,6 +190,29 @@ def test_without_a_correlation_equal_pixels_alone_count() -> None:
 def test_missing_keys_are_no_key() -> None:
     assert len(find_pairs(compared([head(0), head(1)]), ["", ""], None)) == 0
     assert len(find_pairs(np.empty((0, 64, 64), np.uint8), [], 0.99)) == 0
+
+
+def test_an_approximate_search_finds_the_same_groups(mri_root: Path) -> None:
+    images = compared([read_grey(file, 65535) for file in sorted(mri_root.glob("Testing/*/*.jpg"))])
+    keys = [str(i) for i in range(len(images))]
+    exact, found = (find_pairs(images, keys, 0.99, search).groups(len(images)) for search in SEARCHES)
+    assert exact.max() < 1300
+    assert len(set(zip(exact.tolist(), found.tolist(), strict=True))) == exact.max() + 1 == found.max() + 1
+
+
+def test_an_approximate_search_without_faiss_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UserError, match=r"data.search=approximate: needs faiss; pip install -e '.\[large\]'"):
+        find_pairs(compared([head(0), head(1)]), ["a", "b"], 0.99, "approximate")
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 60])
+def test_an_approximate_search_works_for_few_images(n: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (n, 64, 64), dtype=np.uint8)
+    images[-1] = images[0][:, ::-1]
+    found = find_pairs(images, [str(i) for i in range(n)], 0.99, "approximate")
+    expected = [(0, n - 1, MIRRORED)] if n > 1 else []
+    assert list(zip(found.first, found.second, found.turn, strict=True)) == expected
 
 
 def test_chains_of_pairs_are_one_group() -> None:

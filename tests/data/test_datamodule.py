@@ -40,6 +40,7 @@ OPTIONS: dict[str, Any] = {
     "copies": "drop",
     "near_copy_correlation": 0.99,
     "registered_correlation": None,
+    "search": "exhaustive",
     "batch_size": 4,
     "augmentation": PLAIN,
     "max_unreadable": 0.0,

@@ -26,7 +26,9 @@ from vaegan_pl.data.images import fit, read_grey
 from vaegan_pl.data.prepared import Decoding, Prepared, prepare
 from vaegan_pl.errors import UserError
 
-DECODING = Decoding(image_size=16, aspect_ratio="pad", white=65535, near_copy_correlation=0.99, registered_correlation=None)
+DECODING = Decoding(
+    image_size=16, aspect_ratio="pad", white=65535, near_copy_correlation=0.99, registered_correlation=None
+)
 
 
 @pytest.fixture
@@ -352,7 +354,8 @@ def slowly(path, white):
     return read(path, white)
 prepared.read_grey = slowly
 root = Path({str(root)!r})
-prepared.prepare(root, sorted(root.rglob("*.png")), prepared.Decoding(16, "pad", 65535, 0.99), root.parent / "cache")
+decoding = prepared.Decoding(16, "pad", 65535, 0.99, 0.97, "exhaustive")
+prepared.prepare(root, sorted(root.rglob("*.png")), decoding, root.parent / "cache")
 """
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

@@ -25,7 +25,7 @@ OFFICIAL = splitting_with(by="official", validation_fraction=0.1, test_fraction=
 
 
 def collected(root: Path, cache: Path, splitting: Splitting = GROUP, classes: list[str] | None = None) -> Collection:
-    return collect(root, classes, {}, Decoding(64, "pad", 65535, 0.99), splitting, 0.2, cache)
+    return collect(root, classes, {}, Decoding(64, "pad", 65535, 0.99, None, "exhaustive"), splitting, 0.2, cache)
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_chains_of_copies_count_alike_on_the_whole_page(root: Path, tmp_path: Pa
 
 
 def test_without_a_correlation_the_page_speaks_of_identical_pixels(root: Path, tmp_path: Path) -> None:
-    decoding = Decoding(64, "pad", 65535, None)
+    decoding = Decoding(64, "pad", 65535, None, None, "exhaustive")
     write(collect(root, None, {}, decoding, GROUP, 0.2, tmp_path / "cache"), tmp_path / "report")
     text = Page((tmp_path / "report" / "data_report.html").read_text()).text
     assert "Near-copies were not searched for" in text

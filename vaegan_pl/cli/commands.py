@@ -39,7 +39,9 @@ CONFIG_DIRECTORY = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKA
 CONFIG = "config.yaml"
 """The configuration of a run, in its directory."""
 
-NULLABLE = frozenset({"data.classes", "data.near_copy_correlation", "data.registered_correlation", "model.ema", "model.sigma"})
+NULLABLE = frozenset(
+    {"data.classes", "data.near_copy_correlation", "data.registered_correlation", "model.ema", "model.sigma"}
+)
 """Options that may be null although their default is not."""
 
 SHARES = frozenset({"trainer.limit_train_batches", "trainer.limit_val_batches", "trainer.overfit_batches"})

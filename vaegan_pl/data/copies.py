@@ -11,7 +11,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from vaegan_pl.progress import track
+from vaegan_pl.errors import UserError
+from vaegan_pl.progress import announce, track
 
 COMPARED_SIDE = 64
 """Side in pixels at which images are compared, independent of `data.image_size`."""
@@ -24,13 +25,20 @@ TURNS: dict[str, Callable[[ndarray], ndarray]] = {
 }
 """Orientations in which an image can match its copy. Each is its own inverse, so the order of the two is irrelevant."""
 
+SEARCHES = ("exhaustive", "approximate")
+
 _BLOCK, _TILE = 512, 1024
+_QUERIED, _NEAREST, _PROBED, _TRAINED_ON = 8192, 8, 8, 64
+"""Of the approximate search: images at once, neighbours of each, cells searched, and images a cell to train on."""
+
+_SECONDS_TO_SORT = 5e-5
 _FREQUENCIES = 12
 _SLACK = 1e-4
 _BY_TURN = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], dtype=np.float32)
 """Signs of the inner products of the four parts of `by_parity`, by turn."""
 
 Compared = UInt8[ndarray, "image 64 64"]
+SimilarPairs = tuple[Int64[ndarray, " pair"], Int64[ndarray, " pair"], Float32[ndarray, "pair 4"]]
 
 
 @dataclass(frozen=True)
@@ -81,25 +89,26 @@ class Pairs:
         return Pairs(self.first[kept], self.second[kept], self.turn[kept])
 
 
-def find_pairs(images: Compared, keys: Sequence[str], correlation: float | None) -> Pairs:
+def find_pairs(images: Compared, keys: Sequence[str], correlation: float | None, search: str = SEARCHES[0]) -> Pairs:
     """All pairs whose Pearson correlation, in one of `TURNS`, is at least `correlation`, and all with equal keys.
 
     The correlation is over pixels at `COMPARED_SIDE`, so brightness and contrast do not matter. A constant image has no
-    correlation and pairs only with images that have the same key. The search is exhaustive: its time grows with the
-    square of the number of images. Low frequencies come first: with P the projection on them and Q the rest,
-    <a, b> <= <Pa, Pb> + |Qa| |Qb|. This leaves few pairs to compare in full, and misses none.
+    correlation and pairs only with images that have the same key. Low frequencies come first: with P the projection on
+    them and Q the rest, <a, b> <= <Pa, Pb> + |Qa| |Qb|. This leaves few pairs to compare in full, and an exhaustive
+    search misses none.
 
     Args:
         images: grey values 0..255; may be memory-mapped.
         keys: for each image a hash of its pixels, or an empty string.
         correlation: the least correlation of a near-copy, in (0, 1); None finds only pairs with equal keys.
+        search: one of `SEARCHES`; see `similar`.
     """
     pairs = [_equal_keys(keys)]
     varied = np.flatnonzero([image.min() < image.max() for image in images])
     if correlation is not None and len(varied) > 0:
         blocks = [_for_bound(_standardised(images[block])) for block in in_blocks(varied)]
         coefficients, rest = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-        for first, second, bounds in similar(coefficients, rest, correlation - _SLACK, "comparing images"):
+        for first, second, bounds in similar(coefficients, rest, correlation - _SLACK, search, "comparing images"):
             for turn in range(len(TURNS)):
                 likely = bounds[:, turn] >= correlation - _SLACK
                 pairs.append(_confirmed(images, varied[first[likely]], varied[second[likely]], turn, correlation))
@@ -113,38 +122,72 @@ def in_blocks(images: ndarray) -> list[ndarray]:
 
 
 def similar(
-    coefficients: Float32[ndarray, "image n n"], added: Float32[ndarray, " image"], least: float, what: str
-) -> Iterator[tuple[Int64[ndarray, " pair"], Int64[ndarray, " pair"], Float32[ndarray, "pair 4"]]]:
+    coefficients: Float32[ndarray, "image n n"], added: Float32[ndarray, " image"], least: float, search: str, what: str
+) -> Iterator[SimilarPairs]:
     """Pairs i < j whose inner product <c_i, c_j> + added_i added_j, with i turned in one of `TURNS`, is large enough.
+
+    The time of an exhaustive search grows with the square of the number of images. An approximate one looks in the
+    nearest cells of an inverted file (Jegou et al., PAMI 33, 2011; the library faiss) for the `_NEAREST` most similar
+    images to each.
 
     Args:
         coefficients: the lowest frequencies of each image; see `low_frequencies`.
         added: another coordinate, which no turn changes.
         least: the least inner product, in at least one turn.
+        search: one of `SEARCHES`.
         what: what the progress bar says.
 
     Yields:
         For some of the images: indices of the first and second image of each pair, and the inner products by turn.
+
+    Raises:
+        UserError: for an approximate search without faiss.
     """
     parts = by_parity(coefficients)
     parts[0] = torch.cat([parts[0], torch.from_numpy(added)[:, None]], dim=1)
-    n = len(coefficients)
+    found = _exhaustive(parts, least, what) if search == "exhaustive" else _approximate(parts, least, what)
+    for first, second in found:
+        products = [(part[first] * part[second]).sum(1) for part in parts]
+        yield first.numpy(), second.numpy(), torch.stack(products, dim=1).numpy() @ _BY_TURN
+
+
+def _exhaustive(parts: Sequence[Tensor], least: float, what: str) -> Iterator[tuple[Tensor, Tensor]]:
+    n = len(parts[0])
     starts = range(0, n, _BLOCK)
     for start in track(starts, what, "block") if len(starts) > 1 else starts:
         found = []
         for left in range(start, n, _TILE):
             products = [part[start : start + _BLOCK] @ part[left : left + _TILE].T for part in parts]
-            largest = largest_by_turn(*products)
-            chosen = largest >= least
-            if chosen.any():
-                first, second = chosen.nonzero(as_tuple=True)
-                later = second + left > first + start
-                first, second = first[later], second[later]
-                by_turn = torch.stack([each[first, second] for each in products], dim=1).numpy() @ _BY_TURN
-                found.append((first.numpy() + start, second.numpy() + left, by_turn))
-        if found:
-            first, second, by_turn = (np.concatenate(each) for each in zip(*found, strict=True))
-            yield first, second, by_turn
+            pairs = (largest_by_turn(*products) >= least).nonzero() + torch.tensor([start, left])
+            found.append(pairs[pairs[:, 1] > pairs[:, 0]])
+        first, second = torch.cat(found).T
+        yield first, second
+
+
+def _approximate(parts: Sequence[Tensor], least: float, what: str) -> Iterator[tuple[Tensor, Tensor]]:
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError("data.search=approximate: needs faiss; pip install -e '.[large]'") from error
+    vectors = torch.cat(list(parts), dim=1).numpy()
+    n, width = vectors.shape
+    cells = max(1, min(round(4 * n**0.5), n // 39))  # faiss asks for 39 vectors a cell to train on
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
+    announce(f"sorting {n:,} images into cells", n * _SECONDS_TO_SORT)
+    index.train(vectors[:: max(1, n // (_TRAINED_ON * cells))])
+    index.add(vectors)
+    index.nprobe = _PROBED
+    signs = np.repeat(_BY_TURN, [part.shape[1] for part in parts], axis=0).T
+    starts = range(0, n, _QUERIED)
+    for start in track(starts, what, "block") if len(starts) > 1 else starts:
+        found = [np.zeros((0, 2), dtype=np.int64)]
+        for turn in signs:
+            products, nearest = index.search(vectors[start : start + _QUERIED] * turn, min(_NEAREST, n))
+            rows, columns = np.nonzero((products >= least) & (nearest >= 0))
+            found.append(np.sort(np.stack([rows + start, nearest[rows, columns]], axis=1), axis=1))
+        pairs = np.unique(np.concatenate(found), axis=0)
+        first, second = torch.from_numpy(pairs[pairs[:, 0] < pairs[:, 1]]).T
+        yield first, second
 
 
 def by_parity(coefficients: Float32[ndarray, "image n n"]) -> list[Float32[Tensor, "image part"]]:

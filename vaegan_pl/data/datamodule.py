@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vaegan_pl.data.augmentation import Augmentation, draw
 from vaegan_pl.data.collection import Collection, Splitting, collect
+from vaegan_pl.data.copies import SEARCHES
 from vaegan_pl.data.folders import plain
 from vaegan_pl.data.images import ASPECT_RATIOS, PREPROCESSING, to_unit_range
 from vaegan_pl.data.phantoms import draw_folders
@@ -126,6 +127,7 @@ class ImageFolders(L.LightningDataModule):
         near_copy_correlation: smallest correlation of near-copies, in (0, 1); None compares pixel hashes only.
         registered_correlation: smallest correlation of near-copies in another frame after registration, in (0, 1); None
             does not look for them.
+        search: `exhaustive` or `approximate`; see `copies.similar`.
         batch_size: images per training batch and device; an incomplete last batch is dropped.
         augmentation: augmentation of training images.
         max_unreadable: largest share of files that may be unreadable, in [0, 1].
@@ -157,6 +159,7 @@ class ImageFolders(L.LightningDataModule):
         copies: str,
         near_copy_correlation: float | None,
         registered_correlation: float | None,
+        search: str,
         batch_size: int,
         augmentation: Augmentation,
         max_unreadable: float,
@@ -189,6 +192,7 @@ class ImageFolders(L.LightningDataModule):
             ("aspect_ratio", aspect_ratio, ASPECT_RATIOS),
             ("split", split, ("group", "official")),
             ("copies", copies, COPIES),
+            ("search", search, SEARCHES),
             ("unknown_patients", unknown_patients, ("error", "alone")),
         ):
             if choice not in choices:
@@ -208,7 +212,7 @@ class ImageFolders(L.LightningDataModule):
         self.root = Path(str(root))
         self.classes = None if classes is None else [str(name) for name in classes]
         self.aliases = aliases
-        self.decoding = Decoding(image_size, aspect_ratio, white, near_copy_correlation, registered_correlation)
+        self.decoding = Decoding(image_size, aspect_ratio, white, near_copy_correlation, registered_correlation, search)
         self.splitting = Splitting(
             by=split,
             validation_fraction=validation_fraction,

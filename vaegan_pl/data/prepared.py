@@ -22,7 +22,7 @@ from jaxtyping import Int32, UInt8
 from numpy import ndarray
 
 from vaegan_pl.data import dicom, figshare
-from vaegan_pl.data.copies import COMPARED_SIDE, TURNS, Pairs, find_pairs
+from vaegan_pl.data.copies import COMPARED_SIDE, TURNS, Compared, Pairs, find_pairs
 from vaegan_pl.data.images import UNREADABLE, fit, read_grey
 from vaegan_pl.data.registration import find_reframed
 from vaegan_pl.errors import UserError
@@ -40,7 +40,10 @@ _IMAGES, _PAIRS, _INDEX, _SUMS = "images.npy", "near_copies.npy", "index.json", 
 _SLICES = "published_slices.npy"
 _COMPARED = "compared.npy"
 _DECODED = (_IMAGES, _COMPARED, _SLICES, _INDEX)
-"""The files of an entry that do not depend on the correlation of near-copies."""
+"""The files of an entry that do not depend on the search for near-copies."""
+
+_OF_SEARCH = ("near_copy_correlation", "registered_correlation", "search")
+"""The settings of that search."""
 
 _FILES = frozenset({*_DECODED, _PAIRS, _SUMS})
 _NAMES = {
@@ -65,6 +68,7 @@ class Decoding:
         white: the value that represents white in 16-bit files.
         near_copy_correlation: see `copies.find_pairs`.
         registered_correlation: see `registration.find_reframed`; used only with a near_copy_correlation.
+        search: how near-copies are searched for; see `copies.similar`.
     """
 
     image_size: int
@@ -72,11 +76,22 @@ class Decoding:
     white: int
     near_copy_correlation: float | None
     registered_correlation: float | None
+    search: str
 
-    @property
-    def correlations(self) -> tuple[float | None, float | None]:
-        """The correlations of near-copies in the same frame and in another."""
-        return self.near_copy_correlation, self.near_copy_correlation and self.registered_correlation
+    def near_copies(self, images: Compared, keys: Sequence[str], slices: Int32[ndarray, " image"]) -> Pairs:
+        """All near-copies by these settings.
+
+        Args:
+            images: grey values 0..255.
+            keys: for each image a hash of its pixels, or an empty string.
+            slices: see `registration.find_reframed`.
+        """
+        pairs = find_pairs(images, keys, self.near_copy_correlation, self.search)
+        if self.near_copy_correlation is None or self.registered_correlation is None:
+            return pairs
+        return pairs + find_reframed(
+            images, pairs.groups(len(images)), slices, self.registered_correlation, self.search
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +125,7 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
     """Decode files, or open what an earlier call decoded from the same files with the same settings.
 
     The name of a cache entry is a hash of the names, sizes and modification times of all files, so that any change
-    makes a new entry. If only the correlations of near-copies change, the decoded images are copied from the earlier
+    makes a new entry. If only the search for near-copies changes, the decoded images are copied from the earlier
     entry. Entries are renamed into place in one step; if two processes write the same one, both continue. A damaged
     entry is rebuilt, and an entry unused for a month is removed. If the cache cannot be written, or a file cannot be
     opened, the decoded images are used by this process only.
@@ -127,10 +142,10 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
     """
     if cache.exists() and not cache.is_dir():
         raise UserError(f"data.cache={cache}: is a file; set data.cache to a folder")
-    settings = {**asdict(decoding), "near_copy_correlation": None, "registered_correlation": None}
+    settings = {**asdict(decoding), **dict.fromkeys(_OF_SEARCH)}
     files = [_identity(root, path) for path in paths]
     decoded = _digest([VERSION, _decoders(), str(root.resolve()), settings, files])[:16]
-    entry = cache / f"{_FINISHED}{decoded}{_digest(decoding.correlations)[:16]}"
+    entry = cache / f"{_FINISHED}{decoded}{_digest([asdict(decoding)[name] for name in _OF_SEARCH])[:16]}"
     if entry.exists():
         try:
             return _open(entry, len(paths))
@@ -194,10 +209,7 @@ def _write(folder: Path, paths: Sequence[Path], decoding: Decoding, others: Sequ
     complete = any(_take(folder, other, len(paths)) for other in others) or _decode(folder, paths, decoding)
     keys = read_json(folder / _INDEX, MOST_TEXT + len(paths) * _INDEX_BYTES)["keys"]
     compared = np.load(folder / _COMPARED, mmap_mode="r" if paths else None)
-    same_frame, registered = decoding.correlations
-    pairs = find_pairs(compared, keys, same_frame)
-    groups = pairs.groups(len(paths))
-    pairs += find_reframed(compared, groups, np.load(folder / _SLICES), registered)
+    pairs = decoding.near_copies(compared, keys, np.load(folder / _SLICES))
     with (folder / _PAIRS).open("wb") as file:
         np.save(file, np.stack([pairs.first, pairs.second, pairs.turn]))
     sums = [f"{_sha256(folder / name)}  {name}\n" for name in (*_DECODED, _PAIRS)]

@@ -11,7 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
-from vaegan_pl.data.copies import TURNS, Compared, Pairs, in_blocks, low_frequencies, similar
+from vaegan_pl.data.copies import SEARCHES, TURNS, Compared, Pairs, in_blocks, low_frequencies, similar
 from vaegan_pl.progress import track
 
 _LEVEL, _SHARE = 0.15, 0.04
@@ -42,7 +42,11 @@ Images = Float32[Tensor, "pair side side"]
 
 
 def find_reframed(
-    images: Compared, groups: Int[ndarray, " image"], slices: Int[ndarray, " image"], correlation: float | None
+    images: Compared,
+    groups: Int[ndarray, " image"],
+    slices: Int[ndarray, " image"],
+    correlation: float | None,
+    search: str = SEARCHES[0],
 ) -> Pairs:
     """Pairs of the same slice in another frame, in one of `TURNS`, between one image of each group.
 
@@ -55,6 +59,7 @@ def find_reframed(
             because it is known that they differ.
         correlation: the least correlation of a registered pair over the part that both images contain, in (0, 1); None
             finds no pairs.
+        search: one of `copies.SEARCHES`, by which similar heads are found.
     """
     found = [np.zeros((3, 0), dtype=np.int32)]
     chosen = np.sort(np.unique(groups, return_index=True)[1])
@@ -62,7 +67,7 @@ def find_reframed(
     if correlation is not None and len(chosen) > 1:
         boxes = torch.cat([head_boxes(images[block]) for block in in_blocks(chosen)])
         published = np.isin(groups[chosen], groups[slices >= 0])
-        candidates = _candidates(images, chosen, boxes, published)
+        candidates = _candidates(images, chosen, boxes, published, search)
         starts = range(0, len(candidates), _PAIRS_AT_ONCE)
         for start in track(starts, "registering images", "block") if len(starts) > 1 else starts:
             pairs = candidates[start : start + _PAIRS_AT_ONCE]
@@ -71,7 +76,11 @@ def find_reframed(
 
 
 def _candidates(
-    images: Compared, chosen: Int64[ndarray, " chosen"], boxes: Boxes, published: Bool[ndarray, " chosen"]
+    images: Compared,
+    chosen: Int64[ndarray, " chosen"],
+    boxes: Boxes,
+    published: Bool[ndarray, " chosen"],
+    search: str,
 ) -> Int64[ndarray, "pair 3"]:
     """Pairs to register: places in `chosen` of the first and second image, and the turn of the first."""
     weights = np.hypot(*np.indices((_FREQUENCIES, _FREQUENCIES))) ** 0.5  # zero for the mean, small for low frequencies
@@ -82,7 +91,7 @@ def _candidates(
         heads.append(low / np.maximum(np.sqrt(np.square(low).sum((1, 2), keepdims=True)), 1e-6))
     pairs = [np.zeros((0, 3), dtype=np.int64)]
     nothing = np.zeros(len(chosen), dtype=np.float32)
-    for first, second, by_turn in similar(np.concatenate(heads), nothing, _SIMILAR, "comparing heads"):
+    for first, second, by_turn in similar(np.concatenate(heads), nothing, _SIMILAR, search, "comparing heads"):
         pair, turn = np.nonzero((by_turn >= _SIMILAR) & ~(published[first] & published[second])[:, None])
         order = np.lexsort((-by_turn[pair, turn], first[pair]))
         pair, turn = pair[order], turn[order]
@@ -139,13 +148,13 @@ def register(
     slopes = torch.stack([along_x * x, along_x * y, along_x, along_y * x, along_y * y, along_y], dim=1).flatten(2)
     hessian = slopes @ slopes.mT
     damped = hessian + _DAMPING * torch.diag_embed(hessian.diagonal(dim1=1, dim2=2)) + 1e-6 * torch.eye(6)
-    downhill = torch.linalg.solve(damped, slopes)
+    inverse = torch.linalg.inv(damped)
     for step in range(steps + 1):
         sampled, present = _sample(moving, maps, side)
         both = inside * present
         target, current = _standardised(template, both), _standardised(sampled, both)
         if step < steps:
-            change = downhill @ (current - target).flatten(1)[:, :, None]
+            change = inverse @ (slopes @ (current - target).flatten(1)[:, :, None])
             moved = torch.eye(3).repeat(len(maps), 1, 1)
             moved[:, :2] += change.clamp(-_LARGEST_STEP, _LARGEST_STEP).reshape(-1, 2, 3)
             maps = maps @ torch.linalg.inv(moved)

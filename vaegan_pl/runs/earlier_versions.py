@@ -23,6 +23,7 @@ EARLIER_DATA = {
     "families": False,
     "fold": None,
     "registered_correlation": None,
+    "search": "exhaustive",
 }
 """Options of the data that earlier versions lacked, with the values that split images as they did."""
 
