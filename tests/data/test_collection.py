@@ -24,7 +24,12 @@ from .test_dicom import slice_file
 
 Write = Callable[..., Path]
 DECODING = Decoding(
-    image_size=16, aspect_ratio="pad", white=65535, near_copy_correlation=0.99, registered_correlation=None
+    image_size=16,
+    aspect_ratio="pad",
+    white=65535,
+    near_copy_correlation=0.99,
+    registered_correlation=None,
+    search="exhaustive",
 )
 GROUP = splitting_with()
 OFFICIAL = splitting_with(by="official")

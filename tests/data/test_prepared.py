@@ -27,7 +27,12 @@ from vaegan_pl.data.prepared import Decoding, Prepared, prepare
 from vaegan_pl.errors import UserError
 
 DECODING = Decoding(
-    image_size=16, aspect_ratio="pad", white=65535, near_copy_correlation=0.99, registered_correlation=None
+    image_size=16,
+    aspect_ratio="pad",
+    white=65535,
+    near_copy_correlation=0.99,
+    registered_correlation=None,
+    search="exhaustive",
 )
 
 

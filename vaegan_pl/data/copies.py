@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int32, Int64, UInt8
 from numpy import ndarray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from vaegan_pl.data.connected import connected
 from vaegan_pl.errors import UserError
 from vaegan_pl.progress import announce, track
 
@@ -261,10 +260,3 @@ def _confirmed(
         a, b = _standardised(images[first[chunk]]), _standardised(turned(images[second[chunk]]))
         kept[chunk] = np.einsum("nij,nij->n", a, b) >= correlation
     return np.stack([first[kept], second[kept], np.full(kept.sum(), turn)]).astype(np.int32)
-
-
-def connected(n: int, edges: Sequence[tuple[int, int]] | Int32[ndarray, "edge 2"]) -> Int32[ndarray, " node"]:
-    """Number, from 0, of the connected component of each of `n` nodes."""
-    first, second = np.asarray(edges, dtype=np.int32).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(n, n))
-    return np.asarray(connected_components(graph, directed=False)[1])

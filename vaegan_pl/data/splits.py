@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Int
 from numpy import ndarray
 
-from vaegan_pl.data.copies import connected
+from vaegan_pl.data.connected import connected
 
 SPLITS = ("train", "validation", "test")
 FOLDS = 5
