@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from vaegan_pl.data import figshare
-from vaegan_pl.data.copies import turn_signs
 from vaegan_pl.data.images import fit, read_grey
 
 SAME = 6
@@ -50,6 +49,15 @@ def one_fold_for_each_person(rows: list[dict[str, str]]) -> None:
                 row["cheng_fold"], row["patient"] = fold, name
 
 
+def turn_signs(n: int) -> list[np.ndarray]:
+    """For each of `TURNS`, the signs by which it changes the lowest `n` x `n` coefficients, flattened.
+
+    A reflection changes the sign of the odd frequencies along its axis.
+    """
+    ones, odd = np.ones(n), np.where(np.arange(n) % 2, -1.0, 1.0)
+    return [np.outer(rows, columns).ravel() for rows in (ones, odd) for columns in (ones, odd)]
+
+
 def main(root: Path, table: Path) -> None:
     """Write the table."""
     with table.open(newline="") as file:
@@ -66,9 +74,10 @@ def main(root: Path, table: Path) -> None:
             kept.append(i)
     with (Path(figshare.__file__).with_name("figshare.csv")).open("w", newline="", encoding="ascii") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["signature", "fold", "patient"])
+        writer.writerow(["signature", "slice", "fold", "patient"])
         for i in sorted(kept, key=lambda i: int(rows[i]["cheng_slice"])):
-            writer.writerow([found[i].tobytes().hex(), int(rows[i]["cheng_fold"]) - 1, rows[i]["patient"]])
+            row = rows[i]
+            writer.writerow([found[i].tobytes().hex(), row["cheng_slice"], int(row["cheng_fold"]) - 1, row["patient"]])
     sys.stdout.write(f"{len(rows)} files, {len(kept)} rows\n")
 
 

@@ -127,11 +127,15 @@ class Collection:
     @cached_property
     def copies(self) -> list[list[int]]:
         """Groups of more than one image, largest first."""
-        members = defaultdict(list)
-        for image, group in enumerate(self.groups.tolist()):
-            if group >= 0:
-                members[group].append(image)
-        return sorted((m for m in members.values() if len(m) > 1), key=lambda group: (-len(group), group))
+        return _of_several(self.groups)
+
+    @property
+    def _same_frame(self) -> list[list[int]]:
+        """`copies` without those that only registration finds."""
+        pairs = self.prepared.pairs.same_frame
+        if self.patients.known:
+            pairs = pairs.between_patients(self.patients.of, self.prepared.keys)
+        return _of_several(np.where(self.groups < 0, -1, pairs.groups(len(self.groups))))
 
     @property
     def conflicts(self) -> list[list[int]]:
@@ -195,7 +199,7 @@ class Collection:
                     "If these are slices of volumes, name the patients (data.patients, data.patient): slices of a "
                     "patient are kept"
                 )
-        chains = [] if published else [group for group in self.copies[:_LOOKED_AT] if self._is_chain(group)]
+        chains = [] if published else [group for group in self._same_frame[:_LOOKED_AT] if self._is_chain(group)]
         if chains:
             found.append(
                 f"{len(chains)} groups of near-copies are chains: their ends are not alike, such as "
@@ -214,7 +218,7 @@ class Collection:
         return found
 
     def _is_chain(self, group: list[int]) -> bool:
-        """Whether two images of a group of near-copies are not alike, in any position."""
+        """Whether two images of a group of near-copies in the same frame are not alike, in any position."""
         correlation = self.decoding.near_copy_correlation
         if correlation is None or len(group) < 3:
             return False
@@ -268,6 +272,14 @@ class Collection:
     def shown(self, path: Path) -> str:
         """A path relative to the folder, safe to print."""
         return printable(path.relative_to(self.root).as_posix())
+
+
+def _of_several(groups: Int32[ndarray, " file"]) -> list[list[int]]:
+    members = defaultdict(list)
+    for image, group in enumerate(groups.tolist()):
+        if group >= 0:
+            members[group].append(image)
+    return sorted((m for m in members.values() if len(m) > 1), key=lambda group: (-len(group), group))
 
 
 def collect(

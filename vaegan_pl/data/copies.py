@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -25,12 +25,21 @@ TURNS: dict[str, Callable[[ndarray], ndarray]] = {
 """Orientations in which an image can match its copy. Each is its own inverse, so the order of the two is irrelevant."""
 
 SEARCHES = ("exhaustive", "approximate")
+"""Ways to search for similar images; see `similar`."""
+
+NO_FAISS = "data.search=approximate: needs faiss; pip install -e '.[large]'"
 
 _BLOCK, _TILE = 512, 1024
 _QUERIED, _NEAREST, _PROBED, _TRAINED_ON = 8192, 8, 8, 64
 """Of the approximate search: images at once, neighbours of each, cells searched, and images a cell to train on."""
 
+_FEWEST = 2000
+"""Fewer images are always compared exhaustively."""
+
 _SECONDS_TO_SORT = 5e-5
+"""Time per image to sort it into a cell, on two CPU cores."""
+
+_PAIRS_AT_ONCE = 2**18
 _FREQUENCIES = 12
 _SLACK = 1e-4
 _BY_TURN = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], dtype=np.float32)
@@ -48,21 +57,27 @@ class Pairs:
         first: index of the first image of each pair.
         second: index of the second image, larger than `first`.
         turn: index into `TURNS` of the orientation in which they match; a pair can occur once for each.
+        registered: whether they match only after registration, because the frame is another.
     """
 
     first: Int32[ndarray, " pair"]
     second: Int32[ndarray, " pair"]
     turn: Int32[ndarray, " pair"]
+    registered: Bool[ndarray, " pair"]
 
     def __len__(self) -> int:
         return len(self.first)
 
     def __add__(self, other: "Pairs") -> "Pairs":
-        return Pairs(*(np.concatenate(both) for both in zip(self._columns, other._columns, strict=True)))
+        return Pairs(*(np.concatenate([own, vars(other)[name]]) for name, own in vars(self).items()))
+
+    def _where(self, kept: Bool[ndarray, " pair"]) -> "Pairs":
+        return Pairs(*(values[kept] for values in vars(self).values()))
 
     @property
-    def _columns(self) -> tuple[Int32[ndarray, " pair"], Int32[ndarray, " pair"], Int32[ndarray, " pair"]]:
-        return self.first, self.second, self.turn
+    def same_frame(self) -> "Pairs":
+        """The pairs that match without registration."""
+        return self._where(~self.registered)
 
     def groups(self, n: int) -> Int32[ndarray, " image"]:
         """Group number, from 0, of each of `n` images: images connected by pairs or chains of pairs share a group."""
@@ -80,12 +95,12 @@ class Pairs:
             ],
             dtype=bool,
         )
-        return Pairs(self.first[kept], self.second[kept], self.turn[kept])
+        return self._where(kept)
 
     def only(self, turns: Sequence[str]) -> "Pairs":
         """The pairs that match in one of the given orientations."""
         kept = np.isin(self.turn, [list(TURNS).index(turn) for turn in turns])
-        return Pairs(self.first[kept], self.second[kept], self.turn[kept])
+        return self._where(kept)
 
 
 def find_pairs(images: Compared, keys: Sequence[str], correlation: float | None, search: str = SEARCHES[0]) -> Pairs:
@@ -101,18 +116,23 @@ def find_pairs(images: Compared, keys: Sequence[str], correlation: float | None,
         keys: for each image a hash of its pixels, or an empty string.
         correlation: the least correlation of a near-copy, in (0, 1); None finds only pairs with equal keys.
         search: one of `SEARCHES`; see `similar`.
+
+    Raises:
+        UserError: see `similar`.
     """
     pairs = [_equal_keys(keys)]
     varied = np.flatnonzero([image.min() < image.max() for image in images])
     if correlation is not None and len(varied) > 0:
         blocks = [_for_bound(_standardised(images[block])) for block in in_blocks(varied)]
         coefficients, rest = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-        for first, second, bounds in similar(coefficients, rest, correlation - _SLACK, search, "comparing images"):
+        for first, second, bounds in similar(
+            coefficients, rest, correlation - _SLACK, None, search, "comparing images"
+        ):
             for turn in range(len(TURNS)):
                 likely = bounds[:, turn] >= correlation - _SLACK
                 pairs.append(_confirmed(images, varied[first[likely]], varied[second[likely]], turn, correlation))
     first, second, turn = np.unique(np.concatenate(pairs, axis=1), axis=1)
-    return Pairs(first, second, turn)
+    return Pairs(first, second, turn, np.zeros(len(first), dtype=bool))
 
 
 def in_blocks(images: ndarray) -> list[ndarray]:
@@ -121,53 +141,80 @@ def in_blocks(images: ndarray) -> list[ndarray]:
 
 
 def similar(
-    coefficients: Float32[ndarray, "image n n"], added: Float32[ndarray, " image"], least: float, search: str, what: str
+    coefficients: Float32[ndarray, "image n n"],
+    added: Float32[ndarray, " image"],
+    least: float,
+    most: int | None,
+    search: str,
+    what: str,
 ) -> Iterator[SimilarPairs]:
     """Pairs i < j whose inner product <c_i, c_j> + added_i added_j, with i turned in one of `TURNS`, is large enough.
 
     The time of an exhaustive search grows with the square of the number of images. An approximate one looks in the
-    nearest cells of an inverted file (Jegou et al., PAMI 33, 2011; the library faiss) for the `_NEAREST` most similar
-    images to each.
+    nearest cells of an inverted file (Jegou et al., PAMI 33, 2011; the library faiss) for the `_NEAREST` images most
+    similar to each; it is used for `_FEWEST` images or more.
 
     Args:
         coefficients: the lowest frequencies of each image; see `low_frequencies`.
         added: another coordinate, which no turn changes.
         least: the least inner product, in at least one turn.
+        most: how many pairs to take for each image, those of the largest inner products; None takes all.
         search: one of `SEARCHES`.
         what: what the progress bar says.
 
     Yields:
-        For some of the images: indices of the first and second image of each pair, and the inner products by turn.
+        For some of the images: indices of the first and second image of each pair, and the inner products by turn. A
+        pair is yielded once, or, with `most` or in an approximate search, once or twice.
 
     Raises:
         UserError: for an approximate search without faiss.
     """
     parts = by_parity(coefficients)
     parts[0] = torch.cat([parts[0], torch.from_numpy(added)[:, None]], dim=1)
-    found = _exhaustive(parts, least, what) if search == "exhaustive" else _approximate(parts, least, what)
-    for first, second in found:
-        products = [(part[first] * part[second]).sum(1) for part in parts]
-        yield first.numpy(), second.numpy(), torch.stack(products, dim=1).numpy() @ _BY_TURN
+    exhaustive = search == SEARCHES[0] or len(coefficients) < _FEWEST
+    found = _exhaustive(parts, least, most, what) if exhaustive else _approximate(parts, least, most, what)
+    for pairs in found:
+        for first, second in (some.T for some in pairs.split(_PAIRS_AT_ONCE)):
+            products = [(part[first] * part[second]).sum(1) for part in parts]
+            yield first.numpy(), second.numpy(), torch.stack(products, dim=1).numpy() @ _BY_TURN
 
 
-def _exhaustive(parts: Sequence[Tensor], least: float, what: str) -> Iterator[tuple[Tensor, Tensor]]:
+def _exhaustive(
+    parts: Sequence[Tensor], least: float, most: int | None, what: str
+) -> Iterator[Int64[Tensor, "pair 2"]]:
     n = len(parts[0])
     starts = range(0, n, _BLOCK)
     for start in track(starts, what, "block") if len(starts) > 1 else starts:
-        found = []
-        for left in range(start, n, _TILE):
+        rows = torch.arange(start, min(start + _BLOCK, n))
+        found, values = [], []
+        for left in range(start if most is None else 0, n, _TILE):
             products = [part[start : start + _BLOCK] @ part[left : left + _TILE].T for part in parts]
-            pairs = (largest_by_turn(*products) >= least).nonzero() + torch.tensor([start, left])
-            found.append(pairs[pairs[:, 1] > pairs[:, 0]])
-        first, second = torch.cat(found).T
-        yield first, second
+            largest = largest_by_turn(*products)
+            if most is None:
+                pairs = (largest >= least).nonzero() + torch.tensor([start, left])
+                found.append(pairs[pairs[:, 1] > pairs[:, 0]])
+                continue
+            columns = torch.arange(left, min(left + _TILE, n))
+            largest[rows[:, None] == columns] = -1
+            value, column = largest.topk(min(most, len(columns)), dim=1)
+            values.append(value)
+            found.append(column + left)
+        if most is None:
+            yield torch.cat(found)
+            continue
+        value, place = torch.cat(values, dim=1).topk(min(most, sum(each.shape[1] for each in values)), dim=1)
+        row, rank = (value >= least).nonzero(as_tuple=True)
+        second = torch.cat(found, dim=1)[row, place[row, rank]]
+        yield _in_order(torch.stack([row + start, second], dim=1))
 
 
-def _approximate(parts: Sequence[Tensor], least: float, what: str) -> Iterator[tuple[Tensor, Tensor]]:
+def _approximate(
+    parts: Sequence[Tensor], least: float, most: int | None, what: str
+) -> Iterator[Int64[Tensor, "pair 2"]]:
     try:
         import faiss
     except ImportError as error:
-        raise UserError("data.search=approximate: needs faiss; pip install -e '.[large]'") from error
+        raise UserError(NO_FAISS) from error
     vectors = torch.cat(list(parts), dim=1).numpy()
     n, width = vectors.shape
     cells = max(1, min(round(4 * n**0.5), n // 39))  # faiss asks for 39 vectors a cell to train on
@@ -177,16 +224,22 @@ def _approximate(parts: Sequence[Tensor], least: float, what: str) -> Iterator[t
     index.add(vectors)
     index.nprobe = _PROBED
     signs = np.repeat(_BY_TURN, [part.shape[1] for part in parts], axis=0).T
+    nearest = 1 + (_NEAREST if most is None else most)  # and the image itself
     starts = range(0, n, _QUERIED)
     for start in track(starts, what, "block") if len(starts) > 1 else starts:
-        found = [np.zeros((0, 2), dtype=np.int64)]
+        found = []
         for turn in signs:
-            products, nearest = index.search(vectors[start : start + _QUERIED] * turn, min(_NEAREST, n))
-            rows, columns = np.nonzero((products >= least) & (nearest >= 0))
-            found.append(np.sort(np.stack([rows + start, nearest[rows, columns]], axis=1), axis=1))
-        pairs = np.unique(np.concatenate(found), axis=0)
-        first, second = torch.from_numpy(pairs[pairs[:, 0] < pairs[:, 1]]).T
-        yield first, second
+            products, images = index.search(vectors[start : start + _QUERIED] * turn, nearest)
+            rows, columns = np.nonzero((products >= least) & (images >= 0))
+            found.append(np.stack([rows + start, images[rows, columns]], axis=1))
+        pairs = torch.from_numpy(np.concatenate(found))
+        yield _in_order(pairs[pairs[:, 0] != pairs[:, 1]])
+
+
+def _in_order(pairs: Int64[Tensor, "pair 2"]) -> Int64[Tensor, "different 2"]:
+    """Each pair once, the smaller index first."""
+    different: Tensor = torch.unique(pairs.sort(dim=1).values, dim=0)
+    return different
 
 
 def by_parity(coefficients: Float32[ndarray, "image n n"]) -> list[Float32[Tensor, "image part"]]:
@@ -211,15 +264,6 @@ def low_frequencies(images: ndarray, n: int) -> Float32[ndarray, "image n n"]:
     basis = np.cos(angles) * np.sqrt(np.where(np.arange(n) == 0, 1, 2) / side)[:, None]
     basis = basis.astype(np.float32)
     return np.asarray(np.matmul(np.matmul(basis, images.astype(np.float32)), basis.T))
-
-
-def turn_signs(n: int) -> list[ndarray]:
-    """For each of `TURNS`, the signs by which it changes the lowest `n` x `n` coefficients, flattened.
-
-    A reflection changes the sign of the odd frequencies along its axis.
-    """
-    ones, odd = np.ones(n), np.where(np.arange(n) % 2, -1.0, 1.0)
-    return [np.outer(rows, columns).ravel() for rows in (ones, odd) for columns in (ones, odd)]
 
 
 def _equal_keys(keys: Sequence[str]) -> Int32[ndarray, "3 pair"]:

@@ -1,5 +1,6 @@
 """The LightningDataModule over class folders of images, real or phantom."""
 
+import importlib.util
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vaegan_pl.data.augmentation import Augmentation, draw
 from vaegan_pl.data.collection import Collection, Splitting, collect
-from vaegan_pl.data.copies import SEARCHES
+from vaegan_pl.data.copies import NO_FAISS, SEARCHES
 from vaegan_pl.data.folders import plain
 from vaegan_pl.data.images import ASPECT_RATIOS, PREPROCESSING, to_unit_range
 from vaegan_pl.data.phantoms import draw_folders
@@ -126,7 +127,7 @@ class ImageFolders(L.LightningDataModule):
         copies: `drop` or `weight`; see `splits.by_group`.
         near_copy_correlation: smallest correlation of near-copies, in (0, 1); None compares pixel hashes only.
         registered_correlation: smallest correlation of near-copies in another frame after registration, in (0, 1); None
-            does not look for them.
+            does not look for them; without effect if `near_copy_correlation` is None.
         search: `exhaustive` or `approximate`; see `copies.similar`.
         batch_size: images per training batch and device; an incomplete last batch is dropped.
         augmentation: augmentation of training images.
@@ -205,6 +206,8 @@ class ImageFolders(L.LightningDataModule):
             raise ValueError(f"data.patient={patient}: must be a regular expression with a group, such as '(P[0-9]+)_'")
         if patient is not None and patients is not None:
             raise ValueError("data.patient, data.patients: both say whose images are; give one of them")
+        if search == "approximate" and importlib.util.find_spec("faiss") is None:
+            raise UserError(NO_FAISS)
         if fold is not None and not 0 <= fold < FOLDS:
             raise ValueError(f"data.fold={fold}: must be null or a whole number from 0 to {FOLDS - 1}")
         if not cache:

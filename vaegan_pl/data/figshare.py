@@ -2,8 +2,9 @@
 
 The tumour images of the Kaggle dataset "Brain Tumor MRI Dataset" are slices that Cheng et al. published on figshare
 (doi 10.6084/m9.figshare.1512427, CC BY 4.0), copied, mirrored and re-encoded. Their five cross-validation folds divide
-by patient. Patient codes are known for half of the slices only. `figshare.csv` has the signature, the fold and the
-patient of each slice; `tests/figshare_table.py` makes it.
+by patient code. Here, persons who were scanned more than once and have several codes are in one fold. Codes are known
+for half of the slices only. `figshare.csv` has the signature, the number, the fold and the patient of each slice;
+`tests/figshare_table.py` makes it.
 """
 
 import csv
@@ -38,10 +39,12 @@ class Slice:
     """A published slice.
 
     Attributes:
-        fold: the authors' fold, from 0.
-        patient: the code of the patient; empty where it is not known.
+        number: its number in the publication, from 1. Several rows of the table can show one slice.
+        fold: the authors' fold, from 0; one fold for persons who were scanned more than once.
+        patient: the authors' code of the patient, or a name of this project's; empty where it is not known.
     """
 
+    number: int
     fold: int
     patient: str
 
@@ -91,4 +94,4 @@ def _table() -> tuple[Signatures, list[Slice]]:
     with _FILE.open(encoding="ascii", newline="") as file:
         rows = list(csv.DictReader(file))
     found = np.array([list(bytes.fromhex(row["signature"])) for row in rows], dtype=np.uint8)
-    return found, [Slice(int(row["fold"]), row["patient"]) for row in rows]
+    return found, [Slice(int(row["slice"]), int(row["fold"]), row["patient"]) for row in rows]

@@ -42,8 +42,8 @@ _COMPARED = "compared.npy"
 _DECODED = (_IMAGES, _COMPARED, _SLICES, _INDEX)
 """The files of an entry that do not depend on the search for near-copies."""
 
-_OF_SEARCH = ("near_copy_correlation", "registered_correlation", "search")
-"""The settings of that search."""
+OF_SEARCH = ("near_copy_correlation", "registered_correlation", "search")
+"""The settings of the search for near-copies."""
 
 _FILES = frozenset({*_DECODED, _PAIRS, _SUMS})
 _NAMES = {
@@ -84,14 +84,17 @@ class Decoding:
         Args:
             images: grey values 0..255.
             keys: for each image a hash of its pixels, or an empty string.
-            slices: see `registration.find_reframed`.
+            slices: index of the published slice that each shows; see `figshare.recognise`.
+
+        Raises:
+            UserError: see `copies.similar`.
         """
         pairs = find_pairs(images, keys, self.near_copy_correlation, self.search)
         if self.near_copy_correlation is None or self.registered_correlation is None:
             return pairs
-        return pairs + find_reframed(
-            images, pairs.groups(len(images)), slices, self.registered_correlation, self.search
-        )
+        numbers = np.array([each.number for each in figshare.slices()] + [-1])[slices]
+        groups = pairs.groups(len(images))
+        return pairs + find_reframed(images, groups, numbers, self.registered_correlation, self.search)
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,10 @@ def prepare(root: Path, paths: Sequence[Path], decoding: Decoding, cache: Path) 
     """
     if cache.exists() and not cache.is_dir():
         raise UserError(f"data.cache={cache}: is a file; set data.cache to a folder")
-    settings = {**asdict(decoding), **dict.fromkeys(_OF_SEARCH)}
+    settings = {**asdict(decoding), **dict.fromkeys(OF_SEARCH)}
     files = [_identity(root, path) for path in paths]
     decoded = _digest([VERSION, _decoders(), str(root.resolve()), settings, files])[:16]
-    entry = cache / f"{_FINISHED}{decoded}{_digest([asdict(decoding)[name] for name in _OF_SEARCH])[:16]}"
+    entry = cache / f"{_FINISHED}{decoded}{_digest([asdict(decoding)[name] for name in OF_SEARCH])[:16]}"
     if entry.exists():
         try:
             return _open(entry, len(paths))
@@ -211,7 +214,7 @@ def _write(folder: Path, paths: Sequence[Path], decoding: Decoding, others: Sequ
     compared = np.load(folder / _COMPARED, mmap_mode="r" if paths else None)
     pairs = decoding.near_copies(compared, keys, np.load(folder / _SLICES))
     with (folder / _PAIRS).open("wb") as file:
-        np.save(file, np.stack([pairs.first, pairs.second, pairs.turn]))
+        np.save(file, np.stack([pairs.first, pairs.second, pairs.turn, pairs.registered.astype(np.int32)]))
     sums = [f"{_sha256(folder / name)}  {name}\n" for name in (*_DECODED, _PAIRS)]
     (folder / _SUMS).write_text("".join(sums))
     return complete
@@ -369,7 +372,7 @@ def _open(entry: Path, n: int) -> Prepared:
         if {i for i, key in enumerate(keys) if not key} != {*unreadable}:
             raise DamagedError("its index is inconsistent")
         images = _mapped(entry / _IMAGES, np.dtype(np.uint8))
-        first, second, turn = _mapped(entry / _PAIRS, np.dtype(np.int32))
+        first, second, turn, registered = _mapped(entry / _PAIRS, np.dtype(np.int32))
         slices = _mapped(entry / _SLICES, np.dtype(np.int32))
     except (OSError, ValueError, TypeError, KeyError, RefusedError) as error:
         raise DamagedError(printable(str(error).partition("\n")[0])) from error
@@ -386,7 +389,9 @@ def _open(entry: Path, n: int) -> Prepared:
     with suppress(OSError):  # the entry may belong to another user
         os.utime(entry, follow_symlinks=False)
     patients = [f"DICOM patient {number}" if number else "" for number in people]
-    return Prepared(images, keys, shapes, unreadable, Pairs(first, second, turn), slices, patients)
+    return Prepared(
+        images, keys, shapes, unreadable, Pairs(first, second, turn, registered.astype(bool)), slices, patients
+    )
 
 
 def _mapped(path: Path, kind: "np.dtype[np.generic]") -> ndarray:

@@ -21,8 +21,8 @@ _HEAD_SIDE, _FREQUENCIES, _SIMILAR = 48, 8, 0.88
 """Side of heads in the common frame, how many of their frequencies are compared along each axis, and how similar heads
 must be to be registered: 0.6 % of pairs of different patients are."""
 
-_MOST_SIMILAR = 5
-"""Largest number of images to which an image is registered, among those after it."""
+_MOST_SIMILAR, _MOST_TURNS = 5, 2
+"""To how many of the images most similar to it an image is registered, and in how many turns each."""
 
 _STAGES = ((24, 3), (32, 5))
 """Side of the images and number of steps of the coarse and the fine registration."""
@@ -30,8 +30,10 @@ _STAGES = ((24, 3), (32, 5))
 _COARSE = 0.1
 """How far below the required correlation a pair may be after the coarse registration."""
 
-_OVERLAP = 0.7
-"""Smallest share of the head that both images must contain."""
+_OVERLAP, _SIZES, _STRETCH = 0.7, (0.7, 1.45), 1.4
+"""Smallest share of the head that both images must contain, the relative sizes that they may have, and the largest
+ratio of the sizes along two axes (images may have been stretched). Otherwise, all ellipses would be copies of each
+other."""
 
 _LARGEST_STEP, _DAMPING = 0.15, 1e-3
 _PAIRS_AT_ONCE = 1024
@@ -55,31 +57,36 @@ def find_reframed(
     Args:
         images: grey values 0..255; may be memory-mapped.
         groups: the group of near-copies of each image.
-        slices: the published slice that each image shows, negative if none. Two published slices are never a pair,
-            because it is known that they differ.
+        slices: number of the published slice that each image shows, negative if none. Different published slices are
+            never a pair.
         correlation: the least correlation of a registered pair over the part that both images contain, in (0, 1); None
             finds no pairs.
         search: one of `copies.SEARCHES`, by which similar heads are found.
+
+    Raises:
+        UserError: see `copies.similar`.
     """
     found = [np.zeros((3, 0), dtype=np.int32)]
     chosen = np.sort(np.unique(groups, return_index=True)[1])
     chosen = chosen[[images[i].min() < images[i].max() for i in chosen]]
     if correlation is not None and len(chosen) > 1:
         boxes = torch.cat([head_boxes(images[block]) for block in in_blocks(chosen)])
-        published = np.isin(groups[chosen], groups[slices >= 0])
-        candidates = _candidates(images, chosen, boxes, published, search)
+        shown = np.full(groups.max() + 1, -1)
+        np.maximum.at(shown, groups[groups >= 0], slices[groups >= 0])
+        candidates = _candidates(images, chosen, boxes, shown[groups[chosen]], search)
         starts = range(0, len(candidates), _PAIRS_AT_ONCE)
         for start in track(starts, "registering images", "block") if len(starts) > 1 else starts:
             pairs = candidates[start : start + _PAIRS_AT_ONCE]
             found.append(_registered(images, chosen, boxes, pairs, correlation))
-    return Pairs(*np.concatenate(found, axis=1))
+    first, second, turn = np.concatenate(found, axis=1)
+    return Pairs(first, second, turn, np.ones(len(first), dtype=bool))
 
 
 def _candidates(
     images: Compared,
     chosen: Int64[ndarray, " chosen"],
     boxes: Boxes,
-    published: Bool[ndarray, " chosen"],
+    slices: Int[ndarray, " chosen"],
     search: str,
 ) -> Int64[ndarray, "pair 3"]:
     """Pairs to register: places in `chosen` of the first and second image, and the turn of the first."""
@@ -91,14 +98,13 @@ def _candidates(
         heads.append(low / np.maximum(np.sqrt(np.square(low).sum((1, 2), keepdims=True)), 1e-6))
     pairs = [np.zeros((0, 3), dtype=np.int64)]
     nothing = np.zeros(len(chosen), dtype=np.float32)
-    for first, second, by_turn in similar(np.concatenate(heads), nothing, _SIMILAR, search, "comparing heads"):
-        pair, turn = np.nonzero((by_turn >= _SIMILAR) & ~(published[first] & published[second])[:, None])
-        order = np.lexsort((-by_turn[pair, turn], first[pair]))
-        pair, turn = pair[order], turn[order]
-        rank = np.arange(len(pair)) - np.searchsorted(first[pair], first[pair])
-        kept = rank < _MOST_SIMILAR
-        pairs.append(np.stack([first[pair], second[pair], turn], axis=1)[kept])
-    return np.concatenate(pairs)
+    found = similar(np.concatenate(heads), nothing, _SIMILAR, _MOST_SIMILAR, search, "comparing heads")
+    for first, second, by_turn in found:
+        differ = (slices[first] >= 0) & (slices[second] >= 0) & (slices[first] != slices[second])
+        rank = (-by_turn).argsort(1).argsort(1)
+        pair, turn = np.nonzero((by_turn >= _SIMILAR) & (rank < _MOST_TURNS) & ~differ[:, None])
+        pairs.append(np.stack([first[pair], second[pair], turn], axis=1))
+    return np.unique(np.concatenate(pairs), axis=0)
 
 
 def _registered(
@@ -121,7 +127,15 @@ def _registered(
     for (side, steps), least in zip(_STAGES, (correlation - _COARSE, correlation), strict=True):
         maps[kept], reached = register(fixed[kept], frames[kept], moving[kept], maps[kept], side, steps)
         kept = kept[reached >= least]
+    kept = kept[_is_plausible(maps[kept] @ torch.linalg.inv(frames[kept]))]
     return np.stack([chosen[first], chosen[second], turn])[:, kept.numpy()].astype(np.int32)
+
+
+def _is_plausible(maps: Maps) -> Bool[Tensor, " pair"]:
+    """Whether affine maps from one image to another neither shrink, enlarge nor stretch too much."""
+    larger, smaller = torch.linalg.svdvals(maps[:, :2, :2]).T
+    plausible: Tensor = (larger <= _SIZES[1]) & (smaller >= _SIZES[0]) & (larger <= _STRETCH * smaller)
+    return plausible
 
 
 def register(
@@ -163,7 +177,11 @@ def register(
 
 
 def head_boxes(images: Compared) -> Boxes:
-    """Left, right, top and bottom of the bright part of images, in [-1, 1] and finer than a pixel."""
+    """Left, right, top and bottom of the bright part of images, in [-1, 1] and finer than a pixel.
+
+    Args:
+        images: grey values 0..255, none of them of one value only.
+    """
     brightest = np.percentile(images, 99, axis=(1, 2), keepdims=True)
     inside = np.clip(images / np.maximum(_LEVEL * brightest, 1) - 0.5, 0, 1)
     edges = []

@@ -17,6 +17,7 @@ from torch import Tensor
 from vaegan_pl.data.collection import Collection
 from vaegan_pl.data.datamodule import images_of, labels_of
 from vaegan_pl.data.images import to_grey_values
+from vaegan_pl.data.prepared import OF_SEARCH
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation.classifier import (
     AT_ONCE,
@@ -99,7 +100,8 @@ def classifier_features(collection: Collection, cache: Path, device: torch.devic
 
 def _key(collection: Collection) -> str:
     """A digest of everything that the classifier's training depends on."""
-    how = [VERSION, SEED, vars(collection.decoding), collection.order()]
+    decoding = {name: value for name, value in vars(collection.decoding).items() if name not in OF_SEARCH}
+    how = [VERSION, SEED, decoding, collection.order()]
     return hashlib.sha256(json.dumps(how).encode()).hexdigest()[:32]
 
 

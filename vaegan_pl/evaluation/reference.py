@@ -294,8 +294,10 @@ def check_trained_on(path: Path, model: SavedModel, source: TrainedOn, image_siz
         f"{name} {value} (here {given.get(name)})" for name, value in trained.items() if value != given.get(name)
     ]
     if not differing and model.trained_on.training_images != source.training_images:
-        searched = "data.near_copy_correlation, data.registered_correlation or data.search"
-        differing = [f"other images of the folder (by {searched}, or files that were moved)"]
+        differing = [
+            "other images of the folder (by data.near_copy_correlation, data.registered_correlation or data.search, by "
+            "another version's table of published slices, or because files were moved)"
+        ]
     if differing:
         raise UserError(
             f"weights={path}: was trained with {', '.join(differing)}; give the data options of its training, "

@@ -43,7 +43,7 @@ def gather(collection: Collection) -> dict[str, Any]:
     """The content of the report as plain values; paths are relative to the folder."""
     prepared, files, classes = collection.prepared, collection.listing.files, collection.listing.classes
     groups, labels = collection.groups, collection.labels
-    mirrored = np.where(groups < 0, -1, prepared.pairs.only(["same way up", "mirrored"]).groups(len(files)))
+    mirrored = np.where(groups < 0, -1, prepared.pairs.same_frame.only(["same way up", "mirrored"]).groups(len(files)))
     counts = {split: collection.counts(split) for split in SPLITS}
     per_class = {
         name: {
@@ -69,7 +69,8 @@ def gather(collection: Collection) -> dict[str, Any]:
         "copies": {
             "dropped": len(collection.split.dropped),
             "files_with_the_pixels_of_an_earlier_one": sum(n - 1 for key, n in Counter(prepared.keys).items() if key),
-            "pairs": {turn: len(prepared.pairs.only([turn])) for turn in TURNS},
+            "pairs": {turn: len(prepared.pairs.same_frame.only([turn])) for turn in TURNS}
+            | {"in another frame": int(prepared.pairs.registered.sum())},
             "largest_groups": [[collection.name(i) for i in group] for group in collection.copies[:_SHOWN_GROUPS]],
         },
         "label_conflicts": [
@@ -112,7 +113,7 @@ def _leaks(collection: Collection) -> dict[str, dict[str, int]] | None:
     held_out = np.isin(folders, ["validation", "test"])
     if not held_out.any():
         return None
-    pairs, keys = collection.prepared.pairs, collection.prepared.keys
+    pairs, keys = collection.prepared.pairs.same_frame, collection.prepared.keys
     trained = {key for key, out in zip(keys, held_out, strict=True) if not out} - {""}
     copied = {"identical pixels": np.array([key in trained for key in keys])}
     turns = list(TURNS)
@@ -200,10 +201,18 @@ def _rows(table: dict[str, dict[str, int]]) -> list[list[str | int]]:
 
 
 def _splits(facts: dict[str, Any]) -> Section:
-    how, correlation = facts["splitting"], facts["decoding"]["near_copy_correlation"]
+    how, decoding = facts["splitting"], facts["decoding"]
+    correlation, registered = decoding["near_copy_correlation"], decoding["registered_correlation"]
     text = [
         f"Near-copies are images whose pixels have a correlation of at least {correlation} in one of four positions: "
-        "the same way up, mirrored, upside down, or turned by 180°. Near-copies, and chains of them, form groups."
+        "the same way up, mirrored, upside down, or turned by 180°. "
+        + (
+            "So are images of the same slice in another frame (cropped, with wider margins, rotated by a few degrees), "
+            f"if they have a correlation of at least {registered} after registration. "
+            if registered
+            else ""
+        )
+        + "Near-copies, and chains of them, form groups."
         if correlation
         else "Images with identical pixels form groups. Near-copies were not searched for (near_copy_correlation=null)."
     ]

@@ -16,16 +16,19 @@ MOVED = {
 }
 """Modules that earlier versions' configurations name, and where they are now."""
 
+CHANGED_DATA = {"published": False, "registered_correlation": None}
+"""Options of the data that earlier versions lacked and whose defaults split images in another way, with the values that
+split images as they did."""
+
 EARLIER_DATA = {
+    **CHANGED_DATA,
     "patients": None,
     "unknown_patients": "error",
-    "published": False,
     "families": False,
     "fold": None,
-    "registered_correlation": None,
     "search": "exhaustive",
 }
-"""Options of the data that earlier versions lacked, with the values that split images as they did."""
+"""All options of the data that earlier versions lacked, with such values."""
 
 _POWER_DECAY = "vaegan_pl.model.schedule.PowerDecay"
 """Formerly the schedule itself; now the factor of a LambdaLR."""

@@ -13,6 +13,7 @@ from vaegan_pl.cli.commands import CONFIG
 from vaegan_pl.errors import UserError
 from vaegan_pl.runs import accepted, earlier_versions, next_steps, overriding
 from vaegan_pl.runs.accepted import MOVABLE, is_known
+from vaegan_pl.runs.earlier_versions import CHANGED_DATA
 from vaegan_pl.runs.yaml_files import read_yaml
 from vaegan_pl.storage.files import RefusedError, atomic_write, first_line
 
@@ -141,13 +142,17 @@ def data_options_of(directory: Path, now: Sequence[str]) -> list[str]:
         now: the options of its data on the command line; see `next_steps.data_options`.
     """
     try:
-        stored = read_yaml(directory / OVERRIDES)
+        stored, config = read_yaml(directory / OVERRIDES), read_yaml(directory / CONFIG)
     except (OSError, RefusedError):
         return list(now)
+    data = config.get("data") if isinstance(config, dict) else None
+    lacked = {} if not isinstance(data, dict) else {k: v for k, v in CHANGED_DATA.items() if k not in data}
     before = [option for option in stored if isinstance(option, str) and is_known(option)] if stored else []
     chosen = [option.partition("=")[2] for option in before if option.startswith("data=")]
     given = {option.partition("=")[0]: option for option in next_steps.data_options("", before)[1:]}
     given |= {option.partition("=")[0]: option for option in now[1:]}
+    for name, value in lacked.items():
+        given.setdefault(f"data.{name}", f"data.{name}={'null' if value is None else str(value).lower()}")
     return [f"data={chosen[-1]}" if chosen else now[0], *given.values()]
 
 
