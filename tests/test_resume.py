@@ -531,6 +531,16 @@ def test_the_images_of_a_resumed_run_are_named_in_full(tmp_path: Path) -> None:
     assert stored_config.data_options_of(tmp_path, ["data=phantom"]) == ["data=phantom"]
 
 
+def test_evaluating_a_run_of_an_earlier_version_splits_images_as_it_did(tmp_path: Path) -> None:
+    (tmp_path / "overrides.yaml").write_text("- data=mri\n- data.root=heads\n")
+    (tmp_path / "config.yaml").write_text("data: {split: group, published: true}\n")
+    found = stored_config.data_options_of(tmp_path, ["data=mri", "data.root=/new"])
+    assert found == ["data=mri", "data.root=/new", "data.registered_correlation=null"]
+    (tmp_path / "config.yaml").write_text("data: {split: group}\n")
+    found = stored_config.data_options_of(tmp_path, ["data=mri", "data.published=true"])
+    assert set(found) == {"data=mri", "data.root=heads", "data.published=true", "data.registered_correlation=null"}
+
+
 HOSTILE = {
     "callbacks.console.directory": "/elsewhere",
     "callbacks.model_file.path": "../../precious",

@@ -189,6 +189,7 @@ def test_fewer_images_than_a_batch(tmp_path: Path, write_classes: Write) -> None
         ("max_unreadable", float("nan")),
         ("near_copy_correlation", 1.0),
         ("registered_correlation", 0),
+        ("search", "fast"),
         ("seed", -5),
         ("aliases", None),
         ("aliases", {"a": 5}),
@@ -201,6 +202,14 @@ def test_fewer_images_than_a_batch(tmp_path: Path, write_classes: Write) -> None
 def test_options_out_of_range_are_refused(tmp_path: Path, option: str, value: object) -> None:
     with pytest.raises(ValueError, match=re.escape(f"data.{option}={value}")):
         ImageFolders(root=tmp_path, **{**OPTIONS, "cache": tmp_path, option: value})
+
+
+def test_an_approximate_search_without_faiss_is_refused_before_images_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"data.search=approximate: needs faiss; pip install -e '.\[large\]'"):
+        ImageFolders(root=tmp_path / "missing", cache=tmp_path, **{**OPTIONS, "search": "approximate"})
 
 
 def test_shares_must_leave_something_to_train_on(tmp_path: Path) -> None:

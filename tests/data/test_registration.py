@@ -63,9 +63,7 @@ def test_planted_copies_in_another_frame_are_found(kind: str, turn: int, first: 
 
 def test_shapes_are_not_stretched_into_each_other() -> None:
     y, x = np.mgrid[:64, :64] - 31.5
-    ellipses = [
-        (200 * ((x / a) ** 2 + (y / b) ** 2 < 1)).astype(np.uint8) for a, b in ((20, 28), (28, 20), (10, 10))
-    ]
+    ellipses = [(200 * ((x / a) ** 2 + (y / b) ** 2 < 1)).astype(np.uint8) for a, b in ((20, 28), (28, 20), (10, 10))]
     assert reframed(ellipses) == set()
 
 

@@ -107,7 +107,8 @@ def test_the_figures_of_a_planted_folder(root: Path, tmp_path: Path) -> None:
     ]
     assert facts["copies"]["dropped"] == 2
     assert facts["copies"]["files_with_the_pixels_of_an_earlier_one"] == 2
-    assert facts["copies"]["pairs"] == {"same way up": 2, "mirrored": 1, "upside down": 0, "rotated by 180°": 0}
+    turns = {"same way up": 2, "mirrored": 1, "upside down": 0, "rotated by 180°": 0}
+    assert facts["copies"]["pairs"] == {**turns, "in another frame": 0}
     assert list(facts["left_out"]["unreadable"]) == ["Training/notumor/broken.png"]
     assert facts["left_out"]["ignored"] == {"Training/.DS_Store": "hidden"}
     assert facts["sizes"] == [{"height": 128, "width": 128, "images": 16}]
@@ -138,6 +139,20 @@ def test_the_page_holds_everything_itself_and_says_the_figures(root: Path, tmp_p
     assert any(row[0] == "Training/notumor/broken.png" and row[1].startswith("unreadable") for row in page.rows)
     # Two classes, three groups of copies, one conflict, one histogram.
     assert len(page.pictures) == 7
+
+
+def test_copies_in_another_frame_are_counted_apart(root: Path, tmp_path: Path) -> None:
+    original = np.asarray(Image.open(root / "Training" / "notumor" / "4.png"))
+    Image.fromarray(np.pad(original, 12)).save(root / "Testing" / "notumor" / "framed.png")
+    decoding = Decoding(64, "pad", 65535, 0.99, 0.985, "exhaustive")
+    collection = collect(root, None, {}, decoding, OFFICIAL, 0.2, tmp_path / "cache")
+    facts = gather(collection)
+    assert facts["copies"]["pairs"]["in another frame"] == 1
+    row = facts["leaks"]["of_the_folders_own_split"]["notumor"]
+    assert (row["or mirrored"], row["in any way"]) == (1, 2)
+    assert not any("chains" in warning for warning in collection.warnings)
+    write(collection, tmp_path / "report")
+    assert "at least 0.985 after registration" in (tmp_path / "report" / "data_report.html").read_text()
 
 
 def test_the_official_split_is_warned_of(root: Path, tmp_path: Path) -> None:

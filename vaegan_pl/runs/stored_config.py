@@ -1,6 +1,7 @@
 """The configuration stored in a run's directory: written for a new run, read to resume or repeat it."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -142,11 +143,14 @@ def data_options_of(directory: Path, now: Sequence[str]) -> list[str]:
         now: the options of its data on the command line; see `next_steps.data_options`.
     """
     try:
-        stored, config = read_yaml(directory / OVERRIDES), read_yaml(directory / CONFIG)
+        stored = read_yaml(directory / OVERRIDES)
     except (OSError, RefusedError):
         return list(now)
+    config: Any = None
+    with suppress(OSError, RefusedError):
+        config = read_yaml(directory / CONFIG)
     data = config.get("data") if isinstance(config, dict) else None
-    lacked = {} if not isinstance(data, dict) else {k: v for k, v in CHANGED_DATA.items() if k not in data}
+    lacked = {name: value for name, value in CHANGED_DATA.items() if isinstance(data, dict) and name not in data}
     before = [option for option in stored if isinstance(option, str) and is_known(option)] if stored else []
     chosen = [option.partition("=")[2] for option in before if option.startswith("data=")]
     given = {option.partition("=")[0]: option for option in next_steps.data_options("", before)[1:]}
