@@ -43,6 +43,8 @@ def folders(root: Path, classes: list[str] | None = None, split_seed: int = 0) -
         split_seed,
         "drop",
         0.99,
+        None,
+        "exhaustive",
         4,
         NO_CHANGE,
         0.05,

@@ -216,6 +216,8 @@ def test_real_slices_are_found_at_the_rates_the_page_on_evaluation_states(mri_ro
         0,
         "drop",
         0.99,
+        None,
+        "exhaustive",
         64,
         no_change,
         0.05,
