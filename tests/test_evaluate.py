@@ -99,7 +99,8 @@ def test_everything_is_measured_and_written(run_command: Run, capfd: pytest.Capt
     for metrics in (figures["real"], *model["samples"].values()):
         assert set(metrics) == names
         assert all(level["low"] <= level["value"] + 1e-9 for level in metrics.values())
-    assert set(model["samples"]) == set(model["copies"]) == {"prior", "by class"}
+    assert set(model["copies"]) == {"prior", "by class"}
+    assert set(model["samples"]) == {"prior", "by class", "training posteriors"}
     assert figures["real"]["coverage"]["value"] > model["samples"]["prior"]["coverage"]["value"]
     assert set(model["by_class"]) == set(CLASSES)
     assert all(0 <= manifold["coverage"] <= 1 for manifold in model["by_class"].values())
@@ -177,7 +178,7 @@ def test_several_models_share_one_table(run_command: Run) -> None:
     ]
     page = Path("two/report.html").read_text()
     assert {path.name for path in Path("run").glob("model_card*.md")} == {"model_card.md", "model_card_best.md"}
-    for column in ("run, prior", "run, by class", "run/vae_gan_model_best.pth, prior"):
+    for column in ("run, prior", "run, by class", "run, training posteriors", "run/vae_gan_model_best.pth, prior"):
         assert f">{column}</th>" in page
 
 

@@ -96,6 +96,34 @@ def test_a_gan_can_be_sampled_only(tmp_path: Path) -> None:
     assert vaegan_pl.load(tmp_path / "c.pth").decode(torch.zeros(1, 5), "b").shape == (1, 1, 16, 16)
 
 
+def test_samples_are_of_all_classes_in_the_proportions_of_training(path: Path) -> None:
+    model = vaegan_pl.load(path)  # the means of a, b and c are 0, 2 and -1, of 2, 1 and 1 training images
+    z, y = model.draw(4000, None, torch.Generator().manual_seed(0), temperature=0)
+    values, counts = z[:, 0].unique(return_counts=True)
+    assert y is None
+    assert values.tolist() == [-1.0, 0.0, 2.0]
+    np.testing.assert_allclose(counts.numpy() / 4000, [0.25, 0.5, 0.25], atol=0.03)
+
+
+def test_the_prior_of_training_can_be_drawn_from_instead(path: Path) -> None:
+    model = vaegan_pl.load(path)
+    z, _ = model.draw(7, None, torch.Generator().manual_seed(3), prior="normal")
+    assert torch.equal(z, torch.randn(7, 5, generator=torch.Generator().manual_seed(3)))
+    assert (model.density(), model.density("normal")) == ("fitted", "normal")
+    with pytest.raises(UserError, match="label=a: N\\(0, I\\) has no classes"):
+        model.draw(1, "a", torch.Generator(), prior="normal")
+    with pytest.raises(UserError, match="prior=uniform: must be one of fitted, normal"):
+        model.sample(1, prior="uniform")
+
+
+def test_without_a_fitted_density_samples_come_from_the_prior_of_training(tmp_path: Path) -> None:
+    save_model(tmp_path / "m.pth", networks_with(), mixtures=None)
+    model = vaegan_pl.load(tmp_path / "m.pth")
+    assert model.density() == "normal"
+    z, _ = model.draw(7, None, torch.Generator().manual_seed(3))
+    assert torch.equal(z, torch.randn(7, 5, generator=torch.Generator().manual_seed(3)))
+
+
 def test_arcs_go_from_one_latent_to_another(path: Path) -> None:
     model = vaegan_pl.load(path)
     start, end = torch.eye(5)[:2], torch.eye(5)[2:4]

@@ -1,8 +1,10 @@
 """Running the networks of a saved model, with a progress bar."""
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,7 +15,7 @@ from vaegan_pl.data.folders import list_loose_images
 from vaegan_pl.data.images import UNREADABLE, read_grey, to_unit_range
 from vaegan_pl.data.images import fit as fit_image
 from vaegan_pl.errors import UserError
-from vaegan_pl.model.mixtures import ClassMixtures, draw_posteriors, fit
+from vaegan_pl.model.mixtures import COMPONENTS, ClassMixtures, draw_posteriors, fit, gaussian, log_likelihood
 from vaegan_pl.model.networks import Networks
 from vaegan_pl.model.running import in_batches
 from vaegan_pl.model.saved_model import SavedModel
@@ -25,36 +27,76 @@ _SECONDS = 0.003
 """Time per image to encode it and to fit the mixture of its class, on two CPU cores."""
 
 
-def from_prior(
-    networks: Networks, n: int, y: Tensor | None, generator: torch.Generator, device: torch.device
-) -> Tensor:
-    """Decode `n` draws from the prior N(0, I), with classes `y` if the networks are conditional."""
-    z = torch.randn(n, networks.latent_dim, generator=generator).to(next(networks.parameters()).dtype)
-    return in_batches(networks.decoder, z, y, device, "sampling")
-
-
-def class_mixtures(networks: Networks, collection: Collection, device: torch.device) -> ClassMixtures:
-    """Fit a mixture to the posteriors of each class; see `mixtures.fit`.
+def class_gaussians(networks: Networks, collection: Collection, n: int, device: torch.device) -> ClassMixtures:
+    """A Gaussian of the posteriors of each class, which takes a moment: to sample a model while it is trained.
 
     Args:
         networks: the networks, on `device` and in evaluation mode.
-        collection: the images they were trained on; validation images select the number of components.
+        collection: the images they are trained on.
+        n: number of training images to encode, spread evenly.
         device: the device to compute on.
+    """
+    found = {}
+    train = np.array(collection.split.images("train"))
+    labels = collection.labels[train]
+    for label, name in enumerate(collection.listing.classes):
+        own = train[labels == label]
+        chosen = own[np.linspace(0, len(own) - 1, max(2, round(n * len(own) / len(train)))).astype(int)].tolist()
+        x, y = images_of(collection, chosen).to(next(networks.parameters()).dtype), labels_of(collection, chosen)
+        encoded = in_batches(lambda x, y: torch.stack(networks.encoder(x, y), 1), x, y, device, "encoding")
+        found[name] = gaussian(*encoded.float().unbind(1))
+    return found
+
+
+def class_mixtures(
+    networks: Networks,
+    collection: Collection,
+    device: torch.device,
+    choose: Callable[[Sequence[ClassMixtures]], ClassMixtures] | None,
+) -> ClassMixtures:
+    """Fit mixtures to the posteriors of each class, with the number of components that suits best.
+
+    Args:
+        networks: the networks, on `device` and in evaluation mode.
+        collection: the images they were trained on.
+        device: the device to compute on.
+        choose: chooses one of several mixtures, each with as many components in all classes; see
+            `evaluation.choice.by_validation`. None chooses, for each class, the mixture under which the posteriors of
+            its validation images are most likely.
+
+    Raises:
+        ValueError: if no mixture can be fitted to the posteriors of a class.
     """
     generator = torch.Generator().manual_seed(0)
     found: dict[str, dict[str, Tensor]] = {}
-    n = len(collection.split.images("train"))
-    announce(f"finding where {len(collection.listing.classes)} classes lie in the latent space", _SECONDS * n)
+    n, classes = len(collection.split.images("train")), collection.listing.classes
+    announce(f"finding where {len(classes)} classes lie in the latent space", _SECONDS * n)
     for split in ("train", "validation"):
         chosen = collection.split.images(split)
         x, labels = images_of(collection, chosen), labels_of(collection, chosen)
         encoded = in_batches(
             lambda x, y: torch.stack(networks.encoder(x, y), 1), x, labels, device, f"encoding {split}"
         )
-        for label, name in enumerate(collection.listing.classes):
+        for label, name in enumerate(classes):
             mean, log_variance = encoded[labels == label].unbind(1)
             found.setdefault(name, {})[split] = draw_posteriors(mean, log_variance, generator)
-    return {name: fit(z["train"], z["validation"]) for name, z in track(found.items(), "fitting classes", "class")}
+    candidates: list[ClassMixtures] = []
+    for components in track(COMPONENTS, "fitting classes", "size"):
+        fitted = {name: fit(z["train"], components) for name, z in found.items()}
+        candidates.append({name: mixture for name, mixture in fitted.items() if mixture is not None})
+    missing = [name for name in classes if not any(name in each for each in candidates)]
+    if missing:
+        raise ValueError(f"no mixture fits the posteriors of {missing[0]}: too few images, or values not finite")
+    complete = [each for each in candidates if len(each) == len(classes)]
+    if choose is not None and complete:
+        return choose(complete)
+    return {
+        name: max(
+            (each[name] for each in candidates if name in each),
+            key=lambda mixture: log_likelihood(mixture, found[name]["validation"]),
+        )
+        for name in classes
+    }
 
 
 def read_images(

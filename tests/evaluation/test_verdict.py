@@ -67,6 +67,7 @@ def test_a_gain_counts_if_its_interval_leaves_out_zero(low: float, high: float, 
 @pytest.mark.parametrize(("audit", "usefulness"), [("FAIL", None), ("WARN", FIGURES), ("PASS", FIGURES)])
 def test_usefulness_is_withheld_only_if_the_copy_audit_failed(audit: str, usefulness: object) -> None:
     evaluation: Any = SimpleNamespace(
+        default="prior",
         metrics={"prior": {"KID": Estimate(1, 1, 2)}},
         audits={"prior": SimpleNamespace(verdict=audit)},
         membership={"score": CHANCE},

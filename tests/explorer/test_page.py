@@ -247,7 +247,7 @@ def test_samples_are_those_of_the_model_and_follow_the_class(visit: Open, served
     visitor = visit()
     assert "Synthetic images. Not for diagnosis." in visitor.one(".banner").text
     assert "trained on PHANTOMS (drawings, not MRI)" in visitor.one(".banner.drawings").text
-    assert tiles(visitor) == [f"{i}: prior, seed 0" for i in range(1, 17)]
+    assert tiles(visitor) == [f"{i}: any class, seed 0" for i in range(1, 17)]
     assert shows(visitor.picture("#samples"), served.studio.draw(None, 16, 0, 1.0).images[0])
     visitor.choose("Class", "notumor")
     visitor.wait(lambda: tiles(visitor)[:1] == ["1: notumor, seed 0"])
@@ -293,7 +293,7 @@ def test_what_was_drawn_can_be_taken_away(visit: Open) -> None:
     tile = Image.open(BytesIO(visitor.fetch(visitor.sources("#samples")[0])))
     assert tile.info["Description"] == "synthetic; trained on PHANTOMS (drawings, not MRI)"
     visitor.press("#sheet, #sheet button, button#sheet", "Download as one PNG")
-    with Image.open(visitor.downloaded("prior_seed_0*.png")) as sheet:
+    with Image.open(visitor.downloaded("any_seed_0*.png")) as sheet:
         assert sheet.info["Description"] == "synthetic; trained on PHANTOMS (drawings, not MRI)"
     visitor.press("button", "Class folders to download")
     visitor.press("button", "Make class folders")
@@ -423,7 +423,7 @@ def test_two_hundred_requests_leave_no_memory_behind(served: Served) -> None:
 
     def draw(seed: int) -> None:
         session = f"test{seed % 5}"
-        data = ["run/vae_gan_model.pth", "any (the prior)", seed, 16, 1.0, "sharp pixels"]
+        data = ["run/vae_gan_model.pth", "any class", seed, 16, 1.0, "sharp pixels"]
         body = json.dumps({"data": data, "fn_index": index, "session_hash": session}).encode()
         headers = {"Content-Type": "application/json"}
         urlopen(Request(f"{served.url}gradio_api/queue/join", body, headers), timeout=30).close()

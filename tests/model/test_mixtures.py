@@ -2,10 +2,22 @@
 
 import pytest
 import torch
+from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from vaegan_pl.model.mixtures import DRAWS, Mixture, draw_posteriors, fit, from_plain, to_plain
+from vaegan_pl.model.mixtures import (
+    DRAWS,
+    REGULARISATION,
+    STEPS,
+    Mixture,
+    draw_posteriors,
+    fit,
+    from_plain,
+    gaussian,
+    log_likelihood,
+    to_plain,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -30,8 +42,8 @@ def test_samples_have_the_mixtures_moments() -> None:
 
 
 def test_a_fit_finds_what_the_draws_came_from() -> None:
-    mixture = fit(two_clusters(4000, 0), two_clusters(400, 1))
-    assert len(mixture.weights) >= 2
+    mixture = fit(two_clusters(4000, 0), 2)
+    assert mixture is not None
     z = mixture.sample(20_000, generator())
     far = z[:, 0] > 2.5
     assert float(far.double().mean()) == pytest.approx(0.25, abs=0.02)
@@ -39,10 +51,32 @@ def test_a_fit_finds_what_the_draws_came_from() -> None:
     torch.testing.assert_close(z[~far].std(0), torch.full((3,), 0.3), atol=0.02, rtol=0)
 
 
-def test_held_out_images_decide_against_standing_on_single_ones() -> None:
-    """Eight points in 20 dimensions: four components describe them best, and others worst."""
-    train, held_out = (torch.randn(8, 20, generator=generator(seed)) for seed in (0, 1))
-    assert len(fit(train, held_out).weights) == 1
+def test_few_images_get_few_components() -> None:
+    for images, components in ((7, 1), (8, 2), (40, 10), (200, 16)):
+        mixture = fit(torch.randn(DRAWS * images, 3, generator=generator()), 16)
+        assert mixture is not None
+        assert len(mixture.weights) == components
+    assert fit(torch.randn(1, 3), 1) is None
+    assert fit(torch.full((40, 3), torch.nan), 1) is None
+
+
+def test_the_likelihood_is_that_of_scikit_learn() -> None:
+    z = two_clusters(4000, 0)
+    mixture = fit(z, 2)
+    assert mixture is not None
+    model = GaussianMixture(2, random_state=0, max_iter=STEPS, reg_covar=REGULARISATION).fit(z.double().numpy())
+    others = two_clusters(500, 1)
+    assert log_likelihood(mixture, others) == pytest.approx(model.score(others.double().numpy()), rel=1e-4)
+
+
+def test_a_gaussian_has_the_moments_of_draws_from_the_posteriors() -> None:
+    mean = torch.randn(500, 3, generator=generator(1)) @ torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, 0.0], [0, 0, 2.0]])
+    log_variance = torch.randn(500, 3, generator=generator(2))
+    mixture = gaussian(mean, log_variance)
+    draws = torch.cat([draw_posteriors(mean, log_variance, generator(seed)) for seed in range(100)]).double()
+    torch.testing.assert_close(mixture.means[0].double(), draws.mean(0), atol=0.02, rtol=0)
+    covariance = (mixture.factors[0] @ mixture.factors[0].T).double()
+    torch.testing.assert_close(covariance, torch.cov(draws.T), atol=0.06, rtol=0)
 
 
 def test_posteriors_are_drawn_with_their_own_means_and_variances() -> None:
@@ -54,7 +88,9 @@ def test_posteriors_are_drawn_with_their_own_means_and_variances() -> None:
 
 
 def test_plain_containers_and_back() -> None:
-    mixtures = {"a": fit(two_clusters(40, 0), two_clusters(40, 1))}
+    mixture = fit(two_clusters(40, 0), 2)
+    assert mixture is not None
+    mixtures = {"a": mixture}
     back = from_plain(to_plain(mixtures), 3)
     assert torch.equal(back["a"].sample(5, generator()), mixtures["a"].sample(5, generator()))
     with pytest.raises(ValueError, match="the mixture of a does not fit a latent space of 4 dimensions"):

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def sample(config: DictConfig) -> None:
-    """Decode draws from the prior N(0, I), or from the mixtures of classes, into single images and one grid."""
+    """Decode draws into single images and one grid."""
     by_class = config.n_per_class is not None
     n = config.n_per_class if by_class else config.n
     if not isinstance(n, int) or n < 1:
@@ -52,6 +52,9 @@ def sample(config: DictConfig) -> None:
 
     output = Path(str(config.output))
     model = weights.load(path).to(pick_device(config.accelerator))
+    prior = model.density(config.prior)
+    if prior != config.prior:
+        log.info("the file contains no density fitted to images: samples are drawn from N(0, I)")
     generator = torch.Generator().manual_seed(config.seed)
     if (by_class or config.audit) and any(output.rglob("*.png")):
         raise UserError(f"output={output}: already contains pictures; a set to share needs a folder of its own")
@@ -66,7 +69,7 @@ def sample(config: DictConfig) -> None:
         raise UserError(f"output={output}: contains phantoms to train on; write into another folder")
     claim(output, rf"grid\.png|{provenance.NAME}|{PHANTOM_MARKER}", config.overwrite)
     made_from = provenance.words(model)
-    facts = provenance.facts(path, provenance.sha256(path), model, config.seed, config.temperature)
+    facts = provenance.facts(path, provenance.sha256(path), model, config.seed, config.temperature, prior)
     if config.audit:
         data: ImageFolders = instantiate(config.data, _convert_="all")
         data.prepare_data()
@@ -78,7 +81,7 @@ def sample(config: DictConfig) -> None:
     written = []
     for label, folder in folders.items():
         name = label or "sample"
-        drawn = partial(model.sample, label=label, seed=generator, temperature=config.temperature)
+        drawn = partial(model.sample, label=label, seed=generator, temperature=config.temperature, prior=prior)
         if config.audit:
             images, rejected = privacy.without_copies(drawn, n, detector, calibration.threshold)
             facts["audit"]["rejected"][name] = rejected
@@ -90,7 +93,7 @@ def sample(config: DictConfig) -> None:
             save_png(single(image), written[-1], made_from)
         facts["images"][name] = n
         shown[name] = images[:16] if by_class else images
-    caption = f"Synthetic, seed {config.seed}. Trained on {model.trained_on.caption}."
+    caption = f"Synthetic, {provenance.DRAWN[prior]}, seed {config.seed}. Trained on {model.trained_on.caption}."
     remove(earlier, written)
     if by_class:
         sheet = titled_rows(shown, caption, 8)
@@ -104,4 +107,5 @@ def sample(config: DictConfig) -> None:
     else:
         (output / PHANTOM_MARKER).unlink(missing_ok=True)
     total = n * len(labels)
-    log.info("%d images from a model trained on %s: %s", total, model.trained_on.caption, output / "grid.png")
+    log.info("%d images, %s, from a model trained on %s", total, provenance.DRAWN[prior], model.trained_on.caption)
+    log.info("%s", output / "grid.png")

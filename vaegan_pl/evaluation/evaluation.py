@@ -18,10 +18,10 @@ from vaegan_pl.evaluation.reconstruction import quality
 from vaegan_pl.evaluation.reference import Metrics, Reference, as_saved
 from vaegan_pl.evaluation.usefulness import Labelled, Trial
 from vaegan_pl.model.running import in_batches
-from vaegan_pl.model.saved_model import SavedModel
+from vaegan_pl.model.saved_model import NORMAL, SavedModel
 
 LINES, STEPS = 4, 8
-PRIOR, BY_CLASS = "prior", "by class"
+PRIOR, BY_CLASS, CEILING = "prior", "by class", "training posteriors"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Evaluation:
         model: the model.
         samples: images that it drew: `PRIOR`, and `BY_CLASS` if the file knows classes.
         labelled: as many samples of each class as it has training images; None if the file knows no classes.
-        metrics: fidelity and diversity of each of `samples`.
+        metrics: fidelity and diversity of each of `samples`, and of `CEILING`: images decoded from the posteriors of
+            training images, the best that any density of z can reach. What it lacks is the decoder's fault.
         by_class: see `Reference.by_class`; empty if the file knows no classes.
         reconstructions: reconstructions of the held-out images; None, like the next four, if the model has no encoder.
         interpolations: decoded from straight lines between posterior means of held-out images, `STEPS` per line.
@@ -90,6 +91,11 @@ class Evaluation:
     membership: dict[str, Estimate]
     usefulness: Usefulness | None
 
+    @property
+    def default(self) -> str:
+        """Which of `samples` a user gets by default."""
+        return BY_CLASS if BY_CLASS in self.samples else PRIOR
+
 
 def evaluate(path: Path, model: SavedModel, reference: Reference, progress: Callable[[str], None]) -> Evaluation:
     """Measure a model.
@@ -103,7 +109,7 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, progress: Call
     seed = reference.seed
     encodes = "encoder" in model.to(reference.device).networks.names
     progress("sampling")
-    samples = {PRIOR: as_saved(model.sample(reference.n, None, seed))}
+    samples = {PRIOR: as_saved(model.sample(reference.n, None, seed, prior=NORMAL))}
     synthetic = None
     if model.knows_classes:
         synthetic = _labelled_samples(model, reference, seed)
@@ -111,6 +117,8 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, progress: Call
         samples[BY_CLASS] = synthetic.x[order[: reference.n]]
     progress("fidelity and diversity")
     found = {name: reference.metrics(images) for name, images in samples.items()}
+    if encodes:
+        found[CEILING] = reference.metrics(_of_posteriors(model, reference))
     progress("reconstruction")
     held_out = reference.held_out
     reconstructions = as_saved(model.reconstruct(held_out, reference.held_out_labels)) if encodes else None
@@ -141,6 +149,15 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, progress: Call
     )
 
 
+def _of_posteriors(model: SavedModel, reference: Reference) -> Images:
+    """Images decoded from one draw of the posterior of each of `Reference.n` training images, or of all."""
+    generator = torch.Generator().manual_seed(reference.seed)
+    chosen = reference.train.some(min(reference.n, len(reference.train.x)), reference.seed)
+    mean, log_variance = model.posteriors(chosen.x, chosen.labels)
+    z = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
+    return as_saved(model.decode(z, chosen.labels))
+
+
 def _labelled_samples(model: SavedModel, reference: Reference, seed: int) -> Labelled:
     """As many samples of each class as it has training images."""
     counts = torch.bincount(reference.train.labels, minlength=len(reference.classes)).tolist()
@@ -160,9 +177,8 @@ def _interpolate(model: SavedModel, reference: Reference) -> Images:
 
 
 def _latent_space(model: SavedModel, reference: Reference) -> LatentSpace:
-    networks, device, train = model.networks, reference.device, reference.train
-    encoded = in_batches(lambda x, y: torch.stack(networks.encoder(x, y), 1), train.x, train.labels, device, "encoding")
-    posterior = aggregate(*encoded.unbind(1))
+    train = reference.train
+    posterior = aggregate(*model.posteriors(train.x, train.labels))
     generator = torch.Generator().manual_seed(reference.seed)
     z = posterior.sample(reference.n, generator)
     y = train.labels[torch.randint(len(train.labels), (reference.n,), generator=generator)]

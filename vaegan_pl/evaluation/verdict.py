@@ -6,7 +6,7 @@ from typing import Literal
 
 from vaegan_pl.evaluation import privacy
 from vaegan_pl.evaluation.estimate import Estimate
-from vaegan_pl.evaluation.evaluation import PRIOR, Evaluation, Usefulness
+from vaegan_pl.evaluation.evaluation import Evaluation, Usefulness
 from vaegan_pl.evaluation.privacy import FAIL, PASS, WARN
 from vaegan_pl.evaluation.reference import Reference
 
@@ -76,7 +76,7 @@ def decide(evaluation: Evaluation, reference: Reference) -> Verdict:
     return Verdict(
         privacy=verdict,
         limits=limits,
-        distance=compare(evaluation.metrics[PRIOR]["KID"], reference.pca_baseline["KID"]),
+        distance=compare(evaluation.metrics[evaluation.default]["KID"], reference.pca_baseline["KID"]),
         usefulness=None if failed else evaluation.usefulness,
         withheld=failed and evaluation.usefulness is not None,
     )

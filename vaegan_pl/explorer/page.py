@@ -25,7 +25,7 @@ from vaegan_pl.report.latent_pictures import gif
 from vaegan_pl.report.pictures import png, read_png, single
 from vaegan_pl.storage.files import RefusedError, is_next_to, printable, read_text
 
-PRIOR = "any (the prior)"
+ANY = "any class"
 SHARP, SMOOTH = "sharp pixels", "smooth (Lanczos)"
 SHOWN_SIDE = 128
 """Smaller images are sent at the largest multiple of their size up to this. Browsers enlarge them further and never
@@ -187,15 +187,15 @@ class Page:
         self, name: str, label: str, seed: float, n: float, temperature: float, scaling: str
     ) -> tuple[Tiles, str, Drawn]:
         studio = self.studios[name]
-        own, start = None if label == PRIOR else label, _whole(seed, "Seed", 0, MOST_SEED)
+        own, start = None if label == ANY else label, _whole(seed, "Seed", 0, MOST_SEED)
         samples = studio.draw(own, _whole(n, "Number of images", 1, MOST), start, temperature)
-        what = f"{own or 'prior'}, seed {start}"
+        what = f"{own or ANY}, seed {start}"
         words = provenance.words(studio.model)
         tiles = [
             (self._shown(image, scaling, words), f"{i}: {what}") for i, image in enumerate(samples.images, start=1)
         ]
         sheet = studio.sheet(samples.images, f"{what}, temperature {temperature:g}")
-        return tiles, self._file(sheet, f"{own or 'prior'}_seed_{start}.png"), Drawn(name, samples)
+        return tiles, self._file(sheet, f"{own or 'any'}_seed_{start}.png"), Drawn(name, samples)
 
     @_told
     def _folders(self, name: str, n: float, seed: float, temperature: float) -> Any:
@@ -367,7 +367,7 @@ class Page:
     def _compare(self) -> None:
         labels = sorted({label for studio in self.studios.values() for label in studio.labels})
         with gr.Row():
-            label = gr.Dropdown([PRIOR, *labels], value=PRIOR, label="Class to compare")
+            label = gr.Dropdown([ANY, *labels], value=ANY, label="Class to compare")
             seed = gr.Number(self.seed, label="Seed", precision=0, minimum=0, maximum=MOST_SEED)
             n = gr.Slider(1, MOST_COMPARED, 16, step=1, label="Number of images")
         go = gr.Button("Compare the models", variant="primary")
@@ -376,7 +376,7 @@ class Page:
 
     @_told
     def _side_by_side(self, label: str, seed: float, n: float) -> Tiles:
-        own, start = None if label == PRIOR else label, _whole(seed, "Seed", 0, MOST_SEED)
+        own, start = None if label == ANY else label, _whole(seed, "Seed", 0, MOST_SEED)
         count = _whole(n, "Number of images", 1, MOST_COMPARED)
         rows = []
         for name, studio in self.studios.items():
@@ -384,7 +384,7 @@ class Page:
                 gr.Warning(_message(f"{name} has no class {own}"))
                 continue
             samples = studio.draw(own, count, start, 1.0)
-            sheet = studio.sheet(samples.images, f"{name}: {own or 'prior'}, seed {start}")
+            sheet = studio.sheet(samples.images, f"{name}: {own or ANY}, seed {start}")
             rows.append((self._file(sheet, "row.png"), name))
         return rows
 
@@ -434,7 +434,7 @@ def _image(label: str, elem_id: str) -> gr.Image:
 
 
 def _choices(studio: Studio) -> dict[str, Any]:
-    return {"choices": [PRIOR, *studio.labels], "value": PRIOR}
+    return {"choices": [ANY, *studio.labels], "value": ANY}
 
 
 def _if_it_encodes(studio: Studio) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Studio:
         """Draw the same samples as `python -m vaegan_pl.sample` with the same options.
 
         Args:
-            label: the class; None draws from the prior.
+            label: the class; None draws from all.
             n: how many.
             seed: the seed.
             temperature: see `SavedModel.draw`.
@@ -171,7 +171,7 @@ class Studio:
         Raises:
             UserError: if the model knows no classes.
         """
-        facts = provenance.facts(self.path, self.sha256, self.model, seed, temperature)
+        facts = provenance.facts(self.path, self.sha256, self.model, seed, temperature, self.model.density())
         facts["images"] = dict.fromkeys(self.model.labels, n)
         generator = torch.Generator().manual_seed(seed)
         buffer = BytesIO()

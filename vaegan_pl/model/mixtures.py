@@ -5,7 +5,6 @@ Algorithm 1 does not use class labels. Draws from the mixture of a class decode 
 
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 DRAWS = 4
-"""Draws from each image's posterior. Mixtures are fitted to those of training images, selected by validation images."""
+"""Draws from each image's posterior, to fit mixtures to."""
 
-COMPONENTS = (1, 2, 4)
+COMPONENTS = (1, 2, 4, 8, 16)
+"""Numbers of components of a class's mixture that are tried."""
+
+LEAST_IMAGES = 4
+"""Training images for each component, at least; otherwise components would fit single images."""
+
+STEPS = 10
+"""Steps of expectation maximisation. More hardly change which images are drawn."""
+
 REGULARISATION = 1e-3
 """Added to the variances; the prior has a variance of 1."""
 
@@ -85,30 +92,45 @@ def draw_posteriors(mean: Latents, log_variance: Latents, generator: torch.Gener
     return mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
 
 
-def fit(train: Latents, held_out: Latents) -> Mixture:
-    """Fit a mixture with full covariances by expectation maximisation (scikit-learn).
-
-    Fits 1, 2 and 4 components and returns the mixture under which `held_out` is most likely. With more components, some
-    would fit single images.
+def gaussian(mean: Latents, log_variance: Latents) -> Mixture:
+    """The Gaussian with the mean and covariance of the posteriors of several images, as a mixture of one component.
 
     Args:
-        train: draws from the posteriors of a class's training images.
-        held_out: draws from the posteriors of other images of the class.
+        mean: means of the posteriors.
+        log_variance: logarithms of their variances.
+    """
+    mean, variance = mean.double(), log_variance.double().exp()
+    covariance = torch.cov(mean.T, correction=0) + torch.diag(variance.mean(0) + REGULARISATION)
+    return Mixture(torch.ones(1), mean.mean(0).float()[None], torch.linalg.cholesky(covariance).float()[None])
 
-    Raises:
-        ValueError: if none can be fitted.
+
+def fit(train: Latents, components: int) -> Mixture | None:
+    """Fit a mixture with full covariances by expectation maximisation (scikit-learn).
+
+    Args:
+        train: draws from the posteriors of a class's training images; see `draw_posteriors`.
+        components: number of components; lower if there are fewer than `LEAST_IMAGES` images for each.
+
+    Returns:
+        The mixture; None if the draws are too few or too far apart.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    models = []
-    for components in COMPONENTS:
-        model = GaussianMixture(components, reg_covar=REGULARISATION, random_state=0)
-        with warnings.catch_warnings(), suppress(ValueError):  # too few draws, or draws too far apart
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the held-out images judge the result
-            models.append(model.fit(train.double().numpy()))
-    if not models:
-        raise ValueError("no mixture fits the posteriors: there are too few images, or some numbers are not finite")
-    best = max(models, key=lambda model: model.score(held_out.double().numpy()))
-    weights, means, covariances = map(torch.from_numpy, (best.weights_, best.means_, best.covariances_))
-    return Mixture(weights.float(), means.float(), torch.linalg.cholesky(covariances).float())
+    components = max(1, min(components, len(train) // (DRAWS * LEAST_IMAGES)))
+    model = GaussianMixture(components, reg_covar=REGULARISATION, max_iter=STEPS, random_state=0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(train.double().numpy())
+        weights, means, covariances = map(torch.from_numpy, (model.weights_, model.means_, model.covariances_))
+        return Mixture(weights.float(), means.float(), torch.linalg.cholesky(covariances).float())
+    except (ValueError, RuntimeError):
+        return None
+
+
+def log_likelihood(mixture: Mixture, z: Latents) -> float:
+    """Mean log-likelihood of latents under a mixture, in nats."""
+    of_each = torch.distributions.MultivariateNormal(mixture.means, scale_tril=mixture.factors)
+    chosen = torch.distributions.Categorical(mixture.weights)
+    return float(torch.distributions.MixtureSameFamily(chosen, of_each).log_prob(z).mean())

@@ -20,6 +20,10 @@ from vaegan_pl.model.trained_on import TrainedOn
 KINDS = ("VAE/GAN", "VAE", "GAN")
 """All kinds of model."""
 
+FITTED, NORMAL = "fitted", "normal"
+PRIORS = (FITTED, NORMAL)
+"""What to draw z from: the density fitted to the posteriors of the training images, or N(0, I), as in training."""
+
 Vector = Float[Tensor, " latent"]
 
 
@@ -89,8 +93,23 @@ class SavedModel:
         self.networks.to(device)
         return self
 
+    def density(self, prior: str = FITTED) -> str:
+        """The density that `draw` uses: `prior`, or `normal` if the file contains no fitted one.
+
+        Raises:
+            UserError: if the prior is unknown.
+        """
+        if prior not in PRIORS:
+            raise UserError(f"prior={prior}: must be one of {', '.join(PRIORS)}")
+        return NORMAL if self.mixtures is None else prior
+
     def sample(
-        self, n: int, label: str | None = None, seed: int | torch.Generator = 0, temperature: float = 1.0
+        self,
+        n: int,
+        label: str | None = None,
+        seed: int | torch.Generator = 0,
+        temperature: float = 1.0,
+        prior: str = FITTED,
     ) -> Images:
         """Decode `n` draws.
 
@@ -99,42 +118,54 @@ class SavedModel:
             label: class to draw from; see `draw`.
             seed: the seed, or a generator on the CPU.
             temperature: see `draw`.
+            prior: see `draw`.
 
         Raises:
             UserError: as `draw` does.
         """
         generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
-        z, y = self.draw(n, label, generator, temperature)
+        z, y = self.draw(n, label, generator, temperature, prior)
+        z = z.to(next(self.networks.parameters()).dtype)
         return in_batches(self.networks.decoder, z, y, self.device, f"sampling {label or ''}".strip())
 
     def draw(
-        self, n: int, label: str | None, generator: torch.Generator, temperature: float = 1.0
+        self, n: int, label: str | None, generator: torch.Generator, temperature: float = 1.0, prior: str = FITTED
     ) -> tuple[Latents, Labels | None]:
         """Draw `n` latents and, for conditional networks, their class indices.
 
         Args:
             n: number of latents.
-            label: draws from the mixture of this class, or from the prior if a conditional model has no mixtures.
-                None draws from the prior, with classes in the proportions of the training images.
+            label: class to draw from; None draws from all, in the proportions of the training images.
             generator: the random generator, on the CPU.
             temperature: factor on the deviations from the mean; below 1, samples are more alike.
+            prior: `fitted` draws from the mixture of each class, or from N(0, I) if the file contains none (a GAN, or
+                an unfinished run); `normal` draws from N(0, I), as in training.
 
         Raises:
-            UserError: if the model does not know the class.
+            UserError: if the model does not know the class, the prior is unknown, or N(0, I) is asked for a class of a
+                model that is not conditional.
         """
+        density = self.density(prior)
         self._check_known(label)
-        if label is None or self.mixtures is None:
+        if prior == NORMAL and label is not None and not self.is_conditional:
+            raise UserError(f"label={label}: N(0, I) has no classes; leave out label or prior=normal")
+        of_one = None if label is None else torch.full((n,), self.labels.index(label))
+        if density == NORMAL or self.mixtures is None:
             z = temperature * torch.randn(n, self.networks.latent_dim, generator=generator)
-        else:
-            z = self.mixtures[label].sample(n, generator, temperature)
-        if not self.is_conditional:
-            return z, None
-        return z, self.draw_classes(n, generator) if label is None else torch.full((n,), self.labels.index(label))
+            if not self.is_conditional:
+                return z, None
+            return z, self.draw_classes(n, generator) if of_one is None else of_one
+        y = self.draw_classes(n, generator) if of_one is None else of_one
+        z = torch.empty(n, self.networks.latent_dim)
+        for index in y.unique().tolist():
+            own = y == index
+            z[own] = self.mixtures[self.labels[index]].sample(int(own.sum()), generator, temperature)
+        return z, y if self.is_conditional else None
 
     def draw_classes(self, n: int, generator: torch.Generator) -> Labels:
-        """Draw `n` class indices in the proportions of the training images."""
+        """Draw `n` indices into `labels` in the proportions of the training images."""
         counts = self.trained_on.counts["train"]
-        shares = torch.tensor([float(counts[name]) for name in self.trained_on.classes])
+        shares = torch.tensor([float(counts[name]) for name in self.labels])
         return torch.multinomial(shares, n, replacement=True, generator=generator)
 
     def encode(self, x: Images, label: str | Labels | None = None) -> Latents:
@@ -149,6 +180,21 @@ class SavedModel:
         """
         y = self._encoding_labels(label, len(x))
         return in_batches(lambda x, y: self.networks.encoder(x, y)[0], x, y, self.device, "encoding")
+
+    def posteriors(self, x: Images, y: Labels | None) -> tuple[Latents, Latents]:
+        """The means and the logarithms of the variances of images' posteriors.
+
+        Args:
+            x: images.
+            y: their class indices; required by conditional models, ignored by others.
+
+        Raises:
+            UserError: if the model has no encoder.
+        """
+        self._check_encoder()
+        encoded = in_batches(lambda x, y: torch.stack(self.networks.encoder(x, y), 1), x, y, self.device, "encoding")
+        mean, log_variance = encoded.unbind(1)
+        return mean, log_variance
 
     def decode(self, z: Latents, label: str | Labels | None = None) -> Images:
         """Decode latents to images.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from vaegan_pl.evaluation.evaluation import BY_CLASS, PRIOR, Evaluation
+from vaegan_pl.evaluation.evaluation import BY_CLASS, CEILING, PRIOR, Evaluation
 from vaegan_pl.evaluation.reference import DRAWS, Reference
 from vaegan_pl.evaluation.verdict import decide
 from vaegan_pl.report.evaluation_words import SAMPLES, names
@@ -61,7 +61,8 @@ def table(evaluations: Sequence[Evaluation], reference: Reference) -> Table:
             for one, samples in sets
         ]
         rows.append([_RECONSTRUCTION.get(name, f"reconstruction {name}"), "higher", "", str(baseline), *cells])
-    cells = [f"{one.audits[samples].rate.value:.1%} {one.audits[samples].verdict}" for one, samples in sets]
+    audits = [one.audits.get(samples) for one, samples in sets]
+    cells = ["" if audit is None else f"{audit.rate.value:.1%} {audit.verdict}" for audit in audits]
     rows.append([_COPIES, "lower", "1 %", "", *cells])
     if any(one.usefulness is not None for one in evaluations):
         rows += [
@@ -108,9 +109,11 @@ def meanings(reference: Reference) -> dict[str, str]:
         "Gaussian": f"Images drawn from a Gaussian in the {len(reference.components.axes)} largest principal "
         "components of the pixels: a simple generator that any other should beat. Its reconstructions are projections "
         "onto these components.",
-        SAMPLES[PRIOR]: "Images decoded from random draws of N(0, I).",
-        SAMPLES[BY_CLASS]: "Images of the classes, in the proportions of the training images: decoded from where a "
-        "class lies in the latent space, or by a decoder that is conditioned on the class.",
+        SAMPLES[PRIOR]: "Images decoded from random draws of N(0, I), as in training.",
+        SAMPLES[BY_CLASS]: "What `sample` draws by default: images of all classes, in the proportions of the training "
+        "images, decoded from where each class lies in the latent space.",
+        SAMPLES[CEILING]: "Images decoded from the posteriors of training images: the best that drawing z in another "
+        "way can reach. What is missing to the real images is up to the networks.",
         "[low, high]": "95 % bootstrap interval for KID, reconstruction and usefulness. For the other figures, the "
         f"range over {DRAWS} random subsets of the images, if there are enough images.",
         "KID": "Kernel Inception Distance: how far the distribution of a set of images is from that of held-out "

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from vaegan_pl.evaluation.evaluation import BY_CLASS, PRIOR, Evaluation
+from vaegan_pl.evaluation.evaluation import BY_CLASS, CEILING, PRIOR, Evaluation
 from vaegan_pl.evaluation.reference import Reference
 from vaegan_pl.evaluation.verdict import Limits, Verdict, decide, effect, grade
 from vaegan_pl.report.model_card import NOT_A_GUARANTEE
 
 WITHHELD = "Not shown: the copy audit failed, and samples that copy training images always look useful"
-SAMPLES = {PRIOR: "samples of the prior", BY_CLASS: "samples by class"}
+SAMPLES = {PRIOR: "samples of N(0, I)", BY_CLASS: "samples", CEILING: "ceiling"}
 """What each set of samples is called."""
 
 _DISTANCES = {
@@ -32,7 +32,7 @@ def names(evaluations: Sequence[Evaluation]) -> list[str]:
 def sentences(evaluation: Evaluation, reference: Reference) -> dict[str, str]:
     """What the figures say about each of the four claims that are made for such models."""
     decided = decide(evaluation, reference)
-    metrics, real = evaluation.metrics[PRIOR], reference.real
+    metrics, real = evaluation.metrics[evaluation.default], reference.real
     return {
         "structure": f"Samples are {_DISTANCES[decided.distance]} draws from a Gaussian of "
         f"{len(reference.components.axes)} principal components (KID, a distance between sets of images: "

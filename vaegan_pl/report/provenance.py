@@ -4,10 +4,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from vaegan_pl.model.saved_model import SavedModel
+from vaegan_pl.model.saved_model import FITTED, NORMAL, SavedModel
 from vaegan_pl.storage.outputs import MADE_BY
 
 NAME = "provenance.json"
+DRAWN = {FITTED: "drawn from the fitted prior", NORMAL: "drawn from N(0, I)"}
+"""How z was drawn, by `SavedModel.density`."""
 
 
 def words(model: SavedModel) -> str:
@@ -20,7 +22,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def facts(path: Path, digest: str, model: SavedModel, seed: int, temperature: float) -> dict[str, Any]:
+def facts(path: Path, digest: str, model: SavedModel, seed: int, temperature: float, prior: str) -> dict[str, Any]:
     """The full provenance, for a file next to the images; the caller fills in `images` (counts) and `audit`.
 
     Args:
@@ -29,6 +31,7 @@ def facts(path: Path, digest: str, model: SavedModel, seed: int, temperature: fl
         model: the model.
         seed: seed of the samples.
         temperature: see `SavedModel.draw`.
+        prior: see `SavedModel.density`.
     """
     return {
         "what": f"synthetic images, drawn from a {model.kind}; not scans of anyone",
@@ -38,6 +41,7 @@ def facts(path: Path, digest: str, model: SavedModel, seed: int, temperature: fl
         "trained_on": model.trained_on.plain,
         "seed": seed,
         "temperature": temperature,
+        "prior": prior,
         "images": {},
         "audit": None,
     }

@@ -10,11 +10,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vaegan_pl.console import as_typed
 from vaegan_pl.errors import UserError
+from vaegan_pl.evaluation.choice import by_validation
+from vaegan_pl.evaluation.features import FeatureSpace
 from vaegan_pl.inference import class_mixtures
 from vaegan_pl.model import weights
 from vaegan_pl.model.mixtures import ClassMixtures
 from vaegan_pl.report import model_card
 from vaegan_pl.training.callbacks.common import data_of, epochs_of, outlived
+from vaegan_pl.training.callbacks.quality import Quality
 from vaegan_pl.training.checkpoints import trained
 from vaegan_pl.training.lightning_module import VAEGANModule
 
@@ -24,7 +27,8 @@ log = logging.getLogger(__name__)
 class ModelFile(L.Callback):
     """Writes the portable model files of the last epoch and of the epoch with the lowest validation KID.
 
-    When training ends, the class mixtures are added to the files, and model cards are written.
+    When training ends, the class mixtures are added to the files, and model cards are written. The number of components
+    is chosen by the KID of samples to validation images, or by likelihood if the quality of samples is not measured.
 
     Args:
         path: file of the last epoch, `vae_gan_model.pth`.
@@ -80,7 +84,10 @@ class ModelFile(L.Callback):
             batches, networks = int(model.training.get("batches", -1)), model.networks.to(pl_module.device)
             try:
                 if batches not in found and "encoder" in networks.names:
-                    found[batches] = class_mixtures(networks, data_of(trainer).collection, pl_module.device)
+                    collection, device = data_of(trainer).collection, pl_module.device
+                    space = _features(trainer)
+                    choose = None if space is None else by_validation(model, collection, space)
+                    found[batches] = class_mixtures(networks, collection, device, choose)
             except (ValueError, TypeError, RuntimeError, UserError, MemoryError) as error:
                 log.warning("%s: classes cannot be sampled: %s", path.name, error)
             else:
@@ -123,3 +130,9 @@ class ModelFile(L.Callback):
                 "devices": trainer.world_size,
             },
         )
+
+
+def _features(trainer: L.Trainer) -> FeatureSpace | None:
+    """The features in which the quality of samples is measured, if it is."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback.space for callback in callbacks if isinstance(callback, Quality)), None)

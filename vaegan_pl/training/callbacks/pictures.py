@@ -7,14 +7,15 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
+from vaegan_pl.report import provenance
 from vaegan_pl.report.pictures import captioned, grid, pairs, read_picture, save_png, side_by_side
-from vaegan_pl.training.callbacks.common import data_of, epochs_of, outlived
+from vaegan_pl.training.callbacks.common import check_prior, data_of, epochs_of, model_of, outlived
 from vaegan_pl.training.lightning_module import VAEGANModule
 from vaegan_pl.training.loggers import Album
 
 
 class Pictures(L.Callback):
-    """Draws samples from fixed z and reconstructions of fixed held-out images after every epoch.
+    """Draws samples and reconstructions of fixed held-out images after every epoch.
 
     Writes `samples_epoch_NNNN.png`, `reconstructions_epoch_NNNN.png` (originals above their reconstructions) and
     `progress.png` (samples of the first and the last epoch side by side), and logs them to W&B and TensorBoard if used.
@@ -23,16 +24,18 @@ class Pictures(L.Callback):
         directory: folder to write to.
         samples: number of samples.
         reconstructions: number of held-out images to reconstruct.
-        seed: seed of the fixed z.
+        seed: seed of the samples; the noise from which z is made is the same in every epoch.
+        prior: see `SavedModel.draw`; `fitted` draws from a Gaussian of each class's latents.
     """
 
-    def __init__(self, directory: str | Path, samples: int, reconstructions: int, seed: int) -> None:
+    def __init__(self, directory: str | Path, samples: int, reconstructions: int, seed: int, prior: str) -> None:
         if min(samples, reconstructions) < 1:
             raise ValueError("callbacks.pictures: samples and reconstructions must be at least 1")
         self.directory = Path(directory)
         self.samples = samples
         self.reconstructions = reconstructions
         self.seed = seed
+        self.prior = check_prior("callbacks.pictures.prior", prior)
 
     @rank_zero_only
     @torch.no_grad()
@@ -42,12 +45,11 @@ class Pictures(L.Callback):
         number, done = f"{trainer.current_epoch + 1:04d}", epochs_of(trainer)
         epochs = "1 epoch" if done == 1 else f"{done:g} epochs"
         source = f"Trained on {data_of(trainer).source.caption}."
-        networks = pl_module.model.inference_networks.eval()
-        z = torch.randn(self.samples, networks.latent_dim, generator=torch.Generator().manual_seed(self.seed))
+        model = model_of(trainer, pl_module, self.prior)
+        networks, density = model.networks, model.density(self.prior)
         x, y = data_of(trainer).validation_images(self.reconstructions)
         on, device = next(networks.parameters()), pl_module.device
-        classes = torch.arange(self.samples, device=device) % max(1, networks.classes)
-        samples = networks.decoder(z.to(on), classes).float().cpu()
+        samples = model.sample(self.samples, None, self.seed, prior=density).float()
         both = None
         if "encoder" in networks.names:
             y = y.to(device)
@@ -56,13 +58,14 @@ class Pictures(L.Callback):
             both = pairs(x, reconstructions, caption)
         networks.train()
 
-        last = grid(samples, 8, f"Samples after {epochs}. {source}")
+        how = provenance.DRAWN[density]
+        last = grid(samples, 8, f"Samples after {epochs}, {how}. {source}")
         with outlived("pictures of this epoch"):
             self._keep(trainer, "samples", f"samples_epoch_{number}.png", last)
             if both is not None:
                 self._keep(trainer, "reconstructions", f"reconstructions_epoch_{number}.png", both)
             first = read_picture(self.directory / "samples_epoch_0001.png")
-            caption = f"Samples from the same z after the first epoch (left) and after {epochs} (right). {source}"
+            caption = f"Samples after the first epoch (left) and after {epochs} (right), {how}. {source}"
             self._keep(trainer, "progress", "progress.png", captioned(side_by_side([first, last]), caption))
 
     def _keep(self, trainer: L.Trainer, name: str, file: str, picture: Image.Image) -> None:

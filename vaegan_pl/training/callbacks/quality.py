@@ -10,9 +10,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from vaegan_pl.evaluation.diversity import NEIGHBOURS, manifold, vendi_score
 from vaegan_pl.evaluation.features import FeatureSpace, classifier_features
 from vaegan_pl.evaluation.fidelity import kernel_distance
-from vaegan_pl.inference import from_prior
 from vaegan_pl.model.running import in_batches
-from vaegan_pl.training.callbacks.common import data_of
+from vaegan_pl.training.callbacks.common import check_prior, data_of, model_of
 from vaegan_pl.training.lightning_module import VAEGANModule
 
 log = logging.getLogger(__name__)
@@ -21,25 +20,27 @@ log = logging.getLogger(__name__)
 class Quality(L.Callback):
     """Measures samples after every epoch at low cost, and warns if they collapse or the discriminator wins.
 
-    Logs, for `n` samples from fixed z and as many validation images: KID and coverage in the features of
+    Logs, for `n` samples and as many validation images: KID and coverage in the features of
     `evaluation.features`; the effective number of different samples (Vendi score) as a share of that of the validation
     images; the number of active dimensions of z, whose posterior mean has a variance above `ACTIVE` over the images
     (arXiv 1509.00519, section 5).
 
     Args:
         n: number of samples; 0 turns the measurement off.
-        seed: seed of the fixed z.
+        seed: seed of the samples; the noise from which z is made is the same in every epoch.
+        prior: see `SavedModel.draw`; `fitted` draws from a Gaussian of each class's latents.
     """
 
     ACTIVE = 0.01
     COLLAPSED = 0.5
     WON = 0.005
 
-    def __init__(self, n: int, seed: int) -> None:
+    def __init__(self, n: int, seed: int, prior: str) -> None:
         if n != 0 and n <= NEIGHBOURS:
             raise ValueError(f"callbacks.quality.n={n}: must be 0 or more than {NEIGHBOURS}")
         self.n = n
         self.seed = seed
+        self.prior = check_prior("callbacks.quality.prior", prior)
         self.space: FeatureSpace | None = None
         self.most = 0.0
 
@@ -99,10 +100,12 @@ class Quality(L.Callback):
 
     def _figures(self, trainer: L.Trainer, pl_module: VAEGANModule) -> dict[str, float]:
         assert self.space is not None
-        networks, device = pl_module.model.inference_networks.eval(), pl_module.device
-        x = self.x.to(next(networks.parameters()).dtype)
+        device = pl_module.device
         with torch.autocast(device.type, torch.bfloat16, enabled="bf16" in str(trainer.precision)):
-            samples = from_prior(networks, len(x), self.y, torch.Generator().manual_seed(self.seed), device).float()
+            model = model_of(trainer, pl_module, self.prior)
+            networks = model.networks
+            x = self.x.to(next(networks.parameters()).dtype)
+            samples = model.sample(len(x), None, self.seed, prior=model.density(self.prior)).float()
             means = None
             if "encoder" in networks.names:
                 means = in_batches(lambda x, y: networks.encoder(x, y)[0], x, self.y, device, "encoding").float()
