@@ -128,7 +128,7 @@ def test_images_that_share_too_little_do_not_correlate() -> None:
     assert float(register(image, torch.eye(3)[None], image, away, 32, 0)[1]) == 0
 
 
-REGISTERED = {
+REGISTERED: dict[str, tuple[Callable[[Grey], Grey], float]] = {
     "re-encoded": (RATES["re-encoded"][0], 1.0),
     "blur of 2 pixels": (lambda image: blurred(image, 2), 1.0),
     "gamma 0.7": (lambda image: gamma(image, 0.7), 0.95),

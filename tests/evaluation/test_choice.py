@@ -41,7 +41,7 @@ def choose_among(images: dict[str, torch.Tensor], names: list[str], monkeypatch:
     space: Any = lambda x: x.flatten(1)[:, ::16]  # noqa: E731
     model: Any = Drawn()
     candidates: Any = [images[name] for name in names]
-    chosen = by_validation(model, collection, space)(candidates)
+    chosen: Any = by_validation(model, collection, space)(candidates)
     return next(name for name in names if chosen is images[name])
 
 
