@@ -32,8 +32,9 @@ SAME_PERSON: dict[str, tuple[str | range, ...]] = {
     "u3": (range(2530, 2546), range(2650, 2664)),
     "u4": (range(2750, 2753), range(3039, 3047)),
 }
-"""Codes, and numbers of slices without a code, that belong to one person. A range is a run of slices of one
-fold in the numbering, of one patient or more. The first entry gives the fold."""
+"""Codes, and numbers of slices without a code, that belong to one person. A range is a run of
+consecutive numbers in one of the authors' folds; it may contain other patients, who move to the same fold. The first
+entry gives the fold."""
 
 
 def one_fold_for_each_person(rows: list[dict[str, str]]) -> None:

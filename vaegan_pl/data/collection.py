@@ -193,7 +193,7 @@ class Collection:
         for label, name in enumerate(self.listing.classes):
             own = self.groups[(self.labels == label) & (self.groups >= 0)]
             few = len(own) > 1 and 2 * len(np.unique(own)) < len(own)
-            if few and not published and self.splitting.copies == "drop":
+            if few and not published and self.splitting.by == "group" and self.splitting.copies == "drop":
                 found.append(
                     f"{name}: only {len(np.unique(own)):,} of {len(own):,} images are kept, without near-copies. "
                     "If these are slices of volumes, name the patients (data.patients, data.patient): slices of a "

@@ -25,7 +25,7 @@ def by_validation(
     """A choice among mixtures: the lowest KID of samples to validation images, unless the samples copy training images.
 
     Samples of a candidate copy if they fail the copy audit, which is calibrated by the validation images. If all do,
-    the last candidate in order of KID is chosen.
+    the candidate with the highest KID is chosen.
 
     Args:
         model: the model, on the device to compute on.

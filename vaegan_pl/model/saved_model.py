@@ -137,9 +137,10 @@ class SavedModel:
             n: number of latents.
             label: class to draw from; None draws from all, in the proportions of the training images.
             generator: the random generator, on the CPU.
-            temperature: factor on the deviations from the mean; below 1, samples are more alike.
-            prior: `fitted` draws from the mixture of each class, or from N(0, I) if the file contains none (a GAN, or
-                an unfinished run); `normal` draws from N(0, I), as in training.
+            temperature: factor on the deviations from the mean (in a mixture, from the mean of each component); below
+                1, samples are more alike.
+            prior: `fitted` draws from the mixtures of the classes, or from N(0, I) if the file contains none (a GAN, an
+                unfinished run, or an earlier version); `normal` draws from N(0, I), the prior in training.
 
         Raises:
             UserError: if the model does not know the class, the prior is unknown, or N(0, I) is asked for a class of a
