@@ -477,8 +477,8 @@ def test_hostile_models_and_classes_are_measured(world: World, measured: Path, b
     browser.harmless("Evaluation", [*world.classes, *models, str(world.root), str(world.models[0])])
     assert all(max(one.size) > 100 and len(one.getcolors() or []) > 2 for one in pictures(page.read_text()))
     assert len(browser.alts("body")) == 1 + 2 * 6
-    assert browser.each("table th", "textContent")[4:8] == [
-        f"{name}, {samples}" for name in models for samples in ("prior", "by class")
+    assert browser.each("table th", "textContent")[4:10] == [
+        f"{name}, {samples}" for name in models for samples in ("prior", "by class", "training posteriors")
     ]
 
 

@@ -85,7 +85,7 @@ def test_every_model_is_trained_used_and_measured(run_command: Run, name: str) -
     options = ["data=phantom", "data.image_size=32", *DATA, "n=20", "seeds=0", "accelerator=cpu", "output=found"]
     assert run_command(evaluate, "evaluate", file, *options) is None
     (found,) = json.loads(Path("found/metrics.json").read_text())["models"]
-    assert set(found["samples"]) == ({"prior"} if name == "gan" else {"prior", "by class"})
+    assert set(found["samples"]) == ({"prior"} if name == "gan" else {"prior", "by class", "training posteriors"})
     assert (found["reconstruction"] is None) == (found["latent_space"] is None) == (name == "gan")
     scores = {"encoder": "reconstruction error", "discriminator": "discriminator's score"}
     assert set(found["membership"]) == {words for network, words in scores.items() if network in networks}
