@@ -521,6 +521,19 @@ def test_options_that_had_no_effect_are_dropped_from_earlier_configurations() ->
     assert grown["model"]["prior"]["warm_up"] == 225  # which nothing accepts any more
 
 
+def test_samples_of_earlier_runs_are_drawn_as_they_were() -> None:
+    stored = {"callbacks": {"quality": {"n": 8}, "pictures": {"samples": 4}, "curves": None}}
+    earlier_versions.update(stored)
+    assert stored["callbacks"] == {
+        "quality": {"n": 8, "prior": "normal"},
+        "pictures": {"samples": 4, "prior": "normal"},
+        "curves": None,
+    }
+    now = {"callbacks": {"quality": {"n": 8, "prior": "fitted"}, "pictures": None}}
+    earlier_versions.update(now)
+    assert now["callbacks"] == {"quality": {"n": 8, "prior": "fitted"}, "pictures": None}
+
+
 def test_the_images_of_a_resumed_run_are_named_in_full(tmp_path: Path) -> None:
     """The command that a resumed run prints needs the data options of the first command, and those given now."""
     given = ["experiment=larsen_plus", "data=mri", "data.root=/old", "data.fold=2", "data.batch_size=4", "data.evil=1"]

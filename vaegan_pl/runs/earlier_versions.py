@@ -48,6 +48,11 @@ def update(stored: dict[Any, Any]) -> None:
     if isinstance(data, dict) and "split" in data:
         for name, value in EARLIER_DATA.items():
             data.setdefault(name, value)
+    callbacks = stored.get("callbacks")
+    for name in ("quality", "pictures"):
+        callback = callbacks.get(name) if isinstance(callbacks, dict) else None
+        if isinstance(callback, dict):
+            callback.setdefault("prior", "normal")  # as it was drawn, so that a run's values stay comparable
     model = stored.get("model")
     prior = model.get("prior") if isinstance(model, dict) else None
     if isinstance(prior, dict) and prior.get("warm_up") == 0:
