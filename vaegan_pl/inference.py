@@ -17,7 +17,7 @@ from vaegan_pl.data.images import fit as fit_image
 from vaegan_pl.errors import UserError
 from vaegan_pl.model.mixtures import COMPONENTS, ClassMixtures, draw_posteriors, fit, gaussian, log_likelihood
 from vaegan_pl.model.networks import Networks
-from vaegan_pl.model.running import in_batches
+from vaegan_pl.model.running import posteriors
 from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.progress import announce, track
 
@@ -43,8 +43,8 @@ def class_gaussians(networks: Networks, collection: Collection, n: int, device: 
         own = train[labels == label]
         chosen = own[np.linspace(0, len(own) - 1, max(2, round(n * len(own) / len(train)))).astype(int)].tolist()
         x, y = images_of(collection, chosen).to(next(networks.parameters()).dtype), labels_of(collection, chosen)
-        encoded = in_batches(lambda x, y: torch.stack(networks.encoder(x, y), 1), x, y, device, "encoding")
-        found[name] = gaussian(*encoded.float().unbind(1))
+        mean, log_variance = posteriors(networks.encoder, x, y, device, "encoding")
+        found[name] = gaussian(mean, log_variance)
     return found
 
 
@@ -74,12 +74,10 @@ def class_mixtures(
     for split in ("train", "validation"):
         chosen = collection.split.images(split)
         x, labels = images_of(collection, chosen), labels_of(collection, chosen)
-        encoded = in_batches(
-            lambda x, y: torch.stack(networks.encoder(x, y), 1), x, labels, device, f"encoding {split}"
-        )
+        mean, log_variance = posteriors(networks.encoder, x, labels, device, f"encoding {split}")
         for label, name in enumerate(classes):
-            mean, log_variance = encoded[labels == label].unbind(1)
-            found.setdefault(name, {})[split] = draw_posteriors(mean, log_variance, generator)
+            own = labels == label
+            found.setdefault(name, {})[split] = draw_posteriors(mean[own], log_variance[own], generator)
     candidates: list[ClassMixtures] = []
     for components in track(COMPONENTS, "fitting classes", "size"):
         fitted = {name: fit(z["train"], components) for name, z in found.items()}

@@ -91,8 +91,8 @@ def _candidates(
 ) -> Int64[ndarray, "pair 3"]:
     """Pairs to register: places in `chosen` of the first and second image, and the turn of the first."""
     weights = np.hypot(*np.indices((_FREQUENCIES, _FREQUENCIES))) ** 0.5  # zero for the mean, small for low frequencies
-    heads = []
-    for block, own in zip(in_blocks(chosen), boxes.split(len(in_blocks(chosen)[0])), strict=True):
+    heads, blocks = [], in_blocks(chosen)
+    for block, own in zip(blocks, boxes.split(len(blocks[0])), strict=True):
         sampled, _ = _sample(_tensor(images[block]), _maps(own), _HEAD_SIDE)
         low = low_frequencies(sampled.numpy(), _FREQUENCIES) * weights.astype(np.float32)
         heads.append(low / np.maximum(np.sqrt(np.square(low).sum((1, 2), keepdims=True)), 1e-6))

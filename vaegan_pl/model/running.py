@@ -34,3 +34,19 @@ def in_batches(
     if not outputs.isfinite().all():
         raise UserError(f"{description}: the model outputs NaN or infinity; it is damaged, or its training diverged")
     return outputs
+
+
+def posteriors(
+    encoder: Callable[..., tuple[Tensor, Tensor]], x: Tensor, y: Tensor | None, device: torch.device, description: str
+) -> tuple[Tensor, Tensor]:
+    """The means and the logarithms of the variances of images' posteriors; see `in_batches`.
+
+    Args:
+        encoder: the encoder.
+        x: images.
+        y: their class indices, which conditional encoders need.
+        device: the device that computes.
+        description: the label of the progress bar.
+    """
+    mean, log_variance = in_batches(lambda x, y: torch.stack(encoder(x, y), 1), x, y, device, description).unbind(1)
+    return mean, log_variance

@@ -14,7 +14,7 @@ from vaegan_pl.model import latents
 from vaegan_pl.model.batch import Images, Latents
 from vaegan_pl.model.mixtures import ClassMixtures
 from vaegan_pl.model.networks import Labels, Networks
-from vaegan_pl.model.running import in_batches
+from vaegan_pl.model.running import in_batches, posteriors
 from vaegan_pl.model.trained_on import TrainedOn
 
 KINDS = ("VAE/GAN", "VAE", "GAN")
@@ -193,9 +193,7 @@ class SavedModel:
             UserError: if the model has no encoder.
         """
         self._check_encoder()
-        encoded = in_batches(lambda x, y: torch.stack(self.networks.encoder(x, y), 1), x, y, self.device, "encoding")
-        mean, log_variance = encoded.unbind(1)
-        return mean, log_variance
+        return posteriors(self.networks.encoder, x, y, self.device, "encoding")
 
     def decode(self, z: Latents, label: str | Labels | None = None) -> Images:
         """Decode latents to images.
