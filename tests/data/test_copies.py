@@ -228,6 +228,7 @@ def test_an_approximate_search_works_for_few_images(n: int) -> None:
 @pytest.mark.parametrize("search", SEARCHES)
 def test_the_most_similar_images_are_taken(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "_FEWEST", 0)
+    monkeypatch.setattr(copies, "_BLOCK", 8)
     monkeypatch.setattr(copies, "_TILE", 16)
     generator = np.random.default_rng(0)
     vectors = generator.standard_normal((50, 4, 4)).astype(np.float32)

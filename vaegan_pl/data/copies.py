@@ -164,7 +164,7 @@ def similar(
 
     Yields:
         For some of the images: indices of the first and second image of each pair, and the inner products by turn. A
-        pair is yielded once, or, with `most` or in an approximate search, once or twice.
+        pair is yielded once, or, in an approximate search, once or twice.
 
     Raises:
         UserError: for an approximate search without faiss.
@@ -183,29 +183,48 @@ def _exhaustive(
     parts: Sequence[Tensor], least: float, most: int | None, what: str
 ) -> Iterator[Int64[Tensor, "pair 2"]]:
     n = len(parts[0])
+    nearest = None if most is None else _Nearest(n, most, least)
     starts = range(0, n, _BLOCK)
     for start in track(starts, what, "block") if len(starts) > 1 else starts:
-        rows = torch.arange(start, min(start + _BLOCK, n))
-        found, values = [], []
-        for left in range(start if most is None else 0, n, _TILE):
-            products = [part[start : start + _BLOCK] @ part[left : left + _TILE].T for part in parts]
-            largest = largest_by_turn(*products)
-            if most is None:
-                pairs = (largest >= least).nonzero() + torch.tensor([start, left])
-                found.append(pairs[pairs[:, 1] > pairs[:, 0]])
-                continue
-            columns = torch.arange(left, min(left + _TILE, n))
-            largest[rows[:, None] == columns] = -1
-            value, column = largest.topk(min(most, len(columns)), dim=1)
-            values.append(value)
-            found.append(column + left)
-        if most is None:
+        end = min(start + _BLOCK, n)
+        found = []
+        for left in range(start, n, _TILE):
+            right = min(left + _TILE, n)
+            largest = largest_by_turn(*[part[start:end] @ part[left:right].T for part in parts])
+            if left < end:
+                largest.masked_fill_(torch.arange(left, right) <= torch.arange(start, end)[:, None], -1)
+            if nearest is None:
+                found.append((largest >= least).nonzero() + torch.tensor([start, left]))
+            else:
+                nearest.update(largest, start, left)
+                nearest.update(largest.T, left, start)
+        if nearest is None:
             yield torch.cat(found)
-            continue
-        value, place = torch.cat(values, dim=1).topk(min(most, sum(each.shape[1] for each in values)), dim=1)
-        row, rank = (value >= least).nonzero(as_tuple=True)
-        second = torch.cat(found, dim=1)[row, place[row, rank]]
-        yield _in_order(torch.stack([row + start, second], dim=1))
+    if nearest is not None:
+        yield nearest.pairs()
+
+
+class _Nearest:
+    """The images most similar to each of `n`, at most `most`, with inner products above `least`."""
+
+    def __init__(self, n: int, most: int, least: float) -> None:
+        self.products = torch.full((n, most), least)
+        self.images = torch.full((n, most), -1)
+
+    def update(self, products: Float32[Tensor, "row column"], row: int, column: int) -> None:
+        """Take in the inner products of the images from `row` on with those from `column` on."""
+        rows = (products.amax(1) > self.products[row : row + len(products), -1]).nonzero()[:, 0]
+        if len(rows) > 0:
+            values, columns = products[rows].topk(min(self.products.shape[1], products.shape[1]), dim=1)
+            rows = rows + row
+            values, places = torch.cat([self.products[rows], values], dim=1).topk(self.products.shape[1], dim=1)
+            self.products[rows] = values
+            self.images[rows] = torch.cat([self.images[rows], columns + column], dim=1).gather(1, places)
+
+    def pairs(self) -> Int64[Tensor, "pair 2"]:
+        """Each image with those most similar to it; each pair once, the smaller index first."""
+        rows, ranks = (self.images >= 0).nonzero(as_tuple=True)
+        return _in_order(torch.stack([rows, self.images[rows, ranks]], dim=1))
 
 
 def _approximate(

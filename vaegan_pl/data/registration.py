@@ -220,13 +220,11 @@ def _centres(side: int) -> Float32[Tensor, " side"]:
 
 def _sample(images: Images, maps: Maps, side: int) -> tuple[Images, Images]:
     """Images sampled through maps, and which pixels lie inside them (1, otherwise 0)."""
-    y, x = torch.meshgrid(*[_centres(side)] * 2, indexing="ij")
-    places = torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(-1, 3)
-    grid = (places @ maps[:, :2].mT).reshape(-1, side, side, 2)
-    coarse = max(1, images.shape[-1] // (2 * side))
-    smooth = functional.avg_pool2d(images[:, None], coarse) if coarse > 1 else images[:, None]
-    sampled = functional.grid_sample(smooth, grid, align_corners=False)[:, 0]
-    return sampled, (grid.abs() <= 1 - 1 / images.shape[-1]).all(-1).float()
+    centres = _centres(side)
+    along_x, along_y, moved = maps[:, :2, :, None, None].unbind(2)
+    places = along_x * centres + along_y * centres[:, None] + moved
+    sampled = functional.grid_sample(images[:, None], places.permute(0, 2, 3, 1), align_corners=False)[:, 0]
+    return sampled, (places.abs().amax(1) <= 1 - 1 / images.shape[-1]).float()
 
 
 def _standardised(images: Images, weights: Images) -> Images:
