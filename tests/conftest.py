@@ -4,7 +4,6 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from vaegan_pl.cli import commands
 from vaegan_pl.data.collection import Splitting
-from vaegan_pl.evaluation import classifier, features
+from vaegan_pl.evaluation import features
 from vaegan_pl.model import weights
 from vaegan_pl.model.adversary import Adversary
 from vaegan_pl.model.algorithm import VAEGAN
@@ -48,9 +47,9 @@ SMALL = [
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_steps_for_features() -> Iterator[None]:
-    """Train the classifier whose features KID compares for 20 steps, not 1,000."""
+    """Train the classifiers whose features KID compares for 20 steps, not 1,000."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "fit", partial(classifier.fit, steps=20))
+        patch.setattr(features, "STEPS", 20)
         yield
 
 

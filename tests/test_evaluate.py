@@ -17,7 +17,7 @@ from vaegan_pl.cli.evaluate import evaluate
 from vaegan_pl.cli.sample import sample
 from vaegan_pl.cli.train import train
 from vaegan_pl.data.images import to_unit_range
-from vaegan_pl.evaluation import classifier, privacy, usefulness
+from vaegan_pl.evaluation import evaluation, privacy, reference, two_sample
 from vaegan_pl.model import weights
 from vaegan_pl.storage import tensor_files
 from vaegan_pl.training.callbacks import Quality
@@ -42,9 +42,9 @@ QUICK = ["n=40", "seeds=2", "accelerator=cpu"]
 
 @pytest.fixture(scope="module")
 def _few_steps() -> Iterator[None]:
-    fit = classifier.fit
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(usefulness, "fit", lambda x, y, n, seed, words, steps: fit(x, y, n, seed, words, steps=20))
+        for module, name in ((reference, "STEPS"), (evaluation, "CLASSIFIER_STEPS"), (two_sample, "STEPS")):
+            patch.setattr(module, name, 20)
         yield
 
 

@@ -36,7 +36,7 @@ from tests.hostile import NAMES
 from vaegan_pl.cli.commands import CONFIG_DIRECTORY
 from vaegan_pl.cli.evaluate import evaluate
 from vaegan_pl.cli.inspect_data import inspect_data
-from vaegan_pl.evaluation import classifier, fidelity, privacy, reconstruction, reference, usefulness
+from vaegan_pl.evaluation import evaluation, privacy, reference, two_sample, usefulness
 from vaegan_pl.model import weights
 from vaegan_pl.model.mixtures import Mixture
 from vaegan_pl.report import data_report, model_card
@@ -256,14 +256,13 @@ def world(tmp_path_factory: pytest.TempPathFactory, trap: Trap) -> World:
 @pytest.fixture(scope="module")
 def measured(world: World) -> Path:
     """Where the evaluation of two models is."""
-    fit = classifier.fit
     config = world.config("evaluate", "n=80", "seeds=1", "accelerator=cpu")
     config.weights, config.output = list(map(str, world.models[:2])), str(world.folder / "found")
     with pytest.MonkeyPatch.context() as patch:
-        for part in (fidelity, privacy, reconstruction, usefulness):
+        for part in (privacy, two_sample, usefulness):
             patch.setattr(part, "RESAMPLES", 20)
-        patch.setattr(reference, "DRAWS", 2)
-        patch.setattr(usefulness, "fit", lambda x, y, n, seed, words, steps: fit(x, y, n, seed, words, steps=5))
+        for module, name in ((reference, "STEPS"), (evaluation, "CLASSIFIER_STEPS"), (two_sample, "STEPS")):
+            patch.setattr(module, name, 5)
         evaluate(config)
     return world.folder / "found"
 

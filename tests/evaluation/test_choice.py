@@ -38,7 +38,7 @@ def choose_among(images: dict[str, torch.Tensor], names: list[str], monkeypatch:
     monkeypatch.setattr(choice, "replace", lambda model, mixtures: type(model)(mixtures))
     split = SimpleNamespace(images=lambda name: list(range(100)) if name == "train" else list(range(100, 250)))
     collection: Any = SimpleNamespace(split=split, leaking={}, prepared=SimpleNamespace(images=images["known"].numpy()))
-    space: Any = lambda x: x.flatten(1)[:, ::16]  # noqa: E731
+    space: Any = lambda x: x.flatten(1)[None, :, ::16]  # noqa: E731
     model: Any = Drawn()
     candidates: Any = [images[name] for name in names]
     chosen: Any = by_validation(model, collection, space)(candidates)

@@ -1,7 +1,6 @@
 """The feature space: trained once for each data and split, kept, and the same whatever else is in a batch."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,10 @@ import torch
 from vaegan_pl.data.augmentation import Augmentation
 from vaegan_pl.data.datamodule import ImageFolders, images_of
 from vaegan_pl.errors import UserError
-from vaegan_pl.evaluation import classifier, features
-from vaegan_pl.evaluation.features import classifier_features, held_out_images, inception_features
+from vaegan_pl.evaluation import features
+from vaegan_pl.evaluation.features import classifier_features, held_out_images, inception_features, mean_over_networks
 from vaegan_pl.model.running import in_batches
+from vaegan_pl.storage import tensor_files
 
 CPU = torch.device("cpu")
 NO_CHANGE = Augmentation(horizontal_flip=0, shift=0, brightness=0, contrast=0)
@@ -20,7 +20,7 @@ NO_CHANGE = Augmentation(horizontal_flip=0, shift=0, brightness=0, contrast=0)
 
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "fit", partial(classifier.fit, steps=3))
+    monkeypatch.setattr(features, "STEPS", 3)
 
 
 def folders(root: Path, classes: list[str] | None = None, split_seed: int = 0) -> ImageFolders:
@@ -62,11 +62,12 @@ def test_training_features_are_standardised_and_batches_do_not_matter(data: Imag
     space = classifier_features(data.collection, data.cache, CPU)
     x = images_of(data.collection, data.collection.split.images("train"))
     found = space(x)
-    torch.testing.assert_close(found.mean(0), torch.zeros(256), atol=1e-4, rtol=0)
-    spread = found.std(0)
+    assert found.shape == (3, len(x), 256)
+    torch.testing.assert_close(found.mean(1), torch.zeros(3, 256), atol=1e-4, rtol=0)
+    spread = found.std(1)
     assert float(spread.max()) < 1.001
     assert float(((spread - 1).abs() < 0.001).double().mean()) > 0.8  # the others hardly ever stir
-    torch.testing.assert_close(torch.cat([space(image[None]) for image in x]), found, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(torch.cat([space(image[None]) for image in x], dim=1), found, atol=1e-3, rtol=1e-3)
     assert space.accuracy is not None
     assert 0 <= space.accuracy <= 1
 
@@ -93,7 +94,22 @@ def test_a_damaged_file_is_made_anew(
     path.write_bytes(path.read_bytes()[:5000] if damage is None else damage)
     assert classifier_features(data.collection, data.cache, CPU).name == first.name
     assert f"{path} cannot be used and will be rebuilt: is damaged" in caplog.text
-    assert torch.load(path, weights_only=True)["accuracy"] == first.accuracy
+    parts = torch.load(path, weights_only=True)["networks"]
+    assert sum(part["accuracy"] for part in parts) / 3 == first.accuracy
+
+
+def test_a_file_with_a_network_missing_is_made_anew(data: ImageFolders, caplog: pytest.LogCaptureFixture) -> None:
+    first = classifier_features(data.collection, data.cache, CPU)
+    (path,) = data.cache.glob("features-*.pth")
+    tensor_files.save(path, {"networks": torch.load(path, weights_only=True)["networks"][:2]})
+    assert classifier_features(data.collection, data.cache, CPU).name == first.name
+    assert "does not contain 3 classifiers" in caplog.text
+
+
+def test_figures_are_averaged_over_the_networks() -> None:
+    both = torch.tensor([[[1.0], [2.0]], [[3.0], [5.0]]])
+    assert mean_over_networks(lambda one: float(one.max()), both) == 3.5
+    assert mean_over_networks(lambda one, other: float((one - other).sum()), both, 0 * both) == 5.5
 
 
 def test_one_class_cannot_be_told_apart(tmp_path: Path, write_classes: Callable[..., Path]) -> None:

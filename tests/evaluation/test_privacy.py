@@ -247,16 +247,33 @@ def test_real_slices_are_found_at_the_rates_the_page_on_evaluation_states(mri_ro
 
 
 @pytest.mark.parametrize(
-    ("drawn", "held_out", "verdict"), [("train", 120, "FAIL"), ("new", 120, "PASS"), ("new", 90, None)]
+    ("drawn", "held_out", "reconstructed", "verdict"),
+    [
+        ("train", 120, None, "FAIL"),
+        ("new", 120, None, "PASS"),
+        ("new", 90, None, None),
+        ("new", 120, "train", "PASS"),
+        ("new", 120, "new", "NO POWER"),
+        ("train", 120, "new", "FAIL"),
+    ],
 )
 def test_the_guard_of_sweeps_sees_a_model_that_draws_training_images(
-    monkeypatch: pytest.MonkeyPatch, drawn: str, held_out: int, verdict: str | None
+    monkeypatch: pytest.MonkeyPatch, drawn: str, held_out: int, reconstructed: str | None, verdict: str | None
 ) -> None:
+    """A model whose reconstructions of training images look like other images would copy them unseen."""
     images = {"train": clouds(100, 1), "held out": clouds(held_out, 2), "new": clouds(60, 3)}
-    split = SimpleNamespace(images=lambda _: "train")
-    monkeypatch.setattr(reference, "held_out_images", lambda _: range(held_out))
-    monkeypatch.setattr(reference, "images_of", lambda _, which: images["train" if which == "train" else "held out"])
-    nowhere = SimpleNamespace(to=lambda _: None)
-    model = SimpleNamespace(networks=nowhere, knows_classes=False, sample=lambda n, *_: images[drawn][:n])
+    split = SimpleNamespace(images=lambda _: range(100))
+    monkeypatch.setattr(reference, "held_out_images", lambda _: range(-held_out, 0))
+    monkeypatch.setattr(
+        reference, "images_of", lambda _, which: images["train" if min(which) >= 0 else "held out"][list(which)]
+    )
+    monkeypatch.setattr(reference, "labels_of", lambda *_: None)
+    networks = SimpleNamespace(to=lambda _: None, names=[] if reconstructed is None else ["encoder"])
+    model = SimpleNamespace(
+        networks=networks,
+        knows_classes=False,
+        sample=lambda n, *_: images[drawn][:n],
+        reconstruct=lambda x, _: x if reconstructed == "train" else images["new"],
+    )
     found = audit_of(model, SimpleNamespace(split=split), 60, 0, CPU)  # type: ignore[arg-type]
     assert found == verdict

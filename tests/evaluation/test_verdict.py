@@ -3,10 +3,11 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from vaegan_pl.evaluation.estimate import Estimate
-from vaegan_pl.evaluation.verdict import Limits, audit_limits, compare, decide, effect, grade, privacy_verdict
+from vaegan_pl.evaluation.estimate import Estimate, halved
+from vaegan_pl.evaluation.verdict import Limits, audit_limits, compare, decide, effect, grade, order, privacy_verdict
 
 NONE = Limits((), None)
 CHANCE = Estimate(0.5, 0.4, 0.6)
@@ -26,6 +27,8 @@ FIGURES = object()
         (["PASS"], CHANCE, Limits(("exact",), None), "WARN"),
         (["PASS"], CHANCE, Limits((), 99), "WARN"),
         (["FAIL"], CHANCE, Limits((), 99), "FAIL"),
+        (["PASS", "NO POWER"], CHANCE, NONE, "NO POWER"),
+        (["WARN", "NO POWER"], CHANCE, NONE, "WARN"),
     ],
 )
 def test_the_verdict_is_the_worst_of_all_signs(
@@ -68,7 +71,7 @@ def test_a_gain_counts_if_its_interval_leaves_out_zero(low: float, high: float, 
 def test_usefulness_is_withheld_only_if_the_copy_audit_failed(audit: str, usefulness: object) -> None:
     evaluation: Any = SimpleNamespace(
         default="prior",
-        metrics={"prior": {"KID": Estimate(1, 1, 2)}},
+        metrics={"prior": {"KID": Estimate(1, 1, 2), "Vendi score": CHANCE}},
         audits={"prior": SimpleNamespace(verdict=audit)},
         membership={"score": CHANCE},
         usefulness=FIGURES,
@@ -77,10 +80,25 @@ def test_usefulness_is_withheld_only_if_the_copy_audit_failed(audit: str, useful
         detection=dict.fromkeys(("exact", "mirrored", "shifted by 3 pixels"), Estimate(1, 1, 1)),
         calibration=SimpleNamespace(images=1000),
         pca_baseline={"KID": Estimate(3, 3, 4)},
+        real={"Vendi score": CHANCE},
     )
     decided = decide(evaluation, reference)
     assert (decided.privacy, decided.distance, decided.limits) == (audit, "nearer", NONE)
     assert decided.usefulness is usefulness
     assert decided.withheld == (audit == "FAIL")
+    assert decided.collapsed is None
     evaluation.usefulness = None
     assert not decide(evaluation, reference).withheld
+    evaluation.metrics["prior"]["Vendi score"] = Estimate(0.2, 0.1, 0.3)
+    assert decide(evaluation, reference).collapsed == 0.4
+
+
+def test_models_differ_if_the_interval_of_their_difference_leaves_out_zero() -> None:
+    random = np.random.default_rng(0)
+    base = random.standard_normal((10, 2))
+    models = [
+        {"KID": halved(value, base + value + 0.01 * random.standard_normal((10, 2)))} for value in (1.0, 1.1, 1.1)
+    ]
+    assert order(models[1], models[0], "KID", higher_is_better=False) == "worse"
+    assert order(models[1], models[0], "KID", higher_is_better=True) == "better"
+    assert order(models[1], models[2], "KID", higher_is_better=False) == "cannot be told"

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+QUICK_N, QUICK_DIVISIONS = 500, 3
+"""Samples of each kind, and divisions for intervals, of a quick evaluation."""
+
 
 def evaluate(config: DictConfig) -> None:
     """Write `metrics.json`, `report.html`, `by_class.png` and, next to each model, its model card."""
@@ -55,7 +58,10 @@ def evaluate(config: DictConfig) -> None:
     else:
         space = classifier_features(data.collection, data.cache, device)
     log.info("%s; features: %s", data.source.caption, space)
-    reference = Reference(data.collection, space, device, config.n, config.seeds, config.seed)
+    quick = {"n": min(config.n, QUICK_N), "seeds": 0, "divisions": QUICK_DIVISIONS} if config.quick else {}
+    reference = Reference(
+        data.collection, space, device, **{"n": config.n, "seeds": config.seeds, **quick}, seed=config.seed
+    )
     found = [evaluation.evaluate(path, model, reference, log.info) for path, model in models.items()]
     for path in report.write(found, reference, output):
         log.info("%s", path)

@@ -278,11 +278,15 @@ def largest_by_turn(even: Tensor, second: Tensor, first: Tensor, odd: Tensor) ->
 
 def low_frequencies(images: ndarray, n: int) -> Float32[ndarray, "image n n"]:
     """The lowest `n` x `n` coefficients of the orthonormal discrete cosine transform of square images."""
-    side = images.shape[-1]
+    basis = cosines(images.shape[-1], n)
+    return np.asarray(np.matmul(np.matmul(basis, images.astype(np.float32)), basis.T))
+
+
+def cosines(side: int, n: int) -> Float32[ndarray, "n side"]:
+    """The first `n` vectors of the orthonormal discrete cosine transform (DCT-II) of `side` values."""
     angles = np.pi * (np.arange(side) + 0.5) * np.arange(n)[:, None] / side
     basis = np.cos(angles) * np.sqrt(np.where(np.arange(n) == 0, 1, 2) / side)[:, None]
-    basis = basis.astype(np.float32)
-    return np.asarray(np.matmul(np.matmul(basis, images.astype(np.float32)), basis.T))
+    return np.asarray(basis, dtype=np.float32)
 
 
 def _equal_keys(keys: Sequence[str]) -> Int32[ndarray, "3 pair"]:

@@ -8,7 +8,7 @@ import torch
 from vaegan_pl.data.collection import Collection
 from vaegan_pl.data.datamodule import images_of
 from vaegan_pl.evaluation import privacy
-from vaegan_pl.evaluation.features import FeatureSpace
+from vaegan_pl.evaluation.features import FeatureSpace, mean_over_networks
 from vaegan_pl.evaluation.fidelity import kernel_distance
 from vaegan_pl.evaluation.privacy import FAIL, CopyDetector
 from vaegan_pl.evaluation.reference import as_saved
@@ -39,12 +39,14 @@ def by_validation(
     def choose(candidates: Sequence[ClassMixtures]) -> ClassMixtures:
         real = space(validation)
         drawn = [as_saved(replace(model, mixtures=each).sample(len(validation))) for each in candidates]
-        distances = [kernel_distance(real, space(images)) for images in drawn]
-        ranked = sorted(range(len(candidates)), key=lambda i: distances[i])
+        distances = [mean_over_networks(kernel_distance, real, space(images)) for images in drawn]
         detector = CopyDetector(images_of(collection, collection.split.images("train")), model.device)
-        calibration = privacy.calibrate(detector.nearest(validation, "calibrating the copy audit"))
+        queries = torch.cat([validation, *drawn])
+        own, *of_candidates = detector.nearest(queries).split([len(validation)] * (1 + len(candidates)))
+        calibration = privacy.calibrate(own)
+        ranked = sorted(range(len(candidates)), key=lambda i: distances[i])
         for i in ranked:
-            if privacy.audit(detector.nearest(drawn[i]), calibration).verdict != FAIL:
+            if privacy.audit(of_candidates[i], calibration).verdict != FAIL:
                 return candidates[i]
         return candidates[ranked[-1]]
 

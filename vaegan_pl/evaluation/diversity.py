@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from vaegan_pl.evaluation.classifier import AT_ONCE, Images
-from vaegan_pl.evaluation.features import Features
+from vaegan_pl.evaluation.features import Features, Points
 
 NEIGHBOURS = 5
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -35,7 +35,7 @@ class Manifold:
     coverage: float
 
 
-def manifold(real: Features, other: Features, neighbours: int = NEIGHBOURS) -> Manifold:
+def manifold(real: Points, other: Points, neighbours: int = NEIGHBOURS) -> Manifold:
     """Precision, recall, density and coverage. All depend on the number of points, so both sets must be equally large.
 
     Raises:
@@ -54,14 +54,20 @@ def manifold(real: Features, other: Features, neighbours: int = NEIGHBOURS) -> M
     )
 
 
-def _reach(features: Features, neighbours: int) -> Tensor:
+def mean_manifold(real: Features, other: Features) -> Manifold:
+    """`manifold`, each figure averaged over the networks."""
+    found = [vars(manifold(*points)) for points in zip(real, other, strict=True)]
+    return Manifold(**{name: sum(one[name] for one in found) / len(found) for name in found[0]})
+
+
+def _reach(features: Points, neighbours: int) -> Tensor:
     """Distance of each point to its k-th nearest other point."""
     distances = torch.cdist(features.double(), features.double())
     distances.fill_diagonal_(torch.inf)
     return distances.kthvalue(neighbours, 1).values
 
 
-def vendi_score(features: Features) -> float:
+def vendi_score(features: Points) -> float:
     """The effective number of different images: exp of the entropy of the similarities' spectrum (arXiv 2210.02410).
 
     Similarity is the cosine of features. The score lies between 1 (all alike) and the number of images or of features,

@@ -1,11 +1,13 @@
 """A figure with its interval."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Float64
 from numpy import ndarray
 from scipy.stats import binomtest
+from scipy.stats import t as student
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,39 @@ class Estimate:
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
-def spread(draws: Sequence[float]) -> Estimate:
-    """The mean of a figure over several draws, with their range."""
-    return Estimate(float(np.mean(draws)), min(draws), max(draws))
+@dataclass(frozen=True)
+class Halved(Estimate):
+    """A figure of one or more sets of images, with an interval from its values on halves of the sets.
+
+    Attributes:
+        halves: its values on both halves, one row per division.
+    """
+
+    halves: Float64[ndarray, "division 2"] = field(repr=False, compare=False)
+
+
+def halved(value: float, halves: Float64[ndarray, "division 2"]) -> Halved:
+    """A figure with its 95 % interval from random halves: a delete-half jackknife (Shao and Wu 1989).
+
+    If the variance of a figure falls as 1 / n, its values on halves, which share images, have the variance of the
+    figure itself; and the difference of its values on the two halves of a division, which share none, has four times
+    that. The mean of both estimates is used: simulations need it for figures that count neighbours. Unlike a bootstrap,
+    halves contain no image twice, which would be its own nearest neighbour.
+
+    Args:
+        value: the figure of all images.
+        halves: its values on the halves of each of several divisions; without any, the interval is the value.
+    """
+    if len(halves) == 0:
+        return Halved(value, value, value, halves)
+    variance = (halves.var(ddof=1) + np.square(halves[:, 0] - halves[:, 1]).mean() / 4) / 2
+    reach = float(student.ppf(0.975, halves.size - 1) * np.sqrt(variance))
+    return Halved(value, value - reach, value + reach, halves)
+
+
+def difference(one: Halved, other: Halved) -> Halved:
+    """The difference of two figures on the same divisions, with its interval."""
+    return halved(one.value - other.value, one.halves - other.halves)
 
 
 def bootstrap_ci(value: float, resampled: Sequence[float] | ndarray) -> Estimate:

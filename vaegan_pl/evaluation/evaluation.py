@@ -2,55 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from vaegan_pl.evaluation import privacy, reconstruction, usefulness
-from vaegan_pl.evaluation.classifier import Images
+from vaegan_pl.evaluation import privacy, reconstruction, two_sample
+from vaegan_pl.evaluation.classifier import STEPS as CLASSIFIER_STEPS
+from vaegan_pl.evaluation.classifier import Images, Labelled, fit
 from vaegan_pl.evaluation.diversity import Manifold
-from vaegan_pl.evaluation.estimate import Estimate, wilson_ci
+from vaegan_pl.evaluation.estimate import Estimate, Halved, wilson_ci
 from vaegan_pl.evaluation.latent_space import LatentSpace, aggregate
+from vaegan_pl.evaluation.metrics import ImageSet, Metrics
 from vaegan_pl.evaluation.privacy import Audit
 from vaegan_pl.evaluation.reconstruction import quality
-from vaegan_pl.evaluation.reference import Metrics, Reference, as_saved
-from vaegan_pl.evaluation.usefulness import Labelled, Trial
+from vaegan_pl.evaluation.reference import Reference, as_saved
+from vaegan_pl.evaluation.usefulness import Usefulness
 from vaegan_pl.model.running import in_batches
 from vaegan_pl.model.saved_model import NORMAL, SavedModel
 
 LINES, STEPS = 4, 8
 PRIOR, BY_CLASS, CEILING = "prior", "by class", "training posteriors"
-
-
-@dataclass(frozen=True)
-class Usefulness:
-    """Balanced accuracies of classifiers.
-
-    Attributes:
-        real_real: trained on real images, tested on real ones (TRTR), with classical augmentation.
-        synthetic_real: trained on as many synthetic images, tested on real ones (TSTR).
-        real_synthetic: trained on real images, tested on synthetic ones (TRTS).
-        both_real: trained on both, one to one, for as many steps, tested on real ones.
-    """
-
-    real_real: Trial
-    synthetic_real: Trial
-    real_synthetic: Trial
-    both_real: Trial
-
-    @cached_property
-    def accuracies(self) -> dict[str, Estimate]:
-        """Balanced accuracies in [0, 1], the share of TRTR that TSTR reaches, and the gain of training on both."""
-        return {
-            "TRTR": self.real_real.accuracy,
-            "TSTR": self.synthetic_real.accuracy,
-            "TRTS": self.real_synthetic.accuracy,
-            "TSTR / TRTR": usefulness.ratio(self.synthetic_real, self.real_real),
-            "real + synthetic": self.both_real.accuracy,
-            "augmentation gain": usefulness.gain(self.both_real, self.real_real),
-        }
 
 
 @dataclass(frozen=True)
@@ -64,6 +36,8 @@ class Evaluation:
         labelled: as many samples of each class as it has training images; None if the file knows no classes.
         metrics: fidelity and diversity of each of `samples`, and of `CEILING`: images decoded from the posteriors of
             training images, the best that any density of z can reach. What it lacks is the decoder's fault.
+        kid_by_network: KID of the default samples in the features of each network.
+        told_apart: see `two_sample.auc`, for the default samples and held-out images; None if it was not measured.
         by_class: see `Reference.by_class`; empty if the file knows no classes.
         reconstructions: reconstructions of the held-out images; None, like the next four, if the model has no encoder.
         interpolations: decoded from straight lines between posterior means of held-out images, `STEPS` per line.
@@ -81,10 +55,12 @@ class Evaluation:
     samples: dict[str, Images]
     labelled: Labelled | None
     metrics: dict[str, Metrics]
+    kid_by_network: list[float]
+    told_apart: Estimate | None
     by_class: dict[str, Manifold]
     reconstructions: Images | None
     interpolations: Images | None
-    reconstruction: dict[str, Estimate] | None
+    reconstruction: dict[str, Halved] | None
     latent_space: LatentSpace | None
     memorised: Estimate | None
     audits: dict[str, Audit]
@@ -116,33 +92,34 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, progress: Call
         order = torch.randperm(len(synthetic.x), generator=torch.Generator().manual_seed(seed))
         samples[BY_CLASS] = synthetic.x[order[: reference.n]]
     progress("fidelity and diversity")
-    found = {name: reference.metrics(images) for name, images in samples.items()}
+    featured = {name: reference.with_features(images) for name, images in samples.items()}
+    found = {name: reference.metrics(images) for name, images in featured.items()}
     if encodes:
-        found[CEILING] = reference.metrics(_of_posteriors(model, reference))
+        found[CEILING] = reference.metrics(reference.with_features(_of_posteriors(model, reference)))
+    default = featured.get(BY_CLASS, featured[PRIOR])
     progress("reconstruction")
     held_out = reference.held_out
-    reconstructions = as_saved(model.reconstruct(held_out, reference.held_out_labels)) if encodes else None
+    reconstructions = as_saved(model.reconstruct(held_out.x, held_out.labels)) if encodes else None
     progress("privacy")
-    audits = {
-        name: privacy.audit(reference.detector.nearest(images), reference.calibration)
-        for name, images in samples.items()
-    }
-    trial = None
-    if synthetic is not None and reference.seeds:
-        progress("usefulness")
-        trial = _usefulness(synthetic, reference)
+    audits, memorised = _audits(model, samples, reference)
+    told_apart, trial = None, None
+    if reference.seeds:
+        progress("classifiers")
+        told_apart, trial = _classifiers(default, synthetic, reference)
     return Evaluation(
         path,
         model,
         samples,
         synthetic,
         found,
+        reference.kid(default),
+        told_apart,
         {} if synthetic is None else reference.by_class(synthetic),
         reconstructions,
         _interpolate(model, reference) if encodes else None,
-        None if reconstructions is None else quality(held_out, reconstructions, seed),
+        None if reconstructions is None else quality(held_out.x, reconstructions, seed),
         _latent_space(model, reference) if encodes else None,
-        _memorised(model, reference) if encodes else None,
+        memorised,
         audits,
         _membership(model, reference, reconstructions),
         trial,
@@ -167,9 +144,10 @@ def _labelled_samples(model: SavedModel, reference: Reference, seed: int) -> Lab
 
 
 def _interpolate(model: SavedModel, reference: Reference) -> Images:
-    ends = torch.linspace(0, len(reference.held_out) - 1, 2 * LINES).long()
-    y = reference.held_out_labels[ends]
-    means = model.encode(reference.held_out[ends], y)
+    held_out = reference.held_out
+    ends = torch.linspace(0, len(held_out.x) - 1, 2 * LINES).long()
+    y = held_out.labels[ends]
+    means = model.encode(held_out.x[ends], y)
     along = torch.linspace(0, 1, STEPS)[:, None]
     lines = [start + along * (end - start) for start, end in zip(means[:LINES], means[LINES:], strict=True)]
     y = y[:LINES].repeat_interleave(STEPS)  # conditional networks stay in the class that the line starts in
@@ -182,18 +160,32 @@ def _latent_space(model: SavedModel, reference: Reference) -> LatentSpace:
     generator = torch.Generator().manual_seed(reference.seed)
     z = posterior.sample(reference.n, generator)
     y = train.labels[torch.randint(len(train.labels), (reference.n,), generator=generator)]
-    images = as_saved(model.decode(z, y))
-    return LatentSpace(posterior, reference.kid(images))
+    kids = reference.kid(reference.with_features(as_saved(model.decode(z, y))))
+    return LatentSpace(posterior, sum(kids) / len(kids))
 
 
-def _memorised(model: SavedModel, reference: Reference) -> Estimate:
+def _audits(
+    model: SavedModel, samples: dict[str, Images], reference: Reference
+) -> tuple[dict[str, Audit], Estimate | None]:
+    """The audit of each set of samples, and of the model's reconstructions of training images."""
     some = reference.some_trained
-    found = reference.detector.nearest(as_saved(model.reconstruct(some.x, some.labels)))
-    return wilson_ci(int((found.correlation > reference.calibration.threshold).sum()), len(found.correlation))
+    reconstructed = (
+        as_saved(model.reconstruct(some.x, some.labels)) if "encoder" in model.networks.names else some.x[:0]
+    )
+    sizes = [*map(len, samples.values()), len(reconstructed)]
+    *found, own = reference.detector.nearest(torch.cat([*samples.values(), reconstructed])).split(sizes)
+    memorised = None
+    if len(reconstructed) > 0:
+        memorised = wilson_ci(int((own.correlation > reference.calibration.threshold).sum()), len(reconstructed))
+    recognised = None if memorised is None else memorised.value
+    return {
+        name: privacy.audit(nearest, reference.calibration, recognised)
+        for name, nearest in zip(samples, found, strict=True)
+    }, memorised
 
 
 def _membership(model: SavedModel, reference: Reference, reconstructions: Images | None) -> dict[str, Estimate]:
-    device, held_out = reference.device, reference.labelled_held_out
+    device, held_out = reference.device, reference.held_out
     members = reference.train.some(len(held_out.x), reference.seed)
     scores: dict[str, tuple[Tensor, Tensor]] = {}
     if reconstructions is not None:
@@ -211,12 +203,25 @@ def _membership(model: SavedModel, reference: Reference, reconstructions: Images
     return {name: privacy.membership(*both, reference.seed) for name, both in scores.items()}
 
 
-def _usefulness(synthetic: Labelled, reference: Reference) -> Usefulness:
-    real, test = reference.train, reference.test
-    both = Labelled(torch.cat([real.x, synthetic.x]), torch.cat([real.labels, synthetic.labels]))
-    return Usefulness(
-        real_real=reference.judge(reference.real_classifiers, test),
-        synthetic_real=reference.judge(reference.classifiers(synthetic, "trained on synthetic images"), test),
-        real_synthetic=reference.judge(reference.real_classifiers, synthetic),
-        both_real=reference.judge(reference.classifiers(both, "trained on both"), test),
+def _classifiers(
+    default: ImageSet, synthetic: Labelled | None, reference: Reference
+) -> tuple[Estimate, Usefulness | None]:
+    """How well samples can be told from held-out images, and how useful samples by class are."""
+    real, test, seeds, known = reference.train, reference.held_out, reference.seeds, reference.baselines
+    parts = two_sample.halves(test.x, default.x, reference.seed)
+    trainings = two_sample.trainings(parts, reference.seed, reference.device)
+    if synthetic is not None:
+        both = Labelled(torch.cat([real.x, synthetic.x]), torch.cat([real.labels, synthetic.labels]))
+        trainings += reference.trainings(synthetic, CLASSIFIER_STEPS) + reference.trainings(both, 2 * CLASSIFIER_STEPS)
+    found = fit(trainings, "training classifiers on samples")
+    told_apart = two_sample.auc(found[:2], parts, reference.seed)
+    if synthetic is None:
+        return told_apart, None
+    return told_apart, Usefulness(
+        real_real=reference.judge(known.real, test),
+        synthetic_real=reference.judge(found[2 : 2 + seeds], test),
+        real_synthetic=reference.judge(known.real, synthetic),
+        gaussian_real=reference.judge(known.gaussian, test),
+        both_real=reference.judge(found[2 + seeds :], test),
+        longer_real=reference.judge(known.longer, test),
     )

@@ -1,12 +1,13 @@
-"""Features by which sets of images are compared: those of a classifier trained here, or of Inception v3."""
+"""Features by which sets of images are compared: those of classifiers trained here, or of Inception v3."""
 
 import hashlib
 import json
 import logging
 import pickle
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from vaegan_pl.evaluation.classifier import (
     STEPS,
     Classifier,
     Images,
+    Labelled,
+    Training,
     balanced_accuracy,
     fit,
     predict,
@@ -35,42 +38,55 @@ from vaegan_pl.storage.files import RefusedError, printable
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
-SEED = 0
-_SECONDS = 0.03 / 64**2
-"""Time for one training step of the classifier, per pixel of an image, on two CPU cores."""
+VERSION = 4
+SEEDS = (0, 1, 2)
+"""Of the classifiers whose features are used. Figures are averaged over them, since they depend on the classifier."""
 
-Features = Float[Tensor, "image feature"]
+_SECONDS = 0.02 / 64**2
+"""Time for one training step of a classifier, per pixel of an image, on two CPU cores."""
+
+Features = Float[Tensor, "network image feature"]
+Points = Float[Tensor, "image feature"]
+"""Features of one network."""
 
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """Features of images.
+    """Features of images, in one or more networks.
 
     Attributes:
-        name: names the network; values from spaces with different names cannot be compared.
-        accuracy: balanced accuracy of the classifier on held-out images, in [0, 1]; None for Inception.
-        extract: features of a batch of images in [-1, 1].
+        name: names the networks; values from spaces with different names cannot be compared.
+        accuracy: mean balanced accuracy of the classifiers on held-out images, in [0, 1]; None for Inception.
+        extract: for each network, features of a batch of images in [-1, 1].
         device: where features are computed.
+        classifiers: the networks, if they are classifiers, trained on the training images with `SEEDS`.
     """
 
     name: str
     accuracy: float | None
-    extract: Callable[[Images], Features]
+    extract: Sequence[Callable[[Images], Points]]
     device: torch.device
+    classifiers: Sequence[Classifier] = ()
 
     def __str__(self) -> str:
-        known = "" if self.accuracy is None else f" (balanced accuracy {self.accuracy:.1%} on held-out images)"
+        known = "" if self.accuracy is None else f" (mean balanced accuracy {self.accuracy:.1%} on held-out images)"
         return f"{self.name}{known}"
 
     @torch.no_grad()
     def __call__(self, x: Images) -> Features:
         """Features of images in [-1, 1], on the CPU. They do not depend on how images are batched."""
-        return torch.cat([self.extract(batch.to(self.device)).float().cpu() for batch in x.split(AT_ONCE)])
+        batches = [batch.to(self.device) for batch in x.split(AT_ONCE)]
+        return torch.stack([torch.cat([one(batch).float().cpu() for batch in batches]) for one in self.extract])
+
+
+def mean_over_networks(figure: Callable[..., float], *features: Features) -> float:
+    """The mean of a figure of sets of features over the networks."""
+    values = [figure(*points) for points in zip(*features, strict=True)]
+    return sum(values) / len(values)
 
 
 def classifier_features(collection: Collection, cache: Path, device: torch.device) -> FeatureSpace:
-    """Features of a classifier that is trained on the training images only, once for each data set and split.
+    """Features of classifiers that are trained on the training images only, once for each data set and split.
 
     Features are standardised by their mean and standard deviation over the training images.
 
@@ -82,84 +98,106 @@ def classifier_features(collection: Collection, cache: Path, device: torch.devic
     Raises:
         UserError: if there is only one class.
     """
-    if len(collection.listing.classes) < 2:
+    classes = len(collection.listing.classes)
+    if classes < 2:
         raise UserError("features=classifier: needs at least two classes; use features=inception")
     path = cache / f"features-{_key(collection)}.pth"
     content = _read(path) or _train(collection, path, device)
-    model = Classifier(len(collection.listing.classes))
-    model.load_state_dict(content["state_dict"])
-    model.eval().to(device)
-    mean, deviation = content["mean"].to(device), content["deviation"].to(device)
+    models = [_restored(part, classes).to(device) for part in content]
+    scales = [(part["mean"].to(device), part["deviation"].to(device)) for part in content]
+
+    def extract(model: Classifier, mean: Tensor, deviation: Tensor, x: Images) -> Points:
+        return (model.features(x) - mean) / deviation
+
     return FeatureSpace(
-        name=f"classifier {_fingerprint(content)}",
-        accuracy=content["accuracy"],
-        extract=lambda x: (model.features(x) - mean) / deviation,
+        name=f"{len(models)} classifiers {_fingerprint(content)}",
+        accuracy=sum(part["accuracy"] for part in content) / len(content),
+        extract=[partial(extract, model, *scale) for model, scale in zip(models, scales, strict=True)],
         device=device,
+        classifiers=models,
     )
 
 
 def _key(collection: Collection) -> str:
-    """A digest of everything that the classifier's training depends on."""
+    """A digest of everything that the classifiers' training depends on."""
     decoding = {name: value for name, value in vars(collection.decoding).items() if name not in OF_SEARCH}
-    how = [VERSION, SEED, decoding, collection.order()]
+    how = [VERSION, SEEDS, decoding, collection.order()]
     return hashlib.sha256(json.dumps(how).encode()).hexdigest()[:32]
 
 
-def _fingerprint(content: dict[str, Any]) -> str:
+def _fingerprint(content: Sequence[dict[str, Any]]) -> str:
     digest = hashlib.sha256()
-    for tensor in (*content["state_dict"].values(), content["mean"], content["deviation"]):
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    for part in content:
+        for tensor in (*part["state_dict"].values(), part["mean"], part["deviation"]):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _restored(part: dict[str, Any], classes: int) -> Classifier:
+    model = Classifier(classes)
+    model.load_state_dict(part["state_dict"])
+    return model.eval()
+
+
+def _read(path: Path) -> list[dict[str, Any]] | None:
     if not path.exists():
         return None
     try:
-        content = tensor_files.load(path)
-        parts = [*content["state_dict"].values(), content["mean"], content["deviation"]]
-        if not all(part.isfinite().all() for part in parts) or not (content["deviation"] > 0).all():
-            raise ValueError("contains numbers that are not finite, or deviations of zero")
-        if type(content["accuracy"]) is not float or not 0 <= content["accuracy"] <= 1:
-            raise ValueError("contains an invalid accuracy")
-        model = Classifier(len(content["state_dict"]["head.bias"]))
-        model.load_state_dict(content["state_dict"])
-        if content["mean"].shape != (FEATURES,) or content["deviation"].shape != (FEATURES,):
-            raise ValueError("is inconsistent")
-        return {name: content[name] for name in ("state_dict", "mean", "deviation", "accuracy")}
+        content = tensor_files.load(path)["networks"]
+        if not isinstance(content, list) or len(content) != len(SEEDS):
+            raise ValueError(f"does not contain {len(SEEDS)} classifiers")
+        return [_checked(part) for part in content]
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, RefusedError) as error:
         reason = printable(str(error).partition("\n")[0])[:200]
         log.warning("%s cannot be used and will be rebuilt: %s", path, reason)
         return None
 
 
-def _train(collection: Collection, path: Path, device: torch.device) -> dict[str, Any]:
+def _checked(part: dict[str, Any]) -> dict[str, Any]:
+    tensors = [*part["state_dict"].values(), part["mean"], part["deviation"]]
+    if not all(tensor.isfinite().all() for tensor in tensors) or not (part["deviation"] > 0).all():
+        raise ValueError("contains numbers that are not finite, or deviations of zero")
+    if type(part["accuracy"]) is not float or not 0 <= part["accuracy"] <= 1:
+        raise ValueError("contains an invalid accuracy")
+    _restored(part, len(part["state_dict"]["head.bias"]))
+    if part["mean"].shape != (FEATURES,) or part["deviation"].shape != (FEATURES,):
+        raise ValueError("is inconsistent")
+    return {name: part[name] for name in ("state_dict", "mean", "deviation", "accuracy")}
+
+
+def _train(collection: Collection, path: Path, device: torch.device) -> list[dict[str, Any]]:
     train, held_out = collection.split.images("train"), held_out_images(collection)
-    x, labels = images_of(collection, train).to(device), labels_of(collection, train).to(device)
+    images = Labelled(images_of(collection, train), labels_of(collection, train)).to(device)
+    what = f"training {len(SEEDS)} feature classifiers"
     if device.type == "cpu":  # a GPU takes a few seconds
-        announce("training the feature classifier (first time only)", STEPS * _SECONDS * x[0].numel())
-    model = fit(x, labels, len(collection.listing.classes), SEED, "training the feature classifier")
-    with torch.no_grad():
-        features = torch.cat([model.features(batch) for batch in x.split(AT_ONCE)])
-    truth = labels_of(collection, held_out)
-    right = predict(model, images_of(collection, held_out).to(device)).cpu() == truth
-    content = {
-        "state_dict": {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()},
-        "mean": features.mean(0).cpu(),
-        "deviation": _deviation(features).cpu(),
-        "accuracy": balanced_accuracy(right.numpy(), truth.numpy()),
-    }
+        announce(f"{what} (first time only)", len(SEEDS) * STEPS * _SECONDS * images.x[0].numel())
+    classes = len(collection.listing.classes)
+    models = fit([Training(images, classes, seed, STEPS) for seed in SEEDS], what)
+    judged = Labelled(images_of(collection, held_out), labels_of(collection, held_out)).to(device)
+    content = [_content(model, images, judged) for model in models]
     earlier = _read(path) if path.exists() else None
     if earlier is not None:  # from another process; all must use the same features
         return earlier
     try:
-        tensor_files.save(path, content)
+        tensor_files.save(path, {"networks": content})
     except OSError as error:
-        log.warning("data.cache=%s cannot be used (%s): the feature classifier is trained in every run", path, error)
+        log.warning("data.cache=%s cannot be used (%s): feature classifiers are trained in every run", path, error)
     return content
 
 
-def _deviation(features: Features) -> Float[Tensor, " feature"]:
+@torch.no_grad()
+def _content(model: Classifier, train: Labelled, judged: Labelled) -> dict[str, Any]:
+    features = torch.cat([model.features(batch) for batch in train.x.split(AT_ONCE)])
+    right = predict(model, judged.x).argmax(1) == judged.labels
+    return {
+        "state_dict": {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()},
+        "mean": features.mean(0).cpu(),
+        "deviation": _deviation(features).cpu(),
+        "accuracy": balanced_accuracy(right.cpu().numpy(), judged.labels.cpu().numpy()),
+    }
+
+
+def _deviation(features: Points) -> Float[Tensor, " feature"]:
     """Standard deviation of each feature; at least a tenth of the median, so that no constant feature dominates."""
     deviation = features.std(0)
     return deviation.clamp_min(max(0.1 * float(deviation.median()), 1e-6))
@@ -200,8 +238,8 @@ def inception_features(device: torch.device, weights: Path | None) -> FeatureSpa
         ) from error
     network.to(device)
 
-    def extract(x: Images) -> Features:
+    def extract(x: Images) -> Points:
         features: Tensor = network(to_grey_values(x).to(device).expand(-1, 3, -1, -1))
         return features
 
-    return FeatureSpace("inception-v3-compat 2048", None, extract, device)
+    return FeatureSpace("inception-v3-compat 2048", None, [extract], device)

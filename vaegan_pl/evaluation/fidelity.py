@@ -2,17 +2,12 @@
 
 import warnings
 
-import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance, poly_kernel
+from torchmetrics.image.kid import KernelInceptionDistance
 
-from vaegan_pl.evaluation.estimate import Estimate, bootstrap_ci
-from vaegan_pl.evaluation.features import Features
-
-RESAMPLES = 1000
+from vaegan_pl.evaluation.features import Points
 
 
 class _AsTheyAre(nn.Identity):
@@ -23,7 +18,7 @@ class _AsTheyAre(nn.Identity):
         self.num_features = num_features
 
 
-def kernel_distance(real: Features, other: Features) -> float:
+def kernel_distance(real: Points, other: Points) -> float:
     """KID, the unbiased squared maximum mean discrepancy of all features (arXiv 1801.01401, eq. 4); may be negative.
 
     The kernel is (x.y / d + 1)^3. Both sets must have the same size.
@@ -37,28 +32,7 @@ def kernel_distance(real: Features, other: Features) -> float:
         return float(metric.compute()[0])
 
 
-def kernel_distance_interval(real: Features, other: Features, seed: int) -> Estimate:
-    """`kernel_distance` with its 95 % bootstrap interval over images of both sets.
-
-    Pairs of an image with itself are left out, which keeps the resamples unbiased.
-    """
-    random = np.random.default_rng(seed)
-    kernels = [poly_kernel(a.double(), b.double()) for a, b in ((real, real), (other, other), (real, other))]
-    n, m = len(real), len(other)
-    draws = []
-    for _ in range(RESAMPLES):
-        w, v = (torch.from_numpy(random.multinomial(k, [1 / k] * k)).double() for k in (n, m))
-        draws.append(float(_within(kernels[0], w) + _within(kernels[1], v) - 2 * (w @ kernels[2] @ v) / (n * m)))
-    return bootstrap_ci(kernel_distance(real, other), draws)
-
-
-def _within(kernel: Float[Tensor, "n n"], weights: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    """The weighted mean of the kernel over pairs of different images."""
-    own = weights.square()
-    return (weights @ kernel @ weights - own @ kernel.diagonal()) / (weights.sum().square() - own.sum())
-
-
-def frechet_distance(real: Features, other: Features) -> float:
+def frechet_distance(real: Points, other: Points) -> float:
     """The squared 2-Wasserstein distance of Gaussians fitted to both sets (arXiv 1706.08500, eq. 6).
 
     Its bias depends on the number of images: compare only values for the same number.

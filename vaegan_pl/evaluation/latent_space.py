@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 from torch.distributions import kl_divergence as kl
 
-from vaegan_pl.evaluation.estimate import Estimate
 from vaegan_pl.model.losses import kl_divergence
 from vaegan_pl.model.mixtures import Latents
 
@@ -73,4 +72,4 @@ class LatentSpace:
     """
 
     posterior: AggregatePosterior
-    kid: Estimate
+    kid: float

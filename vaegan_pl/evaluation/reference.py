@@ -7,62 +7,34 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from vaegan_pl.data.collection import Collection
 from vaegan_pl.data.datamodule import images_of, labels_of
 from vaegan_pl.data.images import to_grey_values, to_unit_range
 from vaegan_pl.errors import UserError
-from vaegan_pl.evaluation import privacy, usefulness
-from vaegan_pl.evaluation.classifier import Classifier, Images
-from vaegan_pl.evaluation.diversity import NEIGHBOURS, Manifold, manifold, pairwise_ms_ssim, vendi_score
-from vaegan_pl.evaluation.estimate import Estimate, spread
-from vaegan_pl.evaluation.features import Features, FeatureSpace, held_out_images
-from vaegan_pl.evaluation.fidelity import frechet_distance, kernel_distance_interval
+from vaegan_pl.evaluation import privacy, two_sample
+from vaegan_pl.evaluation.classifier import STEPS, Classifier, Images, Labelled, Training, fit
+from vaegan_pl.evaluation.diversity import NEIGHBOURS, Manifold, mean_manifold
+from vaegan_pl.evaluation.estimate import Estimate, Halved
+from vaegan_pl.evaluation.features import FeatureSpace, held_out_images
+from vaegan_pl.evaluation.fidelity import kernel_distance
+from vaegan_pl.evaluation.metrics import DIVISIONS, ImageSet, Metrics, metrics
 from vaegan_pl.evaluation.pca_baseline import PrincipalComponents, principal_components
 from vaegan_pl.evaluation.privacy import Calibration, CopyDetector
 from vaegan_pl.evaluation.reconstruction import quality
-from vaegan_pl.evaluation.usefulness import Labelled, Trial
-from vaegan_pl.model.networks import Labels
+from vaegan_pl.evaluation.usefulness import Trial, judge
 from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.model.trained_on import TrainedOn
-from vaegan_pl.progress import track
 
-DRAWS = 10
-PAIRS = 300
-PLANTED = 200
+PLANTED = 100
 LEAST_SIDE = 16
-
-Metrics = dict[str, Estimate]
+SMALL = 64
 
 
 def as_saved(images: Tensor) -> Tensor:
     """Images in [-1, 1], rounded to the 256 grey values that a file holds."""
     return to_unit_range(to_grey_values(images))
-
-
-def metrics(held_out: tuple[Images, Features], other: tuple[Images, Features], n: int, seed: int) -> Metrics:
-    """Fidelity and diversity of a set of images against held-out ones, from `n` of each.
-
-    KID has a bootstrap interval over both sets. The other figures have the range over `DRAWS` draws of `n` images from
-    `other`, and no interval if `other` has no more than `n` images.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    real = torch.randperm(len(held_out[1]), generator=generator)[:n]
-    several = DRAWS if len(other[1]) > n else 1
-    draws = [torch.randperm(len(other[1]), generator=generator)[:n] for _ in range(several)]
-    found: dict[str, list[float]] = {}
-    for chosen in track(draws, "comparing", "draw"):
-        features = other[1][chosen]
-        figures = {
-            "Fréchet distance": frechet_distance(held_out[1][real], features),
-            **vars(manifold(held_out[1][real], features)),
-            "Vendi score": vendi_score(features),
-            "MS-SSIM of pairs": pairwise_ms_ssim(other[0][chosen], PAIRS, seed),
-        }
-        for name, value in figures.items():
-            found.setdefault(name, []).append(value)
-    kid = kernel_distance_interval(held_out[1][real], other[1][draws[0]], seed)
-    return {"KID": kid, **{name: spread(values) for name, values in found.items()}}
 
 
 def copy_audit(collection: Collection, device: torch.device) -> tuple[CopyDetector, Calibration]:
@@ -95,8 +67,33 @@ def audit_of(model: SavedModel, collection: Collection, n: int, seed: int, devic
     model.networks.to(device)
     generator = torch.Generator().manual_seed(seed)
     labels = list(model.labels) if model.knows_classes else [None]
-    drawn = [model.sample(max(1, n // len(labels)), label, generator) for label in labels]
-    return privacy.audit(detector.nearest(as_saved(torch.cat(drawn))), calibration).verdict
+    drawn = torch.cat([model.sample(max(1, n // len(labels)), label, generator) for label in labels])
+    recognised, reconstructed = None, drawn[:0]
+    if "encoder" in model.networks.names:
+        train = torch.tensor(collection.split.images("train"))
+        some = train[torch.randperm(len(train), generator=generator)[:PLANTED]].tolist()
+        reconstructed = model.reconstruct(images_of(collection, some), labels_of(collection, some))
+    samples, own = detector.nearest(as_saved(torch.cat([drawn, reconstructed]))).split([len(drawn), len(reconstructed)])
+    if len(reconstructed) > 0:
+        recognised = float((own.correlation > calibration.threshold).double().mean())
+    return privacy.audit(samples, calibration, recognised).verdict
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Classifiers that all models are compared with.
+
+    Attributes:
+        real: trained on the training images, one for each seed.
+        longer: the same for twice as many steps.
+        gaussian: trained on `Reference.gaussian_by_class`.
+        told_apart: see `two_sample.auc`, for training images and held-out images.
+    """
+
+    real: list[Classifier]
+    longer: list[Classifier]
+    gaussian: list[Classifier]
+    told_apart: Estimate
 
 
 @dataclass
@@ -108,8 +105,9 @@ class Reference:
         space: the features by which images are compared.
         device: where models run.
         n: samples to draw of each model.
-        seeds: classifiers to train for each figure of usefulness; 0 skips usefulness.
+        seeds: classifiers to train for each figure of usefulness; 0 skips what they measure.
         seed: seed of all random draws.
+        divisions: see `metrics.metrics`.
     """
 
     collection: Collection
@@ -118,12 +116,13 @@ class Reference:
     n: int
     seeds: int
     seed: int
+    divisions: int = DIVISIONS
     classes: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.classes = self.collection.listing.classes
         for what, n, fix in (
-            ("held-out", len(self.held_out), "add images, or raise data.validation_fraction or data.test_fraction"),
+            ("held-out", len(self.held_out.x), "add images, or raise data.validation_fraction or data.test_fraction"),
             ("training", len(self.train.x), "add images"),
             ("drawn", self.n, "raise n"),
         ):
@@ -131,7 +130,7 @@ class Reference:
                 raise UserError(f"{n} {what} images: a comparison needs at least {NEIGHBOURS + 1}; {fix}")
         if self.train.x.shape[-1] < LEAST_SIDE:
             raise UserError(f"data.image_size={self.train.x.shape[-1]}: must be at least {LEAST_SIDE} for evaluation")
-        untested = set(range(len(self.classes))) - set(self.test.labels.tolist())
+        untested = set(range(len(self.classes))) - set(self.held_out.labels.tolist())
         if self.seeds and untested:
             raise UserError(
                 f"no test image of {', '.join(self.classes[label] for label in sorted(untested))} is without a copy in "
@@ -141,61 +140,54 @@ class Reference:
     @cached_property
     def train(self) -> Labelled:
         """All training images."""
-        chosen = self.collection.split.images("train")
-        return Labelled(images_of(self.collection, chosen), labels_of(self.collection, chosen))
+        return self._labelled(self.collection.split.images("train"))
 
     @cached_property
-    def held_out(self) -> Images:
-        """All validation and test images without a near-copy among the training images."""
-        return images_of(self.collection, held_out_images(self.collection))
+    def held_out(self) -> Labelled:
+        """The test images, by which nothing was chosen; the validation images if there are no test images.
 
-    @cached_property
-    def held_out_labels(self) -> Labels:
-        """Classes of the held-out images."""
-        return labels_of(self.collection, held_out_images(self.collection))
-
-    @property
-    def labelled_held_out(self) -> Labelled:
-        """The held-out images with their classes."""
-        return Labelled(self.held_out, self.held_out_labels)
-
-    @cached_property
-    def test(self) -> Labelled:
-        """The test images, which select no epoch or mixture; the validation images if there are no test images."""
+        Without near-copies of training images.
+        """
         kept = set(held_out_images(self.collection))
         split = "test" if self.collection.split.groups["test"] else "validation"
-        chosen = [image for image in self.collection.split.images(split) if image in kept]
-        return Labelled(images_of(self.collection, chosen), labels_of(self.collection, chosen))
+        return self._labelled([image for image in self.collection.split.images(split) if image in kept])
+
+    def _labelled(self, images: list[int]) -> Labelled:
+        return Labelled(images_of(self.collection, images), labels_of(self.collection, images))
 
     @cached_property
     def compared(self) -> int:
         """Number of images of each set that are compared; the same for all sets, since most figures depend on it."""
-        return min(len(self.held_out), self.n, len(self.train.x))
+        return min(len(self.held_out.x), self.n, len(self.train.x))
+
+    def with_features(self, images: Images) -> ImageSet:
+        """Images with their features."""
+        return ImageSet(images, self.space(images))
 
     @cached_property
-    def _held_out(self) -> tuple[Images, Features]:
-        return self.held_out, self.space(self.held_out)
+    def _held_out(self) -> ImageSet:
+        return self.with_features(self.held_out.x)
 
-    def metrics(self, images: Images) -> Metrics:
-        """See `metrics`."""
-        return metrics(self._held_out, (images, self.space(images)), self.compared, self.seed)
+    def metrics(self, images: ImageSet) -> Metrics:
+        """See `metrics.metrics`."""
+        return metrics(self._held_out, images, self.compared, self.seed, self.divisions)
 
-    def kid(self, images: Images) -> Estimate:
-        """KID of the first `compared` images."""
-        features, n = self._held_out[1], self.compared
-        real = torch.randperm(len(features), generator=torch.Generator().manual_seed(self.seed))[:n]
-        return kernel_distance_interval(features[real], self.space(images[:n]), self.seed)
+    def kid(self, images: ImageSet) -> list[float]:
+        """KID of the first `compared` images in each network."""
+        n = self.compared
+        real, other = self._held_out.features[:, :n], images.features[:, :n]
+        return [kernel_distance(*points) for points in zip(real, other, strict=True)]
 
     def by_class(self, images: Labelled) -> dict[str, Manifold]:
         """How the images of each class cover its held-out images; classes of too few images are left out."""
-        labels, features = self.held_out_labels, self._held_out[1]
         found = {}
         for label, name in enumerate(self.classes):
-            real, other = features[labels == label], images.x[images.labels == label]
-            n = min(len(real), len(other))
+            real = self._held_out.features[:, self.held_out.labels == label]
+            other = images.x[images.labels == label]
+            n = min(real.shape[1], len(other))
             if n > NEIGHBOURS:
                 order = torch.randperm(len(other), generator=torch.Generator().manual_seed(self.seed))
-                found[name] = manifold(real[:n], self.space(other[order[:n]]))
+                found[name] = mean_manifold(real[:, :n], self.space(other[order[:n]]))
         return found
 
     @cached_property
@@ -206,7 +198,7 @@ class Reference:
     @cached_property
     def real(self) -> Metrics:
         """`metrics` of the training images."""
-        return self.metrics(self.train.x)
+        return self.metrics(self.with_features(self.train.x))
 
     @cached_property
     def components(self) -> PrincipalComponents:
@@ -216,12 +208,22 @@ class Reference:
     @cached_property
     def pca_baseline(self) -> Metrics:
         """`metrics` of draws from a Gaussian in the principal components."""
-        return self.metrics(as_saved(self.components.sample(self.n, self.seed)))
+        return self.metrics(self.with_features(as_saved(self.components.sample(self.n, self.seed))))
 
     @cached_property
-    def pca_baseline_reconstruction(self) -> dict[str, Estimate]:
+    def pca_baseline_reconstruction(self) -> dict[str, Halved]:
         """Quality of the held-out images' projections onto the principal components."""
-        return quality(self.held_out, self.components.reconstruct(self.held_out), self.seed)
+        return quality(self.held_out.x, self.components.reconstruct(self.held_out.x), self.seed)
+
+    @cached_property
+    def gaussian_by_class(self) -> Labelled:
+        """Draws from a Gaussian in the principal components of each class, as many as it has training images."""
+        counts = torch.bincount(self.train.labels, minlength=len(self.classes)).tolist()
+        drawn = [
+            as_saved(principal_components(self.train.x[self.train.labels == label]).sample(n, self.seed + label))
+            for label, n in enumerate(counts)
+        ]
+        return Labelled(torch.cat(drawn), torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
 
     @cached_property
     def _copy_audit(self) -> tuple[CopyDetector, Calibration]:
@@ -247,19 +249,42 @@ class Reference:
         """Share of planted copies that the audit finds; see `privacy.detection`."""
         return privacy.detection(self.detector, self.some_trained.x, self.calibration.threshold, self.seed)
 
-    def classifiers(self, train: Labelled, name: str) -> list[Classifier]:
-        """One classifier per seed, trained on the given images."""
+    def trainings(self, images: Labelled, steps: int) -> list[Training]:
+        """How to train a classifier on labelled images with each seed."""
+        small = halved_until_small(images).to(self.device)
         seeds = range(self.seed, self.seed + self.seeds)
-        return usefulness.classifiers(train.to(self.device), len(self.classes), seeds, name)
-
-    @cached_property
-    def real_classifiers(self) -> list[Classifier]:
-        """Classifiers trained on the training images."""
-        return self.classifiers(self.train, "trained on real images")
+        return [Training(small, len(self.classes), seed, steps) for seed in seeds]
 
     def judge(self, classifiers: Sequence[Classifier], images: Labelled) -> Trial:
         """See `usefulness.judge`."""
-        return usefulness.judge(classifiers, images.to(self.device))
+        return judge(classifiers, halved_until_small(images).to(self.device))
+
+    @cached_property
+    def baselines(self) -> Baselines:
+        """Classifiers that all models are compared with."""
+        parts = two_sample.halves(self.held_out.x, self.train.some(len(self.held_out.x), self.seed).x, self.seed)
+        found = fit(
+            [
+                *self.trainings(self.train, STEPS),
+                *self.trainings(self.train, 2 * STEPS),
+                *self.trainings(self.gaussian_by_class, STEPS),
+                *two_sample.trainings(parts, self.seed, self.device),
+            ],
+            "training classifiers on real images",
+        )
+        real, longer, gaussian = (found[i * self.seeds : (i + 1) * self.seeds] for i in range(3))
+        return Baselines(real, longer, gaussian, two_sample.auc(found[-2:], parts, self.seed))
+
+
+def halved_until_small(images: Labelled) -> Labelled:
+    """Images averaged over 2 x 2 pixels until they have fewer than `SMALL` pixels along an axis.
+
+    Classifiers learn from them three times as fast, and are as accurate.
+    """
+    x = images.x
+    while x.shape[-1] >= SMALL:
+        x = avg_pool2d(x, 2)
+    return Labelled(x, images.labels)
 
 
 _EARLIER_SPLIT = {"patients": None, "published": False, "families": False, "fold": None}

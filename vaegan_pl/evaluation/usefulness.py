@@ -5,39 +5,18 @@ Train on synthetic, test on real (TSTR): arXiv 1706.02633, 1905.10887.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Int64
 from numpy import ndarray
-from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
 
-from vaegan_pl.evaluation.classifier import STEPS, Classifier, Images, balanced_accuracy, fit, predict
+from vaegan_pl.evaluation.classifier import Classifier, Labelled, balanced_accuracy, predict
 from vaegan_pl.evaluation.estimate import Estimate, bootstrap_ci
 
 RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Images and their classes.
-
-    Attributes:
-        x: images in [-1, 1].
-        labels: class indices.
-    """
-
-    x: Images
-    labels: Int64[Tensor, " image"]
-
-    def some(self, n: int, seed: int) -> "Labelled":
-        """At most `n` images, drawn at random without replacement."""
-        chosen = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))[:n]
-        return Labelled(self.x[chosen], self.labels[chosen])
-
-    def to(self, device: torch.device) -> "Labelled":
-        """The same images and labels on a device."""
-        return Labelled(self.x.to(device), self.labels.to(device))
+BINS = 15
 
 
 @dataclass(frozen=True)
@@ -47,10 +26,14 @@ class Trial:
     Attributes:
         right: whether each image was classified correctly, one row per seed.
         labels: classes of the images.
+        calibration_error: mean difference between the probability of the most likely class and the share of images that
+            are classified correctly with such a probability, in `BINS` bins (arXiv 1706.04599, eq. 3); mean over seeds,
+            in [0, 1].
     """
 
     right: Bool[ndarray, "seed image"]
     labels: Int64[ndarray, " image"]
+    calibration_error: float
 
     @property
     def value(self) -> float:
@@ -68,15 +51,14 @@ class Trial:
         return [float(self.right[:, self.labels == label].mean()) for label in np.unique(self.labels)]
 
 
-def classifiers(train: Labelled, classes: int, seeds: Sequence[int], name: str, steps: int = STEPS) -> list[Classifier]:
-    """Train one classifier per seed, all for the same number of steps."""
-    return [fit(train.x, train.labels, classes, seed, f"{name}, seed {seed}", steps) for seed in seeds]
-
-
 def judge(models: Sequence[Classifier], images: Labelled) -> Trial:
     """Which images each classifier classifies correctly."""
-    right = [(predict(model, images.x) == images.labels).cpu().numpy() for model in models]
-    return Trial(np.array(right), images.labels.cpu().numpy())
+    probabilities = [predict(model, images.x) for model in models]
+    right = [(found.argmax(1) == images.labels).cpu().numpy() for found in probabilities]
+    errors = [
+        float(multiclass_calibration_error(found, images.labels, found.shape[1], BINS)) for found in probabilities
+    ]
+    return Trial(np.array(right), images.labels.cpu().numpy(), float(np.mean(errors)))
 
 
 def ratio(numerator: Trial, denominator: Trial) -> Estimate:
@@ -103,3 +85,39 @@ def _resampled(trials: Sequence[Trial]) -> ndarray:
             some = one.right[random.integers(len(one.right), size=len(one.right))]
             row[i] = np.mean([some[:, images].mean() for images in chosen])
     return draws
+
+
+@dataclass(frozen=True)
+class Usefulness:
+    """Classifiers trained on real and on synthetic images; with classical augmentation.
+
+    Attributes:
+        real_real: trained on real images, tested on real ones (TRTR).
+        synthetic_real: trained on as many synthetic images, tested on real ones (TSTR).
+        real_synthetic: trained on real images, tested on synthetic ones (TRTS).
+        gaussian_real: trained on draws from a Gaussian of each class, tested on real images.
+        both_real: trained on real and synthetic images, one to one, for twice as many steps, so that each real image is
+            seen as often as for `real_real`; tested on real images.
+        longer_real: trained on real images for twice as many steps, tested on real ones.
+    """
+
+    real_real: Trial
+    synthetic_real: Trial
+    real_synthetic: Trial
+    gaussian_real: Trial
+    both_real: Trial
+    longer_real: Trial
+
+    @cached_property
+    def accuracies(self) -> dict[str, Estimate]:
+        """Balanced accuracies in [0, 1], the share of TRTR that TSTR reaches, and the gain of training on both."""
+        return {
+            "TRTR": self.real_real.accuracy,
+            "TSTR": self.synthetic_real.accuracy,
+            "TSTR of Gaussians": self.gaussian_real.accuracy,
+            "TRTS": self.real_synthetic.accuracy,
+            "TSTR / TRTR": ratio(self.synthetic_real, self.real_real),
+            "real + synthetic": self.both_real.accuracy,
+            "real + real": self.longer_real.accuracy,
+            "augmentation gain": gain(self.both_real, self.longer_real),
+        }

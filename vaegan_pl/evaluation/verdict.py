@@ -5,13 +5,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vaegan_pl.evaluation import privacy
-from vaegan_pl.evaluation.estimate import Estimate
-from vaegan_pl.evaluation.evaluation import Evaluation, Usefulness
+from vaegan_pl.evaluation.estimate import Estimate, difference
+from vaegan_pl.evaluation.evaluation import Evaluation
+from vaegan_pl.evaluation.metrics import Metrics
 from vaegan_pl.evaluation.privacy import FAIL, PASS, WARN
 from vaegan_pl.evaluation.reference import Reference
+from vaegan_pl.evaluation.usefulness import Usefulness
 
 GOOD, EXCELLENT = 0.85, 0.95
 """Smallest TSTR / TRTR of each grade."""
+
+LEAST_VARIETY = 0.5
+"""Samples whose Vendi score is a smaller share of that of training images have collapsed."""
 
 TELLING_AUC = 0.6
 """Membership can be inferred if the whole interval of an AUC lies above this, or below one minus this."""
@@ -20,6 +25,7 @@ PLAIN, SEEN = ("exact", "mirrored", "shifted by 3 pixels"), 0.8
 """Planted copies, and the share of each that a copy audit must find to be conclusive."""
 
 Distance = Literal["nearer", "farther", "as far"]
+Order = Literal["better", "worse", "cannot be told"]
 Grade = Literal["excellent", "good", "poor"]
 Effect = Literal["helps", "harms", "no difference"]
 
@@ -46,8 +52,10 @@ class Verdict:
     """The conclusions about a model.
 
     Attributes:
-        privacy: `PASS`, `WARN` or `FAIL`; see `privacy_verdict`.
+        privacy: one of `privacy.VERDICTS`; see `privacy_verdict`.
         limits: of the copy audit.
+        collapsed: the variety of the default samples as a share of that of training images, in [0, 1], if it is below
+            `LEAST_VARIETY`, else None.
         distance: whether samples are nearer to held-out images than draws from the Gaussian are; see `compare`.
         usefulness: the metrics that may be shown; None if they were not measured or are withheld.
         withheld: whether usefulness was measured but is not shown, because the copy audit failed: classifiers learn
@@ -56,6 +64,7 @@ class Verdict:
 
     privacy: str
     limits: Limits
+    collapsed: float | None
     distance: Distance
     usefulness: Usefulness | None
     withheld: bool
@@ -73,9 +82,11 @@ def decide(evaluation: Evaluation, reference: Reference) -> Verdict:
         (audit.verdict for audit in evaluation.audits.values()), evaluation.membership.values(), limits
     )
     failed = verdict == FAIL
+    variety = evaluation.metrics[evaluation.default]["Vendi score"].value / reference.real["Vendi score"].value
     return Verdict(
         privacy=verdict,
         limits=limits,
+        collapsed=variety if variety < LEAST_VARIETY else None,
         distance=compare(evaluation.metrics[evaluation.default]["KID"], reference.pca_baseline["KID"]),
         usefulness=None if failed else evaluation.usefulness,
         withheld=failed and evaluation.usefulness is not None,
@@ -94,7 +105,7 @@ def audit_limits(detection: Mapping[str, Estimate], held_out: int) -> Limits:
 
 
 def privacy_verdict(audits: Iterable[str], membership: Iterable[Estimate], limits: Limits) -> str:
-    """The worst verdict of the copy audits; at least `WARN` if membership can be inferred or an audit is inconclusive.
+    """The worst verdict of the copy audits; at least `WARN` if membership can be inferred or plain copies are missed.
 
     Args:
         audits: verdict of each set of samples.
@@ -105,7 +116,7 @@ def privacy_verdict(audits: Iterable[str], membership: Iterable[Estimate], limit
     if FAIL in found:
         return FAIL
     shows = any(max(area.low, 1 - area.high) > TELLING_AUC for area in membership)
-    return WARN if WARN in found or shows or limits else PASS
+    return WARN if shows or limits else max(found, key=privacy.VERDICTS.index, default=PASS)
 
 
 def compare(distance: Estimate, baseline: Estimate) -> Distance:
@@ -113,6 +124,21 @@ def compare(distance: Estimate, baseline: Estimate) -> Distance:
     if distance.high < baseline.low:
         return "nearer"
     return "farther" if distance.low > baseline.high else "as far"
+
+
+def order(one: Metrics, other: Metrics, name: str, *, higher_is_better: bool) -> Order:
+    """Whether a figure of one model is better than that of another, by the interval of their difference.
+
+    Args:
+        one: figures of the model in question.
+        other: figures of the other model, from the same held-out images and divisions.
+        name: which figure.
+        higher_is_better: whether larger values are better.
+    """
+    gap = difference(one[name], other[name])
+    if gap.low <= 0 <= gap.high:
+        return "cannot be told"
+    return "better" if (gap.value > 0) == higher_is_better else "worse"
 
 
 def grade(share: float) -> Grade:

@@ -20,8 +20,7 @@ def card(one: Evaluation, reference: Reference) -> str:
             "",
             *("| " + " | ".join(map(str, row)) + " |" for row in rows),
             "",
-            f"Features: {reference.space}. In brackets: 95 % intervals for KID, reconstruction and usefulness, the "
-            f"range of ten random subsets for the other figures. {reference.compared} images of each set are compared, "
-            f"{reference.n} samples are audited.",
+            f"Features: {reference.space}. In brackets: 95 % intervals. {reference.compared} images of each set are "
+            f"compared, {reference.n} samples are audited.",
         ],
     )

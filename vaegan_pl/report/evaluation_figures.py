@@ -1,16 +1,17 @@
 """The figures of an evaluation as plain values, for `metrics.json`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from vaegan_pl.data.splits import SPLITS
 from vaegan_pl.evaluation import privacy
 from vaegan_pl.evaluation.estimate import Estimate
-from vaegan_pl.evaluation.evaluation import Evaluation, Usefulness
+from vaegan_pl.evaluation.evaluation import Evaluation
 from vaegan_pl.evaluation.latent_space import LatentSpace
 from vaegan_pl.evaluation.privacy import Audit
 from vaegan_pl.evaluation.reference import Reference
+from vaegan_pl.evaluation.usefulness import Usefulness
 from vaegan_pl.evaluation.verdict import decide
 from vaegan_pl.report.evaluation_words import WITHHELD
 from vaegan_pl.storage.outputs import MADE_BY
@@ -27,13 +28,16 @@ def gather(evaluations: Sequence[Evaluation], reference: Reference) -> dict[str,
             "fingerprint": collection.fingerprint(),
             "splitting": collection.splitting.facts,
             "images": {split: sum(collection.counts(split).values()) for split in SPLITS},
-            "held_out": len(reference.held_out),
+            "held_out": len(reference.held_out.x),
         },
         "compared": reference.compared,
         "samples": reference.n,
         "seed": reference.seed,
         "features": {"name": reference.space.name, "balanced_accuracy": reference.space.accuracy},
-        "real": _plain(reference.real),
+        "real": {
+            **_plain(reference.real),
+            "two_sample_auc": None if not reference.seeds else _interval(reference.baselines.told_apart),
+        },
         "gaussian": {**_plain(reference.pca_baseline), "reconstruction": _plain(reference.pca_baseline_reconstruction)},
         "copy_audit": {
             **asdict(reference.calibration),
@@ -45,8 +49,12 @@ def gather(evaluations: Sequence[Evaluation], reference: Reference) -> dict[str,
     }
 
 
-def _plain(estimates: dict[str, Estimate]) -> dict[str, dict[str, float]]:
-    return {name: asdict(estimate) for name, estimate in estimates.items()}
+def _plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float]]:
+    return {name: _interval(estimate) for name, estimate in estimates.items()}
+
+
+def _interval(estimate: Estimate) -> dict[str, float]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
 
 
 def _model(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
@@ -57,13 +65,16 @@ def _model(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
         "trained_on": evaluation.model.trained_on.plain,
         "training": dict(evaluation.model.training),
         "samples": {name: _plain(metrics) for name, metrics in evaluation.metrics.items()},
+        "KID_by_network": evaluation.kid_by_network,
+        "two_sample_auc": None if evaluation.told_apart is None else _interval(evaluation.told_apart),
         "by_class": {name: asdict(manifold) for name, manifold in evaluation.by_class.items()},
         "reconstruction": None if reconstruction is None else _plain(reconstruction),
         "latent_space": None if space is None else _latent_space(space),
         "copies": {name: _audit(audit) for name, audit in evaluation.audits.items()},
-        "own_reconstructions_of_training_images_found": None if memorised is None else asdict(memorised),
+        "own_reconstructions_of_training_images_found": None if memorised is None else _interval(memorised),
         "membership": _plain(evaluation.membership),
         "verdict": decided.privacy,
+        "collapsed": decided.collapsed is not None,
     }
     if decided.withheld:
         facts["usefulness"] = WITHHELD
@@ -75,7 +86,7 @@ def _model(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
 def _audit(audit: Audit) -> dict[str, Any]:
     return {
         "copies": audit.copies,
-        "rate": asdict(audit.rate),
+        "rate": _interval(audit.rate),
         "chance": audit.chance,
         "verdict": audit.verdict,
     }
@@ -87,7 +98,7 @@ def _latent_space(space: LatentSpace) -> dict[str, Any]:
         "nats_of_an_image": posterior.nats,
         "nats_of_all_from_prior": posterior.nats_from_prior,
         "variances": posterior.variances.tolist(),
-        "KID_of_one_gaussian": asdict(space.kid),
+        "KID_of_one_gaussian": space.kid,
     }
 
 
@@ -96,6 +107,8 @@ def _usefulness(useful: Usefulness) -> dict[str, Any]:
         "seeds": len(useful.real_real.right),
         "test_images": len(useful.real_real.labels),
         **_plain(useful.accuracies),
+        "TSTR_calibration_error": useful.synthetic_real.calibration_error,
+        "TRTR_calibration_error": useful.real_real.calibration_error,
         "TSTR_per_class": useful.synthetic_real.per_class,
         "TRTR_per_class": useful.real_real.per_class,
     }

@@ -7,13 +7,14 @@ import torch
 from matplotlib.figure import Figure
 
 from vaegan_pl.evaluation import privacy, verdict
-from vaegan_pl.evaluation.evaluation import PRIOR, STEPS, Evaluation, Usefulness
+from vaegan_pl.evaluation.evaluation import PRIOR, STEPS, Evaluation
 from vaegan_pl.evaluation.privacy import Audit
 from vaegan_pl.evaluation.reference import Reference
+from vaegan_pl.evaluation.usefulness import Usefulness
 from vaegan_pl.evaluation.verdict import decide
 from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.report.evaluation_table import CLOSE, USEFULNESS, columns, table
-from vaegan_pl.report.evaluation_words import SAMPLES, names, sentences
+from vaegan_pl.report.evaluation_words import COMPARED, SAMPLES, comparisons, names, sentences
 from vaegan_pl.report.model_card import NOT_A_GUARANTEE
 from vaegan_pl.report.page import Picture, Section, Table, literal, picture, render
 from vaegan_pl.report.pictures import Images, grid, pairs
@@ -30,8 +31,8 @@ def page(evaluations: Sequence[Evaluation], reference: Reference) -> str:
     """The page as HTML, with a summary of all models and the sections of each."""
     collection = reference.collection
     lead = [
-        f"{len(reference.held_out):,} held-out images of {collection.root.resolve().name}; {reference.n:,} samples of "
-        f"each model; {reference.compared:,} of each are compared at a time. Images are compared by their features: "
+        f"{len(reference.held_out.x):,} held-out images of {collection.root.resolve().name}; {reference.n:,} samples "
+        f"of each model; {reference.compared:,} of each are compared at a time. Images are compared by their features: "
         f"{reference.space}."
     ]
     if collection.is_phantom:
@@ -58,7 +59,14 @@ def _summary(evaluations: Sequence[Evaluation], reference: Reference) -> Section
         for name, one in zip(names(evaluations), evaluations, strict=True)
         for claim, words in sentences(one, reference).items()
     ]
-    return Section("What was found", text, [table(evaluations, reference)], [_chart(evaluations, reference)])
+    tables = [table(evaluations, reference)]
+    if len(evaluations) > 1:
+        text.append(
+            "Models are compared with the first, on the same held-out images: difference with its 95 % interval. "
+            "Better and worse: the interval does not contain 0."
+        )
+        tables.append(Table(["samples by default", *COMPARED], comparisons(evaluations)))
+    return Section("What was found", text, tables, [_chart(evaluations, reference)])
 
 
 def _chart(evaluations: Sequence[Evaluation], reference: Reference) -> Picture:
@@ -89,9 +97,10 @@ def _pictures(one: Evaluation, reference: Reference, prefix: str) -> Section:
         for name, images in one.samples.items()
     ]
     if one.reconstructions is not None:
-        some = torch.linspace(0, len(reference.held_out) - 1, min(16, len(reference.held_out))).long()
+        held_out = reference.held_out.x
+        some = torch.linspace(0, len(held_out) - 1, min(16, len(held_out))).long()
         caption = f"Held-out images, above their reconstructions. {source}"
-        shown.append(_pairs(reference.held_out[some], one.reconstructions[some], caption, "reconstructions"))
+        shown.append(_pairs(held_out[some], one.reconstructions[some], caption, "reconstructions"))
     if one.interpolations is not None:
         caption = f"On straight lines between the posterior means of two held-out images. {source}"
         shown.append(_grid(one.interpolations, STEPS, caption, "interpolations"))
@@ -147,7 +156,7 @@ def _latent_space(one: Evaluation, prefix: str) -> list[Section]:
             f"{least:.2f}, {middle:.2f}, {largest:.2f}",
             "1, 1, 1",
         ],
-        ["KID of samples", str(one.latent_space.kid), str(one.metrics[PRIOR]["KID"])],
+        ["KID of samples", f"{one.latent_space.kid:.3f}", f"{one.metrics[PRIOR]['KID'].value:.3f}"],
     ]
     return [Section(f"{prefix}latent space", text, [Table(["", "one Gaussian of all posteriors", "prior"], rows)])]
 
@@ -161,7 +170,8 @@ def _privacy(one: Evaluation, reference: Reference, prefix: str) -> Section:
         "copies": "Samples so similar to a training image that they count as copies. The rule is in the section "
         "What the copy audit sees.",
         "rate": "Share of copies, with its 95 % Wilson interval.",
-        "verdict": "FAIL: too many to be chance. WARN: unlikely to be chance. PASS: no sign of copies.",
+        "verdict": "FAIL: too many to be chance. WARN: unlikely to be chance. NO POWER: no sign of copies, but the "
+        "audit would hardly recognise this model's copies. PASS: no sign of copies.",
     }
     meanings = {
         "reconstruction error": "Does the model reconstruct training images better than held-out ones?",
@@ -196,6 +206,9 @@ def _nearest(one: Evaluation, samples: str, audit: Audit, reference: Reference) 
 
 def _usefulness(useful: Usefulness, words: str, reference: Reference, prefix: str) -> Section:
     rows = [[name, USEFULNESS[name], str(value)] for name, value in useful.accuracies.items()]
+    calibration = "Mean difference between the stated probability and the share that is right, on real images"
+    for name, trial in (("TRTR", useful.real_real), ("TSTR", useful.synthetic_real)):
+        rows.append([f"calibration error of {name}", f"{calibration}.", f"{trial.calibration_error:.3f}"])
     per_class = [
         [name, f"{real:.1%}", f"{synthetic:.1%}", f"{both:.1%}"]
         for name, real, synthetic, both in zip(
@@ -233,7 +246,8 @@ def _copy_audit(reference: Reference) -> Section:
         f"no more than held-out images do would show so many with a probability below {privacy.HARDLY:.0%}. WARN: "
         f"that probability is below {privacy.UNLIKELY:.0%}, or membership leaks (the whole interval of an AUC lies "
         f"above {verdict.TELLING_AUC} or below {1 - verdict.TELLING_AUC:.1f}), or plain copies are missed, or fewer "
-        f"than {privacy.LEAST_HELD_OUT} images are held out.",
+        f"than {privacy.LEAST_HELD_OUT} images are held out. NO POWER: the audit recognises less than "
+        f"{privacy.POWER:.0%} of the model's own reconstructions of training images.",
         "To see what the audit can find, copies of training images were planted. Kinds of copies that are rarely found "
         "are its blind spots.",
         NOT_A_GUARANTEE,
@@ -251,5 +265,10 @@ def _settings(evaluations: Sequence[Evaluation], reference: Reference) -> Sectio
         ["seed", str(reference.seed)],
     ]
     for one in evaluations:
-        rows += [["model", str(one.path)], *([f"  {name}", str(value)] for name, value in one.model.training.items())]
+        by_network = ", ".join(f"{kid:.3f}" for kid in one.kid_by_network)
+        rows += [
+            ["model", str(one.path)],
+            ["  KID in each network's features", by_network],
+            *([f"  {name}", str(value)] for name, value in one.model.training.items()),
+        ]
     return Section("Settings", [], [Table(["setting", "value"], rows)])

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vaegan_pl.evaluation.classifier import Labelled
 from vaegan_pl.evaluation.evaluation import PRIOR, Evaluation
 from vaegan_pl.evaluation.reference import Reference
-from vaegan_pl.evaluation.usefulness import Labelled
 from vaegan_pl.report.evaluation_figures import gather
 from vaegan_pl.report.evaluation_page import page
 from vaegan_pl.report.evaluation_words import names
@@ -34,11 +34,7 @@ def write(evaluations: Sequence[Evaluation], reference: Reference, output: Path)
 def by_class(evaluations: Sequence[Evaluation], reference: Reference) -> Image.Image:
     """Held-out images above samples of each model: the first `OF_EACH_CLASS` of each class, so none is hand-picked."""
     n, classes = OF_EACH_CLASS, len(reference.classes)
-    rows = {
-        f"real, held out: {n} of each of {', '.join(reference.classes)}": _of_each(
-            reference.labelled_held_out, n, classes
-        )
-    }
+    rows = {f"real, held out: {n} of each of {', '.join(reference.classes)}": _of_each(reference.held_out, n, classes)}
     for name, one in zip(names(evaluations), evaluations, strict=True):
         if one.labelled is None:
             rows[f"{name}: samples of the prior"] = one.samples[PRIOR][: n * classes]

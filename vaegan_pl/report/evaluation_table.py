@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from vaegan_pl.evaluation.evaluation import BY_CLASS, CEILING, PRIOR, Evaluation
-from vaegan_pl.evaluation.reference import DRAWS, Reference
+from vaegan_pl.evaluation.metrics import DIVISIONS
+from vaegan_pl.evaluation.reference import Reference
 from vaegan_pl.evaluation.verdict import decide
 from vaegan_pl.report.evaluation_words import SAMPLES, names
 from vaegan_pl.report.page import Table
@@ -17,6 +18,9 @@ BETTER = {
     "coverage": "higher",
     "Vendi score": "as real",
     "MS-SSIM of pairs": "as real",
+    "fine detail": "as real",
+    "grid of 2 pixels": "as real",
+    "grid of 4 pixels": "as real",
 }
 
 CLOSE = {
@@ -32,14 +36,18 @@ CLOSE = {
 USEFULNESS = {
     "TRTR": "Train on real, test on real: accuracy of classifiers trained on real images; the value to reach.",
     "TSTR": "Train on synthetic, test on real: accuracy of classifiers trained on as many samples instead.",
+    "TSTR of Gaussians": "TSTR of draws from a Gaussian of each class, in the principal components of its pixels: the "
+    "simplest model that knows classes.",
     "TRTS": "Train on real, test on synthetic: do samples show what their label says?",
     "TSTR / TRTR": "Share of the accuracy with real images that samples alone reach.",
-    "real + synthetic": "Accuracy of classifiers trained on real images and samples, one to one, for as many steps.",
-    "augmentation gain": "Accuracy of real + synthetic minus TRTR: what samples add to real images.",
+    "real + synthetic": "Accuracy of classifiers trained on real images and samples, one to one, for twice as many "
+    "steps: each real image is seen as often as for TRTR.",
+    "real + real": "Accuracy of classifiers trained on real images for twice as many steps.",
+    "augmentation gain": "Accuracy of real + synthetic minus that of real + real: what samples add to real images.",
 }
 """Figures of classifiers."""
 
-_COPIES = "copies of training images"
+_COPIES, _TOLD_APART = "copies of training images", "AUC of two-sample test"
 _FRECHET, _RELATIVE = "Fréchet distance", "Fréchet distance / that of real images"
 _RECONSTRUCTION = {"PSNR": "reconstruction PSNR (dB)"}
 
@@ -61,6 +69,9 @@ def table(evaluations: Sequence[Evaluation], reference: Reference) -> Table:
             for one, samples in sets
         ]
         rows.append([_RECONSTRUCTION.get(name, f"reconstruction {name}"), "higher", "", str(baseline), *cells])
+    if reference.seeds:
+        cells = [str(one.told_apart) if samples == one.default else "" for one, samples in sets]
+        rows.append([_TOLD_APART, "near 0.5", str(reference.baselines.told_apart), "", *cells])
     audits = [one.audits.get(samples) for one, samples in sets]
     cells = ["" if audit is None else f"{audit.rate.value:.1%} {audit.verdict}" for audit in audits]
     rows.append([_COPIES, "lower", "1 %", "", *cells])
@@ -82,7 +93,7 @@ def columns(evaluations: Sequence[Evaluation]) -> list[str]:
     if len(evaluations) == 1:
         return [SAMPLES[samples] for samples in evaluations[0].metrics]
     return [
-        f"{name}, {samples}"
+        f"{name}, {SAMPLES[samples]}"
         for name, one in zip(names(evaluations), evaluations, strict=True)
         for samples in one.metrics
     ]
@@ -100,8 +111,8 @@ def meanings(reference: Reference) -> dict[str, str]:
     features = (
         "Inception's features, as in publications; small grey images differ a lot from the photographs it learned from."
         if reference.space.accuracy is None
-        else "the features of a classifier trained on this data set. Not comparable with published values, which use "
-        "other features."
+        else "the features of classifiers trained on this data set, and averaged over them. Comparable only with "
+        f"values in the same features ({reference.space.name}): not with publications, other data or another split."
     )
     return {
         "better": "Which values are better. As real: close to the value of real images.",
@@ -114,10 +125,21 @@ def meanings(reference: Reference) -> dict[str, str]:
         "images, decoded from where each class lies in the latent space.",
         SAMPLES[CEILING]: "Images decoded from the posteriors of training images: the best that drawing z in another "
         "way can reach. What is missing to the real images is up to the networks.",
-        "[low, high]": "95 % bootstrap interval for KID, reconstruction and usefulness. For the other figures, the "
-        f"range over {DRAWS} random subsets of the images, if there are enough images.",
+        "[low, high]": f"95 % interval: from {DIVISIONS} random divisions of the images into halves or, for "
+        "accuracies, AUC and copies, from resampling. Slices of a patient count as "
+        "independent, and no model is trained again.",
         "KID": "Kernel Inception Distance: how far the distribution of a set of images is from that of held-out "
         f"images. 0 means no difference; values near 0 can be negative. Measured in {features}",
+        "fine detail": "Share of the power of the images' spectrum above half the Nyquist frequency. A lower value "
+        "than for real images means blur.",
+        **{
+            f"grid of {pixels} pixels": f"Power at a period of {pixels} pixels, relative to that at similar periods. A "
+            "higher value than for real images means a grid, as transposed convolutions can leave."
+            for pixels in (2, 4)
+        },
+        _TOLD_APART: "How well a small classifier, trained on one half of the images, tells held-out images from "
+        "samples in the other half (arXiv 1610.06545): the area under the ROC curve. 0.5: it cannot; 1: it always can. "
+        "For real images: training images from held-out images.",
         _FRECHET: "The formula of FID: distance between two Gaussians, one fitted to each set of images, in the "
         "features that KID uses. It depends on the number of images.",
         **CLOSE,

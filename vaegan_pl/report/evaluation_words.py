@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+from vaegan_pl.evaluation.estimate import difference
 from vaegan_pl.evaluation.evaluation import BY_CLASS, CEILING, PRIOR, Evaluation
+from vaegan_pl.evaluation.metrics import Metrics
+from vaegan_pl.evaluation.privacy import POWER
 from vaegan_pl.evaluation.reference import Reference
-from vaegan_pl.evaluation.verdict import Limits, Verdict, decide, effect, grade
+from vaegan_pl.evaluation.verdict import Limits, Verdict, decide, effect, grade, order
 from vaegan_pl.report.model_card import NOT_A_GUARANTEE
 
 WITHHELD = "Not shown: the copy audit failed, and samples that copy training images always look useful"
@@ -16,6 +19,9 @@ _DISTANCES = {
     "farther": "farther from real images than",
     "as far": "about as far from real images as",
 }
+COMPARED = {"KID": False, "coverage": True, "precision": True, "PSNR": True}
+"""Figures in which models are compared with each other, and whether higher values are better."""
+
 _EFFECTS = {"helps": "helps", "harms": "hurts", "no difference": "makes no measurable difference"}
 
 
@@ -33,13 +39,20 @@ def sentences(evaluation: Evaluation, reference: Reference) -> dict[str, str]:
     """What the figures say about each of the four claims that are made for such models."""
     decided = decide(evaluation, reference)
     metrics, real = evaluation.metrics[evaluation.default], reference.real
+    collapsed = ""
+    if decided.collapsed is not None:
+        collapsed = (
+            f"The samples have COLLAPSED: their variety (Vendi score) is {decided.collapsed:.0%} of that of real "
+            "images. No other figure makes up for that. "
+        )
     return {
-        "structure": f"Samples are {_DISTANCES[decided.distance]} draws from a Gaussian of "
+        "structure": f"{collapsed}Samples are {_DISTANCES[decided.distance]} draws from a Gaussian of "
         f"{len(reference.components.axes)} principal components (KID, a distance between sets of images: "
         f"{metrics['KID'].value:.3g} against {reference.pca_baseline['KID'].value:.3g}; training images reach "
-        f"{real['KID'].value:.2g}). {metrics['precision'].value:.0%} of the samples lie among held-out images.",
-        "variety": f"Samples cover {metrics['coverage'].value:.0%} of the held-out images; other real images cover "
-        f"{real['coverage'].value:.0%}. Two random samples have an MS-SSIM of "
+        f"{real['KID'].value:.2g}). {metrics['precision'].value:.0%} of the samples lie among held-out images."
+        f"{_told_apart(evaluation, reference)}",
+        "variety": f"{collapsed}Samples cover {metrics['coverage'].value:.0%} of the held-out images; other real "
+        f"images cover {real['coverage'].value:.0%}. Two random samples have an MS-SSIM of "
         f"{metrics['MS-SSIM of pairs'].value:.2f} on average, two real images {real['MS-SSIM of pairs'].value:.2f}: "
         "the higher, the more alike.",
         "usefulness": _useful_words(decided),
@@ -56,9 +69,11 @@ def _useful_words(decided: Verdict) -> str:
     reached, gain = found["TSTR / TRTR"], found["augmentation gain"]
     return (
         f"Classifiers trained on samples alone reach {reached.value:.0%} of the balanced accuracy of classifiers "
-        f"trained on real images ({found['TSTR'].value:.1%} against {found['TRTR'].value:.1%}), which is "
-        f"{grade(reached.value)}. Adding samples to real images {_EFFECTS[effect(gain)]} "
-        f"({100 * gain.value:+.1f} percentage points, from {100 * gain.low:+.1f} to {100 * gain.high:+.1f})."
+        f"trained on real images ({found['TSTR'].value:.1%} against {found['TRTR'].value:.1%}), "
+        f"{'which is ' + grade(reached.value) if decided.collapsed is None else 'but the samples have collapsed'}. "
+        f"A Gaussian of each class reaches {found['TSTR of Gaussians'].value:.1%}. Adding samples to real images, each "
+        f"of which is seen as often, {_EFFECTS[effect(gain)]} ({100 * gain.value:+.1f} percentage points, from "
+        f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f})."
     )
 
 
@@ -91,4 +106,35 @@ def _memorised(evaluation: Evaluation) -> str:
     if evaluation.memorised is None:
         return ""
     share = evaluation.memorised.value
-    return f"The copy audit recognises {share:.0%} of this model's own reconstructions of training images."
+    means = ", so finding no copies says little" if share < POWER else ""
+    return f"The copy audit recognises {share:.0%} of this model's own reconstructions of training images{means}."
+
+
+def _told_apart(evaluation: Evaluation, reference: Reference) -> str:
+    if evaluation.told_apart is None:
+        return ""
+    return (
+        f" A classifier tells samples from held-out images with an AUC of {evaluation.told_apart.value:.2f}, and "
+        f"training images from held-out images with {reference.baselines.told_apart.value:.2f} (0.5 is chance)."
+    )
+
+
+def comparisons(evaluations: Sequence[Evaluation]) -> list[list[str]]:
+    """How each model compares with the first: its name, and for each of `COMPARED` the difference and what it means."""
+    first, *others = zip(names(evaluations), evaluations, strict=True)
+    rows = []
+    for name, one in others:
+        cells = [f"{name} against {first[0]}"]
+        for figure, higher in COMPARED.items():
+            sides = [_figures(evaluation) for evaluation in (one, first[1])]
+            if all(figure in side for side in sides):
+                gap = difference(sides[0][figure], sides[1][figure])
+                cells.append(f"{order(sides[0], sides[1], figure, higher_is_better=higher)}: {gap}")
+            else:
+                cells.append("")
+        rows.append(cells)
+    return rows
+
+
+def _figures(evaluation: Evaluation) -> Metrics:
+    return {**evaluation.metrics[evaluation.default], **(evaluation.reconstruction or {})}

@@ -278,6 +278,7 @@ def _copies(directory: Path, config: DictConfig) -> str | None:
     """The worse of the copy-audit verdicts on the best and the last model; None if too few images are held out."""
     from hydra.utils import instantiate
 
+    from vaegan_pl.evaluation import privacy
     from vaegan_pl.evaluation.reference import audit_of
     from vaegan_pl.hardware import pick_device
     from vaegan_pl.model import weights
@@ -288,7 +289,7 @@ def _copies(directory: Path, config: DictConfig) -> str | None:
     files = filter(Path.exists, (directory / BEST_MODEL, directory / LAST_MODEL))
     models = {model.training["batches"]: model for model in map(weights.load, files)}
     verdicts = [audit_of(m, data.collection, config.sweep.audit, config.seed, device) for m in models.values()]
-    return max(filter(None, verdicts), key=("PASS", "WARN", "FAIL").index, default=None)
+    return max(filter(None, verdicts), key=privacy.VERDICTS.index, default=None)
 
 
 def _write(record: Job) -> None:

@@ -79,7 +79,7 @@ class Run:
         seed: the seed.
         value: the objective's best value; None until it is known.
         step: the batch at which that value was logged.
-        copies: the verdict of the copy audit (PASS, WARN or FAIL); None if there was no audit.
+        copies: the verdict of the copy audit (PASS, NO POWER, WARN or FAIL); None if there was no audit.
         pruned: whether the pruner stopped it early.
         figures: the validation metrics logged at that batch, by name.
         seconds: training time over all attempts.
@@ -218,7 +218,7 @@ def _check(job: Job) -> None:
         _is((int, float), run.seconds, *run.figures.values())
         _is(str, *run.figures)
         _is((str, type(None)), run.wandb, run.copies)
-        if run.copies not in (None, "PASS", "WARN", "FAIL") or not 0 <= run.seed < 2**32:
+        if run.copies not in (None, "PASS", "NO POWER", "WARN", "FAIL") or not 0 <= run.seed < 2**32:
             raise ValueError("an invalid copy verdict or seed")
         if run.value is not None and not math.isfinite(run.value):
             raise ValueError("a value that is not finite")

@@ -7,8 +7,8 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from vaegan_pl.evaluation.diversity import NEIGHBOURS, manifold, vendi_score
-from vaegan_pl.evaluation.features import FeatureSpace, classifier_features
+from vaegan_pl.evaluation.diversity import NEIGHBOURS, mean_manifold, vendi_score
+from vaegan_pl.evaluation.features import FeatureSpace, classifier_features, mean_over_networks
 from vaegan_pl.evaluation.fidelity import kernel_distance
 from vaegan_pl.model.running import in_batches
 from vaegan_pl.training.callbacks.common import check_prior, data_of, model_of
@@ -64,7 +64,7 @@ class Quality(L.Callback):
             self.x, self.y = data.validation_images(self.n)
             self.space = classifier_features(data.collection, data.cache, pl_module.device)
             self.real = self.space(self.x)
-            self.variety = vendi_score(self.real)
+            self.variety = mean_over_networks(vendi_score, self.real)
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -112,9 +112,9 @@ class Quality(L.Callback):
         networks.train()
         features = self.space(samples)
         figures = {
-            "kid": kernel_distance(self.real, features),
-            "coverage": manifold(self.real, features).coverage,
-            "variety": vendi_score(features) / self.variety,
+            "kid": mean_over_networks(kernel_distance, self.real, features),
+            "coverage": mean_manifold(self.real, features).coverage,
+            "variety": mean_over_networks(vendi_score, features) / self.variety,
         }
         if means is not None:
             figures["active_dimensions"] = float((means.var(0) > self.ACTIVE).sum())
