@@ -53,6 +53,7 @@ def class_mixtures(
     collection: Collection,
     device: torch.device,
     choose: Callable[[Sequence[ClassMixtures]], ClassMixtures] | None,
+    sizes: Sequence[int] = COMPONENTS,
 ) -> ClassMixtures:
     """Fit mixtures to the posteriors of each class, with the number of components that suits best.
 
@@ -63,6 +64,7 @@ def class_mixtures(
         choose: chooses one of several mixtures, each with as many components in all classes; see
             `evaluation.choice.by_validation`. None chooses, for each class, the mixture under which the posteriors of
             its validation images are most likely.
+        sizes: numbers of components to choose from.
 
     Raises:
         ValueError: if no mixture can be fitted to the posteriors of a class.
@@ -79,7 +81,7 @@ def class_mixtures(
             own = labels == label
             found.setdefault(name, {})[split] = draw_posteriors(mean[own], log_variance[own], generator)
     candidates: list[ClassMixtures] = []
-    for components in track(COMPONENTS, "fitting classes", "size"):
+    for components in track(sizes, "fitting classes", "size"):
         fitted = {name: fit(z["train"], components) for name, z in found.items()}
         candidates.append({name: mixture for name, mixture in fitted.items() if mixture is not None})
     missing = [name for name in classes if not any(name in each for each in candidates)]

@@ -15,7 +15,7 @@ from torch import Tensor
 DRAWS = 4
 """Draws from each image's posterior, to fit mixtures to."""
 
-COMPONENTS = (1, 2, 4, 8, 16)
+COMPONENTS = (1, 4, 16)
 """Numbers of components of a class's mixture that are tried."""
 
 LEAST_IMAGES = 4

@@ -34,10 +34,8 @@ def gather(evaluations: Sequence[Evaluation], reference: Reference) -> dict[str,
         "samples": reference.n,
         "seed": reference.seed,
         "features": {"name": reference.space.name, "balanced_accuracy": reference.space.accuracy},
-        "real": {
-            **_plain(reference.real),
-            "two_sample_auc": None if not reference.seeds else _interval(reference.baselines.told_apart),
-        },
+        "real": _plain(reference.real),
+        "two_sample_auc_of_real_images": _interval(reference.baselines.told_apart) if reference.seeds else None,
         "gaussian": {**_plain(reference.pca_baseline), "reconstruction": _plain(reference.pca_baseline_reconstruction)},
         "copy_audit": {
             **asdict(reference.calibration),

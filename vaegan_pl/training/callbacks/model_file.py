@@ -1,6 +1,7 @@
 """Write the portable model files."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from vaegan_pl.evaluation.choice import by_validation
 from vaegan_pl.evaluation.features import FeatureSpace
 from vaegan_pl.inference import class_mixtures
 from vaegan_pl.model import weights
-from vaegan_pl.model.mixtures import ClassMixtures
+from vaegan_pl.model.mixtures import COMPONENTS, ClassMixtures
 from vaegan_pl.report import model_card
 from vaegan_pl.training.callbacks.common import data_of, epochs_of, outlived
 from vaegan_pl.training.callbacks.quality import Quality
@@ -28,7 +29,8 @@ class ModelFile(L.Callback):
     """Writes the portable model files of the last epoch and of the epoch with the lowest validation KID.
 
     When training ends, the class mixtures are added to the files, and model cards are written. The number of components
-    is chosen by the KID of samples to validation images, or by likelihood if the quality of samples is not measured.
+    is chosen for the best epoch, by the KID of samples to validation images, or by likelihood if the quality of samples
+    is not measured.
 
     Args:
         path: file of the last epoch, `vae_gan_model.pth`.
@@ -68,6 +70,7 @@ class ModelFile(L.Callback):
         """
         assert isinstance(pl_module, VAEGANModule)
         found: dict[int, ClassMixtures] = {}
+        sizes: Sequence[int] = COMPONENTS
         if self.stale:  # e.g. the disk was full after the last epoch
             self._write(self.path, trainer, pl_module)
         for path in filter(Path.exists, (self.best, self.path)):
@@ -87,7 +90,9 @@ class ModelFile(L.Callback):
                     collection, device = data_of(trainer).collection, pl_module.device
                     space = _features(trainer)
                     choose = None if space is None else by_validation(model, collection, space)
-                    found[batches] = class_mixtures(networks, collection, device, choose)
+                    found[batches] = class_mixtures(networks, collection, device, choose, sizes)
+                    if choose is not None:  # the last model gets as many components as the best, which saves time
+                        sizes = [max(len(mixture.weights) for mixture in found[batches].values())]
             except (ValueError, TypeError, RuntimeError, UserError, MemoryError) as error:
                 log.warning("%s: classes cannot be sampled: %s", path.name, error)
             else:

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from vaegan_pl.evaluation.diversity import NEIGHBOURS, mean_manifold, vendi_score
 from vaegan_pl.evaluation.features import FeatureSpace, classifier_features, mean_over_networks
 from vaegan_pl.evaluation.fidelity import kernel_distance
+from vaegan_pl.evaluation.verdict import LEAST_VARIETY
 from vaegan_pl.model.running import in_batches
 from vaegan_pl.training.callbacks.common import check_prior, data_of, model_of
 from vaegan_pl.training.lightning_module import VAEGANModule
@@ -32,7 +33,7 @@ class Quality(L.Callback):
     """
 
     ACTIVE = 0.01
-    COLLAPSED = 0.5
+    COLLAPSED = LEAST_VARIETY
     WON = 0.005
 
     def __init__(self, n: int, seed: int, prior: str) -> None:
@@ -97,6 +98,19 @@ class Quality(L.Callback):
                     f"the discriminator has won (its loss on {name} images is {float(cost):.4f} nats) and "
                     f"gives the decoder no useful gradient; {model.AGAINST_DEFEAT}",
                 )
+
+    @rank_zero_only
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Warn if the samples of the trained model have little variety."""
+        assert isinstance(pl_module, VAEGANModule)
+        variety = float(trainer.callback_metrics.get("validation/variety", 1.0))
+        if variety < self.COLLAPSED:
+            log.warning(
+                "samples have collapsed: their variety is %.0f%% of that of real images, whatever the other figures "
+                "say; train longer, or %s",
+                100 * variety,
+                pl_module.model.AGAINST_COLLAPSE,
+            )
 
     def _figures(self, trainer: L.Trainer, pl_module: VAEGANModule) -> dict[str, float]:
         assert self.space is not None
