@@ -101,4 +101,4 @@ def test_models_differ_if_the_interval_of_their_difference_leaves_out_zero() -> 
     ]
     assert order(models[1], models[0], "KID", higher_is_better=False) == "worse"
     assert order(models[1], models[0], "KID", higher_is_better=True) == "better"
-    assert order(models[1], models[2], "KID", higher_is_better=False) == "cannot be told"
+    assert order(models[1], models[2], "KID", higher_is_better=False) == "no clear difference"

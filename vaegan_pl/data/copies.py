@@ -205,7 +205,7 @@ def _exhaustive(
 
 
 class _Nearest:
-    """The images most similar to each of `n`, at most `most`, with inner products above `least`."""
+    """For each of `n` images, up to `most` images most similar to it, with inner products above `least`."""
 
     def __init__(self, n: int, most: int, least: float) -> None:
         self.products = torch.full((n, most), least)

@@ -49,7 +49,7 @@ class Classifier(nn.Module):
 
         Args:
             x: images in [-1, 1].
-            kept: factors of the inputs of the linear layer: dropout. None keeps all.
+            kept: dropout mask, by which the inputs of the linear layer are multiplied. None: no dropout.
         """
         pooled = adaptive_avg_pool2d(self.stages(x), HEAD_SIDE).flatten(1)
         logits: Tensor = self.head(pooled if kept is None else pooled * kept)

@@ -47,7 +47,7 @@ def halved(value: float, halves: Float64[ndarray, "division 2"]) -> Halved:
 
     If the variance of a figure falls as 1 / n, its values on halves, which share images, have the variance of the
     figure itself; and the difference of its values on the two halves of a division, which share none, has four times
-    that. The mean of both estimates is used: simulations need it for figures that count neighbours. Unlike a bootstrap,
+    that. The mean of both estimates is used: in simulations, counts of neighbours needed it. Unlike a bootstrap,
     halves contain no image twice, which would be its own nearest neighbour.
 
     Args:

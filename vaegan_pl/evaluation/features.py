@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 4
 SEEDS = (0, 1, 2)
-"""Of the classifiers whose features are used. Figures are averaged over them, since they depend on the classifier."""
+"""Seeds of the feature classifiers. Metrics depend on the classifier, so they are averaged over all of them."""
 
 _SECONDS = 0.02 / 64**2
 """Time for one training step of a classifier, per pixel of an image, on two CPU cores."""

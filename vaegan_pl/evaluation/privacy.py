@@ -35,7 +35,7 @@ RESAMPLES = 1000
 MOST_REDRAWS = 10
 
 _FREQUENCIES, _COMPARED, _QUERIES = 16, 16, 1024
-"""Of the search: frequencies along each axis, matches of each query that are compared in full, queries at a time."""
+"""Search settings: frequencies along each axis, full comparisons for each query, and queries in a batch."""
 
 PASS, NO_POWER, WARN, FAIL = VERDICTS = "PASS", "NO POWER", "WARN", "FAIL"
 """Verdicts, from the best to the worst."""
@@ -160,7 +160,10 @@ def _unit(windows: Windows) -> Float[Tensor, "image pixel"]:
 
 
 def _for_bounds(windows: Windows) -> tuple[Float[Tensor, "image even"], Float[Tensor, "image odd"]]:
-    """The low frequencies of `_unit`, even (with the norm of all other frequencies) and odd along rows of pixels."""
+    """Vectors whose inner products bound those of `_unit`: its low frequencies, and the norm of all others.
+
+    The first contains the frequencies that are even along rows, and the norm; the second those that are odd.
+    """
     n = min(_FREQUENCIES, windows.shape[-1])
     basis = torch.from_numpy(cosines(windows.shape[-1], n)).to(windows)
     low = basis @ windows @ basis.T

@@ -34,8 +34,8 @@ def trainings(parts: tuple[Labelled, Labelled], seed: int, device: torch.device)
 def auc(models: Sequence[Classifier], parts: tuple[Labelled, Labelled], seed: int) -> Estimate:
     """How well classifiers trained on one half tell real images from others in the other half: the area under the ROC.
 
-    0.5 is chance, 1 means that all are told apart. The interval is a bootstrap over images. It does not contain the
-    chance of training.
+    0.5 is chance, 1 means that all are told apart. The interval is a bootstrap over images. It does not include
+    the randomness of training.
 
     Args:
         models: trained on the first and on the second half.

@@ -25,7 +25,7 @@ PLAIN, SEEN = ("exact", "mirrored", "shifted by 3 pixels"), 0.8
 """Planted copies, and the share of each that a copy audit must find to be conclusive."""
 
 Distance = Literal["nearer", "farther", "as far"]
-Order = Literal["better", "worse", "cannot be told"]
+Order = Literal["better", "worse", "no clear difference"]
 Grade = Literal["excellent", "good", "poor"]
 Effect = Literal["helps", "harms", "no difference"]
 
@@ -137,7 +137,7 @@ def order(one: Metrics, other: Metrics, name: str, *, higher_is_better: bool) ->
     """
     gap = difference(one[name], other[name])
     if gap.low <= 0 <= gap.high:
-        return "cannot be told"
+        return "no clear difference"
     return "better" if (gap.value > 0) == higher_is_better else "worse"
 
 

@@ -62,10 +62,10 @@ def _summary(evaluations: Sequence[Evaluation], reference: Reference) -> Section
     tables = [table(evaluations, reference)]
     if len(evaluations) > 1:
         text.append(
-            "Models are compared with the first, on the same held-out images: difference with its 95 % interval. "
-            "Better and worse: the interval does not contain 0."
+            "Each model is compared with the first on the same held-out images. Each cell shows the difference and its "
+            "95 % interval. Better or worse means that the interval does not contain 0."
         )
-        tables.append(Table(["samples by default", *COMPARED], comparisons(evaluations)))
+        tables.append(Table(["default samples of", *COMPARED], comparisons(evaluations)))
     return Section("What was found", text, tables, [_chart(evaluations, reference)])
 
 
@@ -206,7 +206,7 @@ def _nearest(one: Evaluation, samples: str, audit: Audit, reference: Reference) 
 
 def _usefulness(useful: Usefulness, words: str, reference: Reference, prefix: str) -> Section:
     rows = [[name, USEFULNESS[name], str(value)] for name, value in useful.accuracies.items()]
-    calibration = "Mean difference between the stated probability and the share that is right, on real images"
+    calibration = "Mean gap between predicted probability and share of correct predictions, on real images"
     for name, trial in (("TRTR", useful.real_real), ("TSTR", useful.synthetic_real)):
         rows.append([f"calibration error of {name}", f"{calibration}.", f"{trial.calibration_error:.3f}"])
     per_class = [
@@ -242,10 +242,11 @@ def _copy_audit(reference: Reference) -> Section:
         f"image exceeds {calibration.threshold:.3f}. {calibration.above} of {calibration.images} held-out images do "
         f"too. Images are averaged over {privacy.BLUR} x {privacy.BLUR} and then 2 x 2 pixels, mirrored or not, and "
         f"shifted by up to {privacy.SHIFT} pixels.",
-        f"FAIL: the whole interval of the share of copies lies above {privacy.TOO_MANY:.0%}, and a model that copies "
-        f"no more than held-out images do would show so many with a probability below {privacy.HARDLY:.0%}. WARN: "
+        f"FAIL: the whole interval of the share of copies lies above {privacy.TOO_MANY:.0%}, and the probability "
+        f"of so many, if samples resembled training images only as much as held-out images do, is below "
+        f"{privacy.HARDLY:.0%}. WARN: "
         f"that probability is below {privacy.UNLIKELY:.0%}, or membership leaks (the whole interval of an AUC lies "
-        f"above {verdict.TELLING_AUC} or below {1 - verdict.TELLING_AUC:.1f}), or plain copies are missed, or fewer "
+        f"above {verdict.TELLING_AUC} or below {1 - verdict.TELLING_AUC:.1f}), or simple copies are missed, or fewer "
         f"than {privacy.LEAST_HELD_OUT} images are held out. NO POWER: the audit recognises less than "
         f"{privacy.POWER:.0%} of the model's own reconstructions of training images.",
         "To see what the audit can find, copies of training images were planted. Kinds of copies that are rarely found "

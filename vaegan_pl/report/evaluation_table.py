@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from vaegan_pl.evaluation.evaluation import BY_CLASS, CEILING, PRIOR, Evaluation
-from vaegan_pl.evaluation.metrics import DIVISIONS
 from vaegan_pl.evaluation.reference import Reference
 from vaegan_pl.evaluation.verdict import decide
 from vaegan_pl.report.evaluation_words import SAMPLES, names
@@ -27,7 +26,7 @@ CLOSE = {
     "precision": "Share of samples that lie close to a real image, within the distance of its fifth nearest real "
     "image: do samples look real?",
     "recall": "Share of real images that lie close to a sample: do samples look like all kinds of real images?",
-    "density": "How many real images a sample lies close to, relative to real images among themselves.",
+    "density": "Mean number of real images that a sample is close to, divided by five; near 1 for equal distributions.",
     "coverage": "Share of real images that have a sample close to them: like recall, but hardly affected by outliers "
     "among the samples.",
 }
@@ -124,17 +123,17 @@ def meanings(reference: Reference) -> dict[str, str]:
         SAMPLES[BY_CLASS]: "What `sample` draws by default: images of all classes, in the proportions of the training "
         "images, decoded from where each class lies in the latent space.",
         SAMPLES[CEILING]: "Images decoded from the posteriors of training images: the best that drawing z in another "
-        "way can reach. What is missing to the real images is up to the networks.",
-        "[low, high]": f"95 % interval: from {DIVISIONS} random divisions of the images into halves or, for "
-        "accuracies, AUC and copies, from resampling. Slices of a patient count as "
-        "independent, and no model is trained again.",
+        "way can reach. Any remaining gap to real images is due to the networks.",
+        "[low, high]": "95 % interval: from random divisions of the images into halves or, for "
+        "accuracies and AUC, from resampling. Slices of one patient are treated as "
+        "independent, and no model is retrained.",
         "KID": "Kernel Inception Distance: how far the distribution of a set of images is from that of held-out "
         f"images. 0 means no difference; values near 0 can be negative. Measured in {features}",
         "fine detail": "Share of the power of the images' spectrum above half the Nyquist frequency. A lower value "
         "than for real images means blur.",
         **{
             f"grid of {pixels} pixels": f"Power at a period of {pixels} pixels, relative to that at similar periods. A "
-            "higher value than for real images means a grid, as transposed convolutions can leave."
+            "higher value than for real images means checkerboard artefacts; transposed convolutions can cause them."
             for pixels in (2, 4)
         },
         _TOLD_APART: "How well a small classifier, trained on one half of the images, tells held-out images from "

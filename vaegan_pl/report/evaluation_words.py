@@ -43,7 +43,7 @@ def sentences(evaluation: Evaluation, reference: Reference) -> dict[str, str]:
     if decided.collapsed is not None:
         collapsed = (
             f"The samples have COLLAPSED: their variety (Vendi score) is {decided.collapsed:.0%} of that of real "
-            "images. No other figure makes up for that. "
+            "images. Good values of other metrics do not make up for that. "
         )
     return {
         "structure": f"{collapsed}Samples are {_DISTANCES[decided.distance]} draws from a Gaussian of "
@@ -71,9 +71,9 @@ def _useful_words(decided: Verdict) -> str:
         f"Classifiers trained on samples alone reach {reached.value:.0%} of the balanced accuracy of classifiers "
         f"trained on real images ({found['TSTR'].value:.1%} against {found['TRTR'].value:.1%}), "
         f"{'which is ' + grade(reached.value) if decided.collapsed is None else 'but the samples have collapsed'}. "
-        f"A Gaussian of each class reaches {found['TSTR of Gaussians'].value:.1%}. Adding samples to real images, each "
-        f"of which is seen as often, {_EFFECTS[effect(gain)]} ({100 * gain.value:+.1f} percentage points, from "
-        f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f})."
+        f"A Gaussian of each class reaches {found['TSTR of Gaussians'].value:.1%}. Adding samples to real images, with "
+        f"each real image seen equally often, {_EFFECTS[effect(gain)]} ({100 * gain.value:+.1f} percentage points, "
+        f"from {100 * gain.low:+.1f} to {100 * gain.high:+.1f})."
     )
 
 
@@ -96,7 +96,7 @@ def _private_words(evaluation: Evaluation, decided: Verdict) -> str:
 
 def _limits(limits: Limits) -> str:
     if limits.missed:
-        return f"The copy audit misses plain copies ({', '.join(limits.missed)}), so finding none says little."
+        return f"The copy audit misses simple copies ({', '.join(limits.missed)}), so finding none is weak evidence."
     if limits.held_out is not None:
         return f"{limits.held_out} held-out images are too few to measure a rate of 1 %."
     return ""
@@ -106,7 +106,7 @@ def _memorised(evaluation: Evaluation) -> str:
     if evaluation.memorised is None:
         return ""
     share = evaluation.memorised.value
-    means = ", so finding no copies says little" if share < POWER else ""
+    means = ", so finding no copies is weak evidence" if share < POWER else ""
     return f"The copy audit recognises {share:.0%} of this model's own reconstructions of training images{means}."
 
 
