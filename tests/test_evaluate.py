@@ -174,6 +174,35 @@ def test_a_sweep_over_evaluations_is_refused_since_all_would_write_to_one_folder
     assert not Path("multirun").exists()
 
 
+def test_a_quick_evaluation_leaves_out_the_classifiers_and_says_so(run_command: Run) -> None:
+    """Fewer samples than held-out images, so KID is of some of both."""
+    options = [*DATA, "quick=true", "n=14", "accelerator=cpu", "weights=run/vae_gan_model.pth", "output=quick"]
+    assert run_command(evaluate, "evaluate", *options) is None
+    figures = json.loads(Path("quick/metrics.json").read_text())
+    (model,) = figures["models"]
+    assert (figures["seeds"], figures["divisions"], figures["samples"], figures["compared"]) == (0, 3, 14, 14)
+    assert figures["data"]["held_out"] > 14
+    assert "usefulness" not in model
+    assert model["two_sample_auc"] is None
+    by_network = model["KID_by_network"]
+    assert sum(by_network) / len(by_network) == pytest.approx(model["samples"]["by class"]["KID"]["value"], rel=1e-4)
+    assert "seeds=0 or quick=true was given" in Path("quick/report.html").read_text()
+
+
+def test_a_gan_is_measured_without_encoder_and_classes(run_command: Run) -> None:
+    small = [option for option in SMALL if not option.startswith(("data.image_size", "model.networks.encoder"))]
+    options = ["model=gan", *LOGGED, "trainer.max_epochs=1", "hydra.run.dir=gan"]
+    assert run_command(train, "train", *options, *small, *DATA) is None
+    options = [*DATA, "n=40", "seeds=1", "accelerator=cpu", "weights=gan/vae_gan_model.pth", "output=of_gan"]
+    assert run_command(evaluate, "evaluate", *options) is None
+    (model,) = json.loads(Path("of_gan/metrics.json").read_text())["models"]
+    assert set(model["samples"]) == {"prior"}
+    assert model["reconstruction"] is None
+    assert 0 <= model["two_sample_auc"]["value"] <= 1
+    assert model["verdict"] in ("NO POWER", "WARN")
+    assert "unknown whether the audit would recognise its copies" in Path("of_gan/report.html").read_text()
+
+
 def test_several_models_share_one_table(run_command: Run) -> None:
     both = "weights=[run/vae_gan_model.pth,run/vae_gan_model_best.pth]"
     assert run_command(evaluate, "evaluate", *DATA, "n=40", "seeds=0", "accelerator=cpu", both, "output=two") is None

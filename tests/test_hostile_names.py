@@ -477,7 +477,7 @@ def test_hostile_models_and_classes_are_measured(world: World, measured: Path, b
     assert all(max(one.size) > 100 and len(one.getcolors() or []) > 2 for one in pictures(page.read_text()))
     assert len(browser.alts("body")) == 1 + 2 * 6
     assert browser.each("table th", "textContent")[4:10] == [
-        f"{name}, {samples}" for name in models for samples in ("prior", "by class", "training posteriors")
+        f"{name}, {samples}" for name in models for samples in ("samples of N(0, I)", "samples", "ceiling")
     ]
 
 
@@ -487,7 +487,12 @@ def test_cards_say_names_as_they_are(world: World, measured: Path, browser: Brow
     browser.driver.get("about:blank")
     show = "document.body.innerHTML = arguments[0]; return document.body.textContent"
     text = browser.driver.execute_script(show, model_card.as_html(card))
-    names = [*world.classes, f"images of {world.root.name}", f"<b>*a*: {trap.texts[-1]}", "structure: Samples are"]
+    names = [
+        *world.classes,
+        f"images of {world.root.name}",
+        f"<b>*a*: {trap.texts[-1]}",
+        "structure: The samples have COLLAPSED",
+    ]
     assert [name for name in names if name not in text] == []
     assert {*browser.each("body *", "tagName")} == {"B", "H1", "H2", "LI", "P", "TABLE", "TBODY", "TD", "TR", "UL"}
     assert len(browser.all("table tr")) == len(re.findall(r"^\| ", card, re.MULTILINE)) - 1

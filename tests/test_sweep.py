@@ -478,7 +478,7 @@ def test_the_summary_of_a_continued_wandb_run_holds_the_best_of_all_its_parts(tm
     assert summary["validation/psnr"] == {"max": 21.0}
 
 
-@pytest.mark.parametrize(("best", "last", "expected"), [("copies", "new", "FAIL"), ("new", "new", "PASS")])
+@pytest.mark.parametrize(("best", "last", "expected"), [("copies", "new", "FAIL"), ("new", "new", "NO POWER")])
 def test_the_guard_looks_at_the_best_model_and_at_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_classes: Any, best: str, last: str, expected: str
 ) -> None:

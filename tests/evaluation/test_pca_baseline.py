@@ -1,6 +1,7 @@
 """Principal components against numpy's singular value decomposition."""
 
 import numpy as np
+import pytest
 import torch
 
 from vaegan_pl.evaluation.pca_baseline import principal_components
@@ -33,3 +34,11 @@ def test_draws_have_the_images_mean_and_covariance() -> None:
 
 def test_fewer_images_than_components() -> None:
     assert len(principal_components(images(5), 64).axes) == 4
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_images_that_are_all_alike_have_a_mean_and_no_components(n: int) -> None:
+    x = torch.rand(1, 1, 16, 16).repeat(n, 1, 1, 1)
+    found = principal_components(x)
+    assert torch.equal(found.sample(2, 0), x[:1].repeat(2, 1, 1, 1))
+    assert torch.equal(found.reconstruct(0 * x), x)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
 
 from vaegan_pl.evaluation.spectrum import fine_detail, grid_strength
 
@@ -33,6 +34,13 @@ def test_white_noise_has_the_share_of_the_frequencies() -> None:
     along = np.fft.fftfreq(SIDE)
     share = np.mean(np.hypot(along[:, None], along).ravel()[1:] > 0.25)
     assert fine_detail(noise(400)) == pytest.approx(share, abs=0.01)
+
+
+@pytest.mark.parametrize("pixels", [2, 4])
+@pytest.mark.parametrize("blur", [0.6, 0.8])
+def test_a_blur_is_no_grid(pixels: int, blur: float) -> None:
+    smooth = gaussian_blur(noise(400), [9, 9], [blur, blur])
+    assert grid_strength(smooth, pixels) == pytest.approx(1, abs=0.25)
 
 
 @pytest.mark.parametrize("pixels", [2, 4])

@@ -41,9 +41,9 @@ def tampered(path: Path, chance: random.Random) -> Cases:
     """A file of tensors, opened by torch, changed, and saved again as torch saves."""
     whole = path.read_bytes()
 
-    def tensors(node: Any) -> list[tuple[dict[str, Any], str]]:
-        found: list[tuple[dict[str, Any], str]] = []
-        for key, value in node.items() if isinstance(node, dict) else []:
+    def tensors(node: Any) -> list[tuple[Any, Any]]:
+        found: list[tuple[Any, Any]] = []
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node if isinstance(node, list) else []):
             found += [(node, key)] if isinstance(value, torch.Tensor) else tensors(value)
         return found
 

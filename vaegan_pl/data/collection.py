@@ -142,6 +142,13 @@ class Collection:
         """Groups in `copies` whose images have more than one label, whether or not the split leaves them out."""
         return [group for group in self.copies if len({int(self.labels[image]) for image in group}) > 1]
 
+    def together(self, images: Sequence[int]) -> list[str]:
+        """What images belong to: a patient if they are known, otherwise a group of near-copies."""
+        codes = [slice_.patient for slice_ in figshare.slices()] + [""]
+        published = [codes[self.prepared.slices[i]] if self.folds[i] >= 0 else "" for i in images]
+        named = [self.patients.of[i] or code for i, code in zip(images, published, strict=True)]
+        return [f"patient {name}" if name else f"group {self.groups[i]}" for i, name in zip(images, named, strict=True)]
+
     @cached_property
     def leaking(self) -> dict[str, list[int]]:
         """See `splits.leaking`."""

@@ -115,15 +115,16 @@ def fit(trainings: Sequence[Training], description: str) -> list[Classifier]:
     threads, on_cpu = torch.get_num_threads(), all(one.images.x.device.type == "cpu" for one in trainings)
     done: Queue[Future[None] | None] = Queue()
     stopped = Event()
-    with ThreadPoolExecutor(threads if on_cpu else 1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            for model, training in zip(models, trainings, strict=True):
-                pool.submit(_fit, model, training, done, stopped).add_done_callback(done.put)
-            for _ in track(_steps(done, len(models)), description, "batch", sum(one.steps for one in trainings)):
-                pass
-        finally:
-            stopped.set()
-    torch.set_num_threads(threads)
+    pool = ThreadPoolExecutor(threads if on_cpu else 1, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for model, training in zip(models, trainings, strict=True):
+            pool.submit(_fit, model, training, done, stopped).add_done_callback(done.put)
+        for _ in track(_steps(done, len(models)), description, "batch", sum(one.steps for one in trainings)):
+            pass
+    finally:
+        stopped.set()
+        pool.shutdown()
+        torch.set_num_threads(threads)  # which the pool's threads have changed for threads to come
     return models
 
 

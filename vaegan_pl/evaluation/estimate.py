@@ -1,5 +1,6 @@
 """A figure with its interval."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -42,7 +43,7 @@ class Halved(Estimate):
     halves: Float64[ndarray, "division 2"] = field(repr=False, compare=False)
 
 
-def halved(value: float, halves: Float64[ndarray, "division 2"]) -> Halved:
+def halved(value: float, halves: Float64[ndarray, "division 2"], *, on_log_scale: bool = False) -> Halved:
     """A figure with its 95 % interval from random halves: a delete-half jackknife (Shao and Wu 1989).
 
     If the variance of a figure falls as 1 / n, its values on halves, which share images, have the variance of the
@@ -53,11 +54,17 @@ def halved(value: float, halves: Float64[ndarray, "division 2"]) -> Halved:
     Args:
         value: the figure of all images.
         halves: its values on the halves of each of several divisions; without any, the interval is the value.
+        on_log_scale: whether it is the variation of the logarithm that falls as 1 / n, as for positive figures that
+            grow or shrink with n.
     """
     if len(halves) == 0:
         return Halved(value, value, value, halves)
-    variance = (halves.var(ddof=1) + np.square(halves[:, 0] - halves[:, 1]).mean() / 4) / 2
+    positive = on_log_scale and value > 0 and bool((halves > 0).all())
+    scaled = np.log(halves) if positive else halves
+    variance = (scaled.var(ddof=1) + np.square(scaled[:, 0] - scaled[:, 1]).mean() / 4) / 2
     reach = float(student.ppf(0.975, halves.size - 1) * np.sqrt(variance))
+    if positive:
+        return Halved(value, value * math.exp(-reach), value * math.exp(reach), halves)
     return Halved(value, value - reach, value + reach, halves)
 
 

@@ -11,12 +11,13 @@ from vaegan_pl.evaluation import privacy, reconstruction, two_sample
 from vaegan_pl.evaluation.classifier import STEPS as CLASSIFIER_STEPS
 from vaegan_pl.evaluation.classifier import Images, Labelled, fit
 from vaegan_pl.evaluation.diversity import Manifold
-from vaegan_pl.evaluation.estimate import Estimate, Halved, wilson_ci
+from vaegan_pl.evaluation.estimate import Estimate, Halved
 from vaegan_pl.evaluation.latent_space import LatentSpace, aggregate
 from vaegan_pl.evaluation.metrics import ImageSet, Metrics
 from vaegan_pl.evaluation.privacy import Audit
 from vaegan_pl.evaluation.reconstruction import quality
-from vaegan_pl.evaluation.reference import Reference, as_saved
+from vaegan_pl.evaluation.reference import Reference, as_saved, audits
+from vaegan_pl.evaluation.two_sample import Grouped
 from vaegan_pl.evaluation.usefulness import Usefulness
 from vaegan_pl.model.running import in_batches
 from vaegan_pl.model.saved_model import NORMAL, SavedModel
@@ -101,7 +102,7 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, progress: Call
     held_out = reference.held_out
     reconstructions = as_saved(model.reconstruct(held_out.x, held_out.labels)) if encodes else None
     progress("privacy")
-    audits, memorised = _audits(model, samples, reference)
+    audited, memorised = audits(model, samples, reference.some_trained, reference.detector, reference.calibration)
     told_apart, trial = None, None
     if reference.seeds:
         progress("classifiers")
@@ -120,7 +121,7 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, progress: Call
         None if reconstructions is None else quality(held_out.x, reconstructions, seed),
         _latent_space(model, reference) if encodes else None,
         memorised,
-        audits,
+        audited,
         _membership(model, reference, reconstructions),
         trial,
     )
@@ -164,26 +165,6 @@ def _latent_space(model: SavedModel, reference: Reference) -> LatentSpace:
     return LatentSpace(posterior, sum(kids) / len(kids))
 
 
-def _audits(
-    model: SavedModel, samples: dict[str, Images], reference: Reference
-) -> tuple[dict[str, Audit], Estimate | None]:
-    """The audit of each set of samples, and of the model's reconstructions of training images."""
-    some = reference.some_trained
-    reconstructed = (
-        as_saved(model.reconstruct(some.x, some.labels)) if "encoder" in model.networks.names else some.x[:0]
-    )
-    sizes = [*map(len, samples.values()), len(reconstructed)]
-    *found, own = reference.detector.nearest(torch.cat([*samples.values(), reconstructed])).split(sizes)
-    memorised = None
-    if len(reconstructed) > 0:
-        memorised = wilson_ci(int((own.correlation > reference.calibration.threshold).sum()), len(reconstructed))
-    recognised = None if memorised is None else memorised.value
-    return {
-        name: privacy.audit(nearest, reference.calibration, recognised)
-        for name, nearest in zip(samples, found, strict=True)
-    }, memorised
-
-
 def _membership(model: SavedModel, reference: Reference, reconstructions: Images | None) -> dict[str, Estimate]:
     device, held_out = reference.device, reference.held_out
     members = reference.train.some(len(held_out.x), reference.seed)
@@ -206,17 +187,19 @@ def _membership(model: SavedModel, reference: Reference, reconstructions: Images
 def _classifiers(
     default: ImageSet, synthetic: Labelled | None, reference: Reference
 ) -> tuple[Estimate, Usefulness | None]:
-    """How well samples can be told from held-out images, and how useful samples by class are."""
-    real, test, seeds, known = reference.train, reference.held_out, reference.seeds, reference.baselines
-    parts = two_sample.halves(test.x, default.x, reference.seed)
+    """How well samples can be told from held-out images, and how useful samples of several classes are."""
+    real, test, seeds = reference.train, reference.held_out, reference.seeds
+    parts = reference.halves(Grouped(default.x, [str(i) for i in range(len(default.x))]))
     trainings = two_sample.trainings(parts, reference.seed, reference.device)
-    if synthetic is not None:
+    useful = synthetic is not None and len(reference.classes) > 1
+    if synthetic is not None and useful:
         both = Labelled(torch.cat([real.x, synthetic.x]), torch.cat([real.labels, synthetic.labels]))
         trainings += reference.trainings(synthetic, CLASSIFIER_STEPS) + reference.trainings(both, 2 * CLASSIFIER_STEPS)
     found = fit(trainings, "training classifiers on samples")
     told_apart = two_sample.auc(found[:2], parts, reference.seed)
-    if synthetic is None:
+    if synthetic is None or not useful:
         return told_apart, None
+    known = reference.baselines
     return told_apart, Usefulness(
         real_real=reference.judge(known.real, test),
         synthetic_real=reference.judge(found[2 : 2 + seeds], test),

@@ -59,14 +59,12 @@ class FeatureSpace:
         accuracy: mean balanced accuracy of the classifiers on held-out images, in [0, 1]; None for Inception.
         extract: for each network, features of a batch of images in [-1, 1].
         device: where features are computed.
-        classifiers: the networks, if they are classifiers, trained on the training images with `SEEDS`.
     """
 
     name: str
     accuracy: float | None
     extract: Sequence[Callable[[Images], Points]]
     device: torch.device
-    classifiers: Sequence[Classifier] = ()
 
     def __str__(self) -> str:
         known = "" if self.accuracy is None else f" (mean balanced accuracy {self.accuracy:.1%} on held-out images)"
@@ -114,7 +112,6 @@ def classifier_features(collection: Collection, cache: Path, device: torch.devic
         accuracy=sum(part["accuracy"] for part in content) / len(content),
         extract=[partial(extract, model, *scale) for model, scale in zip(models, scales, strict=True)],
         device=device,
-        classifiers=models,
     )
 
 

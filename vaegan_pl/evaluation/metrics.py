@@ -1,15 +1,16 @@
 """Fidelity and diversity of a set of images against held-out ones, with intervals that allow paired comparisons."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
+from numpy import ndarray
 from torch import Tensor
 
 from vaegan_pl.evaluation.classifier import Images
 from vaegan_pl.evaluation.diversity import NEIGHBOURS, mean_manifold, pairwise_ms_ssim, vendi_score
-from vaegan_pl.evaluation.estimate import Halved, halved
+from vaegan_pl.evaluation.estimate import Halved, halved, wilson_ci
 from vaegan_pl.evaluation.features import Features, mean_over_networks
 from vaegan_pl.evaluation.fidelity import frechet_distance, kernel_distance
 from vaegan_pl.evaluation.spectrum import fine_detail, grid_strength
@@ -19,6 +20,10 @@ DIVISIONS = 10
 """How often images are divided into halves for an interval."""
 
 PAIRS = 300
+
+SHARES = ("precision", "recall", "coverage")
+ON_LOG_SCALE = ("density", "Vendi score")
+"""Figures whose variation is proportional to their value, which differs between halves and wholes."""
 
 Metrics = dict[str, Halved]
 
@@ -53,9 +58,8 @@ def metrics(held_out: ImageSet, other: ImageSet, n: int, seed: int, divisions: i
         seed: seed of the choice of images and of the divisions.
         divisions: how often both sets are divided; 0 gives no intervals.
     """
-    of_real, of_other = (torch.Generator().manual_seed(s) for s in (seed, seed + 1))
-    real = held_out.take(torch.randperm(len(held_out.x), generator=of_real)[:n])
-    other = other.take(torch.randperm(len(other.x), generator=of_other)[:n])
+    of_real, of_other = _generators(seed)
+    real, other = _chosen(held_out, n, of_real), _chosen(other, n, of_other)
     whole = _figures(real, other, PAIRS, seed)
     if n // 2 <= NEIGHBOURS:
         divisions = 0
@@ -65,9 +69,37 @@ def metrics(held_out: ImageSet, other: ImageSet, n: int, seed: int, divisions: i
         parts = zip(*(order[: n - n % 2].chunk(2) for order in orders), strict=True)
         halves.append([_figures(real.take(a), other.take(b), PAIRS // 2, seed) for a, b in parts])
     return {
-        name: halved(value, np.array([[half[name] for half in pair] for pair in halves]).reshape(-1, 2))
+        name: _with_interval(
+            name, value, np.array([[half[name] for half in pair] for pair in halves]).reshape(-1, 2), n
+        )
         for name, value in whole.items()
     }
+
+
+def kid_by_network(held_out: ImageSet, other: ImageSet, n: int, seed: int) -> list[float]:
+    """KID in the features of each network, of the images that `metrics` compares; their mean is its KID."""
+    chosen = (_chosen(images, n, of_set) for images, of_set in zip((held_out, other), _generators(seed), strict=True))
+    real, samples = (images.features for images in chosen)
+    return [kernel_distance(*points) for points in zip(real, samples, strict=True)]
+
+
+def _generators(seed: int) -> tuple[torch.Generator, torch.Generator]:
+    return torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
+
+
+def _chosen(images: ImageSet, n: int, generator: torch.Generator) -> ImageSet:
+    return images.take(torch.randperm(len(images.x), generator=generator)[:n])
+
+
+def _with_interval(name: str, value: float, halves: Float64[ndarray, "division 2"], n: int) -> Halved:
+    """A figure with its interval. That of a share lies in [0, 1], and is never empty."""
+    found = halved(value, halves, on_log_scale=name in ON_LOG_SCALE)
+    if name not in SHARES or len(halves) == 0:
+        return found
+    least = wilson_ci(round(value * n), n)
+    if halves.std() == 0:
+        return replace(found, low=min(value, least.low), high=max(value, least.high))
+    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
 def _figures(real: ImageSet, other: ImageSet, pairs: int, seed: int) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """An empirical audit of what a model reveals about its training images: copies among samples, and membership.
 
 A copy is found by the highest normalised cross-correlation of a sample with any training image, blurred, mirrored or
-not, at shifts of up to `SHIFT` pixels each way. The threshold is calibrated: 1 % of the held-out images,
-which cannot be copies, exceed it.
+not, at shifts of up to `SHIFT` pixels each way, among the most promising matches. The threshold is calibrated: 1 % of
+the held-out images, which cannot be copies, exceed it.
 """
 
 import itertools
@@ -35,7 +35,10 @@ RESAMPLES = 1000
 MOST_REDRAWS = 10
 
 _FREQUENCIES, _COMPARED, _QUERIES = 16, 16, 1024
-"""Search settings: frequencies along each axis, full comparisons for each query, and queries in a batch."""
+"""Search settings: frequencies along each axis (at least), full comparisons for each query, queries in a batch."""
+
+_ROUNDING = 1e-5
+"""Windows that vary less, relative to their power, are constant but for rounding."""
 
 PASS, NO_POWER, WARN, FAIL = VERDICTS = "PASS", "NO POWER", "WARN", "FAIL"
 """Verdicts, from the best to the worst."""
@@ -48,7 +51,7 @@ Windows = Float[Tensor, "image side side"]
 
 @dataclass(frozen=True)
 class Nearest:
-    """The training image most similar to each query.
+    """The training image most similar to each query, as far as `CopyDetector.nearest` finds it.
 
     Attributes:
         correlation: normalised cross-correlation at the best shift, in [-1, 1].
@@ -164,13 +167,15 @@ def _for_bounds(windows: Windows) -> tuple[Float[Tensor, "image even"], Float[Te
 
     The first contains the frequencies that are even along rows, and the norm; the second those that are odd.
     """
-    n = min(_FREQUENCIES, windows.shape[-1])
+    n = min(max(_FREQUENCIES, windows.shape[-1] // 2), windows.shape[-1])
     basis = torch.from_numpy(cosines(windows.shape[-1], n)).to(windows)
     low = basis @ windows @ basis.T
-    variation = windows.square().sum((1, 2)) - low[:, 0, 0].square()
+    power = windows.square().sum((1, 2))
+    variation = power - low[:, 0, 0].square()
+    varied = variation > _ROUNDING * power
     low[:, 0, 0] = 0
-    low = low / variation.clamp_min(1e-12).sqrt()[:, None, None]
-    rest = (1 - low.square().sum((1, 2))).clamp_min(0).sqrt()
+    low = torch.where(varied[:, None, None], low / variation.clamp_min(1e-12).sqrt()[:, None, None], 0)
+    rest = torch.where(varied, 1 - low.square().sum((1, 2)), 0).clamp_min(0).sqrt()
     return torch.cat([low[:, :, ::2].flatten(1), rest[:, None]], dim=1), low[:, :, 1::2].flatten(1)
 
 
@@ -230,13 +235,14 @@ def audit(nearest: Nearest, calibration: Calibration, recognised: float | None =
     Args:
         nearest: the training images most similar to the samples.
         calibration: the threshold.
-        recognised: share of the model's own reconstructions of training images that count as copies; None if unknown.
+        recognised: share of the model's own reconstructions of training images that count as copies; None if it has no
+            encoder.
     """
     n = len(nearest.correlation)
     copies = int((nearest.correlation > calibration.threshold).sum())
     rate, chance = wilson_ci(copies, n), calibration.chance(copies, n)
     fails = rate.low > TOO_MANY and chance < HARDLY
-    blind = recognised is not None and recognised < POWER
+    blind = recognised is None or recognised < POWER
     verdict = FAIL if fails else WARN if chance < UNLIKELY else NO_POWER if blind else PASS
     return Audit(copies, rate, chance, verdict, nearest)
 

@@ -1,6 +1,6 @@
 """The real images that models are measured against, with the figures that all models share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +16,13 @@ from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation import privacy, two_sample
 from vaegan_pl.evaluation.classifier import STEPS, Classifier, Images, Labelled, Training, fit
 from vaegan_pl.evaluation.diversity import NEIGHBOURS, Manifold, mean_manifold
-from vaegan_pl.evaluation.estimate import Estimate, Halved
+from vaegan_pl.evaluation.estimate import Estimate, Halved, wilson_ci
 from vaegan_pl.evaluation.features import FeatureSpace, held_out_images
-from vaegan_pl.evaluation.fidelity import kernel_distance
-from vaegan_pl.evaluation.metrics import DIVISIONS, ImageSet, Metrics, metrics
+from vaegan_pl.evaluation.metrics import DIVISIONS, ImageSet, Metrics, kid_by_network, metrics
 from vaegan_pl.evaluation.pca_baseline import PrincipalComponents, principal_components
-from vaegan_pl.evaluation.privacy import Calibration, CopyDetector
+from vaegan_pl.evaluation.privacy import Audit, Calibration, CopyDetector
 from vaegan_pl.evaluation.reconstruction import quality
+from vaegan_pl.evaluation.two_sample import Grouped
 from vaegan_pl.evaluation.usefulness import Trial, judge
 from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.model.trained_on import TrainedOn
@@ -67,16 +67,43 @@ def audit_of(model: SavedModel, collection: Collection, n: int, seed: int, devic
     model.networks.to(device)
     generator = torch.Generator().manual_seed(seed)
     labels = list(model.labels) if model.knows_classes else [None]
-    drawn = torch.cat([model.sample(max(1, n // len(labels)), label, generator) for label in labels])
-    recognised, reconstructed = None, drawn[:0]
-    if "encoder" in model.networks.names:
-        train = torch.tensor(collection.split.images("train"))
-        some = train[torch.randperm(len(train), generator=generator)[:PLANTED]].tolist()
-        reconstructed = model.reconstruct(images_of(collection, some), labels_of(collection, some))
-    samples, own = detector.nearest(as_saved(torch.cat([drawn, reconstructed]))).split([len(drawn), len(reconstructed)])
-    if len(reconstructed) > 0:
-        recognised = float((own.correlation > calibration.threshold).double().mean())
-    return privacy.audit(samples, calibration, recognised).verdict
+    drawn = as_saved(torch.cat([model.sample(max(1, n // len(labels)), label, generator) for label in labels]))
+    train = torch.tensor(collection.split.images("train"))
+    some = train[torch.randperm(len(train), generator=generator)[:PLANTED]].tolist()
+    trained = Labelled(images_of(collection, some), labels_of(collection, some))
+    found, _ = audits(model, {"": drawn}, trained, detector, calibration)
+    return found[""].verdict
+
+
+def audits(
+    model: SavedModel,
+    samples: Mapping[str, Images],
+    trained: Labelled,
+    detector: CopyDetector,
+    calibration: Calibration,
+) -> tuple[dict[str, Audit], Estimate | None]:
+    """The copy audit of sets of samples of a model.
+
+    Args:
+        model: the model.
+        samples: the sets of samples.
+        trained: some training images.
+        detector: of all training images.
+        calibration: the threshold.
+
+    Returns:
+        The audits, and the share of `trained` whose reconstructions the audit recognises; None without an encoder.
+    """
+    encodes = "encoder" in model.networks.names
+    reconstructed = as_saved(model.reconstruct(trained.x, trained.labels)) if encodes else trained.x[:0]
+    sizes = [*map(len, samples.values()), len(reconstructed)]
+    *found, own = detector.nearest(torch.cat([*samples.values(), reconstructed])).split(sizes)
+    copies = int((own.correlation > calibration.threshold).sum())
+    memorised = wilson_ci(copies, len(reconstructed)) if encodes else None
+    recognised = None if memorised is None else memorised.value
+    return {
+        name: privacy.audit(nearest, calibration, recognised) for name, nearest in zip(samples, found, strict=True)
+    }, memorised
 
 
 @dataclass(frozen=True)
@@ -87,13 +114,11 @@ class Baselines:
         real: trained on the training images, one for each seed.
         longer: the same for twice as many steps.
         gaussian: trained on `Reference.gaussian_by_class`.
-        told_apart: see `two_sample.auc`, for training images and held-out images.
     """
 
     real: list[Classifier]
     longer: list[Classifier]
     gaussian: list[Classifier]
-    told_apart: Estimate
 
 
 @dataclass
@@ -122,7 +147,7 @@ class Reference:
     def __post_init__(self) -> None:
         self.classes = self.collection.listing.classes
         for what, n, fix in (
-            ("held-out", len(self.held_out.x), "add images, or raise data.validation_fraction or data.test_fraction"),
+            ("held-out", len(self.held_out.x), "add images, or raise data.test_fraction"),
             ("training", len(self.train.x), "add images"),
             ("drawn", self.n, "raise n"),
         ):
@@ -148,9 +173,13 @@ class Reference:
 
         Without near-copies of training images.
         """
+        return self._labelled(self._held_out_files)
+
+    @cached_property
+    def _held_out_files(self) -> list[int]:
         kept = set(held_out_images(self.collection))
         split = "test" if self.collection.split.groups["test"] else "validation"
-        return self._labelled([image for image in self.collection.split.images(split) if image in kept])
+        return [image for image in self.collection.split.images(split) if image in kept]
 
     def _labelled(self, images: list[int]) -> Labelled:
         return Labelled(images_of(self.collection, images), labels_of(self.collection, images))
@@ -173,10 +202,8 @@ class Reference:
         return metrics(self._held_out, images, self.compared, self.seed, self.divisions)
 
     def kid(self, images: ImageSet) -> list[float]:
-        """KID of the first `compared` images in each network."""
-        n = self.compared
-        real, other = self._held_out.features[:, :n], images.features[:, :n]
-        return [kernel_distance(*points) for points in zip(real, other, strict=True)]
+        """See `metrics.kid_by_network`."""
+        return kid_by_network(self._held_out, images, self.compared, self.seed)
 
     def by_class(self, images: Labelled) -> dict[str, Manifold]:
         """How the images of each class cover its held-out images; classes of too few images are left out."""
@@ -186,8 +213,9 @@ class Reference:
             other = images.x[images.labels == label]
             n = min(real.shape[1], len(other))
             if n > NEIGHBOURS:
-                order = torch.randperm(len(other), generator=torch.Generator().manual_seed(self.seed))
-                found[name] = mean_manifold(real[:, :n], self.space(other[order[:n]]))
+                generator = torch.Generator().manual_seed(self.seed)
+                orders = [torch.randperm(k, generator=generator)[:n] for k in (real.shape[1], len(other))]
+                found[name] = mean_manifold(real[:, orders[0]], self.space(other[orders[1]]))
         return found
 
     @cached_property
@@ -262,18 +290,30 @@ class Reference:
     @cached_property
     def baselines(self) -> Baselines:
         """Classifiers that all models are compared with."""
-        parts = two_sample.halves(self.held_out.x, self.train.some(len(self.held_out.x), self.seed).x, self.seed)
-        found = fit(
-            [
-                *self.trainings(self.train, STEPS),
-                *self.trainings(self.train, 2 * STEPS),
-                *self.trainings(self.gaussian_by_class, STEPS),
-                *two_sample.trainings(parts, self.seed, self.device),
-            ],
-            "training classifiers on real images",
-        )
-        real, longer, gaussian = (found[i * self.seeds : (i + 1) * self.seeds] for i in range(3))
-        return Baselines(real, longer, gaussian, two_sample.auc(found[-2:], parts, self.seed))
+        trainings = [
+            *self.trainings(self.train, STEPS),
+            *self.trainings(self.train, 2 * STEPS),
+            *self.trainings(self.gaussian_by_class, STEPS),
+        ]
+        found = fit(trainings, "training classifiers on real images")
+        return Baselines(*(found[i * self.seeds : (i + 1) * self.seeds] for i in range(3)))
+
+    def halves(self, other: Grouped) -> tuple[Labelled, Labelled]:
+        """Halves of `compared` held-out images and as many others; see `two_sample.halves`."""
+        generator = torch.Generator().manual_seed(self.seed)
+        sets: list[Grouped] = []
+        for one in (Grouped(self.held_out.x, self.collection.together(self._held_out_files)), other):
+            chosen = torch.randperm(len(one.x), generator=generator)[: self.compared]
+            sets.append(Grouped(one.x[chosen], [one.groups[i] for i in chosen.tolist()]))
+        return two_sample.halves(sets[0], sets[1], self.seed)
+
+    @cached_property
+    def told_apart(self) -> Estimate:
+        """How well training images can be told from held-out images; see `two_sample.auc`."""
+        files = self.collection.split.images("train")
+        parts = self.halves(Grouped(self.train.x, self.collection.together(files)))
+        found = fit(two_sample.trainings(parts, self.seed, self.device), "telling real images apart")
+        return two_sample.auc(found, parts, self.seed)
 
 
 def halved_until_small(images: Labelled) -> Labelled:

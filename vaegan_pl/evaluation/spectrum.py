@@ -1,13 +1,14 @@
 """How much fine detail images have, and whether they show the grid that transposed convolutions can leave."""
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vaegan_pl.evaluation.classifier import Images
 
-_NEIGHBOURS = 2
-"""Frequencies on each side with which a line of the spectrum is compared, leaving out the nearest."""
+_NEIGHBOURS = 5
+"""How far frequencies on each side may be, with which a line of the spectrum is compared, leaving out the nearest."""
 
 
 def fine_detail(images: Images) -> float:
@@ -25,19 +26,22 @@ def fine_detail(images: Images) -> float:
 
 
 def grid_strength(images: Images, pixels: int) -> float:
-    """Power at a period of `pixels` along rows and columns, relative to that of neighbouring frequencies; 1: no grid.
+    """Power at a period of `pixels` along rows and columns, relative to what neighbouring frequencies let expect.
+
+    1 means that there is no grid. The logarithm of the expected power is a parabola through that at neighbouring
+    frequencies, so that a blur, which makes power fall with frequency, is no grid.
 
     Args:
         images: square images, whose side is a multiple of `pixels`.
         pixels: period of the grid, at least 2.
     """
     side = images.shape[-1]
-    rows = _power(images) + _power(images.mT)
-    line = rows.sum(0)[: side // 2 + 1]  # power by frequency along one axis
+    power = (_power(images) + _power(images.mT)).sum(0)  # by frequency along one axis; symmetric about side / 2
+    logarithms = power.clamp_min(1e-30).log().numpy()
     at = side // pixels
-    near = [at + sign * step for sign in (-1, 1) for step in range(2, 2 + _NEIGHBOURS)]
-    compared = line[[k for k in near if 0 < k <= side // 2]]
-    return float(line[at] / compared.mean().clamp_min(1e-30))
+    away = np.array([k for k in range(-_NEIGHBOURS, _NEIGHBOURS + 1) if abs(k) > 1 and at + k > 0])
+    expected = np.polyval(np.polyfit(away, logarithms[at + away], 2), 0)
+    return float(np.exp(logarithms[at] - expected))
 
 
 def _power(images: Images) -> Float[Tensor, "side side"]:

@@ -1,6 +1,7 @@
-"""Can a classifier tell two sets of images apart? The two-sample test of arXiv 1610.06545."""
+"""Can a classifier tell two sets of images apart? The classifier two-sample test (arXiv 1610.06545)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,17 +14,44 @@ STEPS = 400
 RESAMPLES = 1000
 
 
-def halves(real: Images, other: Images, seed: int) -> tuple[Labelled, Labelled]:
-    """Two halves of both sets, equally many images of each; real images have label 1, the others 0."""
-    generator = torch.Generator().manual_seed(seed)
-    n = min(len(real), len(other)) // 2
-    orders = [torch.randperm(len(images), generator=generator) for images in (other, real)]
+@dataclass(frozen=True)
+class Grouped:
+    """Images, and what belongs together.
+
+    Attributes:
+        x: images in [-1, 1].
+        groups: the patient, or what else belongs together, of each image.
+    """
+
+    x: Images
+    groups: Sequence[str]
+
+
+def halves(real: Grouped, other: Grouped, seed: int) -> tuple[Labelled, Labelled]:
+    """Two halves of both sets, equally many images of each; real images have label 1, the others 0.
+
+    No group is in both halves, since a classifier would recognise it.
+    """
+    random = np.random.default_rng(seed)
+    parts = [_divided(one.groups, random) for one in (other, real)]
+    n = min(len(half) for part in parts for half in part)
     labels = torch.arange(2).repeat_interleave(n)
     first, second = (
-        torch.cat([images[order[start : start + n]] for images, order in zip((other, real), orders, strict=True)])
-        for start in (0, n)
+        torch.cat([one.x[random.permutation(part[k])[:n]] for one, part in zip((other, real), parts, strict=True)])
+        for k in (0, 1)
     )
     return Labelled(first, labels), Labelled(second, labels)
+
+
+def _divided(groups: Sequence[str], random: np.random.Generator) -> tuple[list[int], list[int]]:
+    """Indices of two halves of about the same size, the largest groups first."""
+    members: dict[str, list[int]] = {}
+    for i in random.permutation(len(groups)).tolist():
+        members.setdefault(groups[i], []).append(i)
+    found: tuple[list[int], list[int]] = ([], [])
+    for own in sorted(members.values(), key=len, reverse=True):
+        min(found, key=len).extend(own)
+    return found
 
 
 def trainings(parts: tuple[Labelled, Labelled], seed: int, device: torch.device) -> list[Training]:

@@ -87,7 +87,7 @@ def decide(evaluation: Evaluation, reference: Reference) -> Verdict:
         privacy=verdict,
         limits=limits,
         collapsed=variety if variety < LEAST_VARIETY else None,
-        distance=compare(evaluation.metrics[evaluation.default]["KID"], reference.pca_baseline["KID"]),
+        distance=compare(difference(evaluation.metrics[evaluation.default]["KID"], reference.pca_baseline["KID"])),
         usefulness=None if failed else evaluation.usefulness,
         withheld=failed and evaluation.usefulness is not None,
     )
@@ -119,11 +119,9 @@ def privacy_verdict(audits: Iterable[str], membership: Iterable[Estimate], limit
     return WARN if shows or limits else max(found, key=privacy.VERDICTS.index, default=PASS)
 
 
-def compare(distance: Estimate, baseline: Estimate) -> Distance:
-    """How a distance compares with that of a baseline: `as far` where their intervals overlap."""
-    if distance.high < baseline.low:
-        return "nearer"
-    return "farther" if distance.low > baseline.high else "as far"
+def compare(gap: Estimate) -> Distance:
+    """How a distance compares with that of a baseline, by their difference: `as far` if its interval contains 0."""
+    return "nearer" if gap.high < 0 else "farther" if gap.low > 0 else "as far"
 
 
 def order(one: Metrics, other: Metrics, name: str, *, higher_is_better: bool) -> Order:

@@ -21,6 +21,6 @@ def card(one: Evaluation, reference: Reference) -> str:
             *("| " + " | ".join(map(str, row)) + " |" for row in rows),
             "",
             f"Features: {reference.space}. In brackets: 95 % intervals. {reference.compared} images of each set are "
-            f"compared, {reference.n} samples are audited.",
+            f"compared.",
         ],
     )

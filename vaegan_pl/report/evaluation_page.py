@@ -248,7 +248,7 @@ def _copy_audit(reference: Reference) -> Section:
         f"that probability is below {privacy.UNLIKELY:.0%}, or membership leaks (the whole interval of an AUC lies "
         f"above {verdict.TELLING_AUC} or below {1 - verdict.TELLING_AUC:.1f}), or simple copies are missed, or fewer "
         f"than {privacy.LEAST_HELD_OUT} images are held out. NO POWER: the audit recognises less than "
-        f"{privacy.POWER:.0%} of the model's own reconstructions of training images.",
+        f"{privacy.POWER:.0%} of the model's own reconstructions of training images, or there is no encoder.",
         "To see what the audit can find, copies of training images were planted. Kinds of copies that are rarely found "
         "are its blind spots.",
         NOT_A_GUARANTEE,
@@ -264,6 +264,8 @@ def _settings(evaluations: Sequence[Evaluation], reference: Reference) -> Sectio
         ["fingerprint of the data", collection.fingerprint()],
         *([name, str(value)] for name, value in vars(collection.splitting).items()),
         ["seed", str(reference.seed)],
+        ["classifiers of each kind", str(reference.seeds)],
+        ["divisions into halves", str(reference.divisions)],
     ]
     for one in evaluations:
         by_network = ", ".join(f"{kid:.3f}" for kid in one.kid_by_network)

@@ -70,7 +70,7 @@ def table(evaluations: Sequence[Evaluation], reference: Reference) -> Table:
         rows.append([_RECONSTRUCTION.get(name, f"reconstruction {name}"), "higher", "", str(baseline), *cells])
     if reference.seeds:
         cells = [str(one.told_apart) if samples == one.default else "" for one, samples in sets]
-        rows.append([_TOLD_APART, "near 0.5", str(reference.baselines.told_apart), "", *cells])
+        rows.append([_TOLD_APART, "near 0.5", str(reference.told_apart), "", *cells])
     audits = [one.audits.get(samples) for one, samples in sets]
     cells = ["" if audit is None else f"{audit.rate.value:.1%} {audit.verdict}" for audit in audits]
     rows.append([_COPIES, "lower", "1 %", "", *cells])
@@ -138,7 +138,7 @@ def meanings(reference: Reference) -> dict[str, str]:
         },
         _TOLD_APART: "How well a small classifier, trained on one half of the images, tells held-out images from "
         "samples in the other half (arXiv 1610.06545): the area under the ROC curve. 0.5: it cannot; 1: it always can. "
-        "For real images: training images from held-out images.",
+        "For real images: training images from held-out images; they show other patients, so this exceeds 0.5.",
         _FRECHET: "The formula of FID: distance between two Gaussians, one fitted to each set of images, in the "
         "features that KID uses. It depends on the number of images.",
         **CLOSE,

@@ -64,7 +64,7 @@ def _useful_words(decided: Verdict) -> str:
     if decided.withheld:
         return f"{WITHHELD}."
     if decided.usefulness is None:
-        return "Not measured: the model file has no classes to sample from, or seeds=0."
+        return "Not measured: the model file has no two classes to sample from, or seeds=0 or quick=true was given."
     found = decided.usefulness.accuracies
     reached, gain = found["TSTR / TRTR"], found["augmentation gain"]
     return (
@@ -104,7 +104,7 @@ def _limits(limits: Limits) -> str:
 
 def _memorised(evaluation: Evaluation) -> str:
     if evaluation.memorised is None:
-        return ""
+        return "This model cannot reconstruct images, so it is unknown whether the audit would recognise its copies."
     share = evaluation.memorised.value
     means = ", so finding no copies is weak evidence" if share < POWER else ""
     return f"The copy audit recognises {share:.0%} of this model's own reconstructions of training images{means}."
@@ -115,7 +115,8 @@ def _told_apart(evaluation: Evaluation, reference: Reference) -> str:
         return ""
     return (
         f" A classifier tells samples from held-out images with an AUC of {evaluation.told_apart.value:.2f}, and "
-        f"training images from held-out images with {reference.baselines.told_apart.value:.2f} (0.5 is chance)."
+        f"training images from held-out images with {reference.told_apart.value:.2f} (0.5: not at all; other patients "
+        "make it larger)."
     )
 
 

@@ -91,8 +91,8 @@ class ModelFile(L.Callback):
                     space = _features(trainer)
                     choose = None if space is None else by_validation(model, collection, space)
                     found[batches] = class_mixtures(networks, collection, device, choose, sizes)
-                    if choose is not None:  # the last model gets as many components as the best, which saves time
-                        sizes = [max(len(mixture.weights) for mixture in found[batches].values())]
+                    if choose is not None:  # to save time, the last model gets as many components as the best, or one
+                        sizes = sorted({1, *(len(mixture.weights) for mixture in found[batches].values())})
             except (ValueError, TypeError, RuntimeError, UserError, MemoryError) as error:
                 log.warning("%s: classes cannot be sampled: %s", path.name, error)
             else:
