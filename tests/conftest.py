@@ -1,15 +1,18 @@
 """Shared fixtures: small networks, small folders of images, commands run in this process, the real MRI folder."""
 
+import copy
 import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
@@ -50,6 +53,22 @@ def _few_steps_for_features() -> Iterator[None]:
     """Train the classifiers whose features KID compares for 20 steps, not 1,000."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "STEPS", 20)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _configurations_are_parsed_once() -> Iterator[None]:
+    """Hydra reads the files of `conf/` anew for each job; parsing them took a fifth of the time of tests of sweeps."""
+    load, known = yaml.load, dict[tuple[str, str], Any]()
+
+    def remembered(stream: Any, Loader: Any) -> Any:  # noqa: N803
+        text = stream if isinstance(stream, str) else stream.read()
+        if (text, Loader.__name__) not in known:
+            known[text, Loader.__name__] = load(text, Loader=Loader)
+        return copy.deepcopy(known[text, Loader.__name__])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("omegaconf.omegaconf.yaml", SimpleNamespace(**{**vars(yaml), "load": remembered}))
         yield
 
 

@@ -41,4 +41,4 @@ def main(points: int, pairs: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(*map(int, sys.argv[1:] or ("340", "300")))
+    main(*map(int, sys.argv[1:] or ("340", "200")))

@@ -22,7 +22,7 @@ from vaegan_pl.data.copies import COMPARED_SIDE, SEARCHES, Compared, find_pairs
 from vaegan_pl.data.images import fit, read_grey
 from vaegan_pl.data.registration import find_reframed
 
-SIZES = (10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
+SIZES = (10_000, 20_000, 50_000, 100_000, 200_000, 1_000_000)
 MOST_EXHAUSTIVE = 200_000
 COPIED = 100
 AT_ONCE = 2000

@@ -12,12 +12,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from threading import Timer
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
@@ -374,10 +375,10 @@ def check_values(
     """
     chosen = OverridesParser.create().parse_overrides(list(options))
     kept = {*choices, "hydra.searchpath"}
-    groups = [o.input_line for o in chosen if o.key_or_group in kept and o.input_line]
-    defaults = OmegaConf.to_container(hydra.compose(config_name, groups))
+    groups = tuple(o.input_line for o in chosen if o.key_or_group in kept and o.input_line)
+    folders = tuple(element.path for element in GlobalHydra.instance().config_loader().get_search_path().get_path())
+    defaults = _defaults(config_name, groups, folders)
     values = OmegaConf.to_container(config)
-    assert isinstance(defaults, dict)
     assert isinstance(values, dict)
     if only is not None:
         defaults, values = {only: defaults[only]}, {only: values[only]}
@@ -386,6 +387,17 @@ def check_values(
     _check_types(defaults, values, "")
     if "output" in values and values["output"] in (None, ""):
         raise UserError(f"output={values['output'] or ''}: give a folder to write into")
+
+
+@lru_cache(maxsize=16)
+def _defaults(config_name: str, groups: tuple[str, ...], folders: tuple[str | None, ...]) -> dict[Any, Any]:
+    """The options of a command with choices of groups, from folders of configurations.
+
+    The jobs of a sweep, which differ in values only, have the same; composing it takes Hydra longer than all checks.
+    """
+    composed = OmegaConf.to_container(hydra.compose(config_name, list(groups)))
+    assert isinstance(composed, dict)
+    return composed
 
 
 def _check_types(defaults: dict[Any, Any], values: dict[Any, Any], prefix: str) -> None:
