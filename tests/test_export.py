@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -15,12 +16,20 @@ from torch import Tensor, nn
 
 from vaegan_pl.cli.export import export
 from vaegan_pl.model import exports, weights
+from vaegan_pl.model.mixtures import Mixture
 from vaegan_pl.model.networks import Networks
 from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.model.trained_on import TrainedOn
+from vaegan_pl.storage.outputs import is_ours
 
 Run = Callable[..., str | None]
-TRAINED_ON = TrainedOn("phantom", "p", ["a", "b"], {}, "PHANTOMS")
+TRAINED_ON = TrainedOn("phantom", "p", ["a", "b"], {"train": {"a": 3, "b": 1}}, "PHANTOMS")
+MEANS = {"a": torch.tensor([[1.0, 0, 0, 0, 0], [0, 2, 0, 0, 0]]), "b": torch.tensor([[0.0, 0, 3, 0, 0]])}
+MIXTURES = {
+    "a": Mixture(torch.tensor([0.25, 0.75]), MEANS["a"], 1e-6 * torch.eye(5).repeat(2, 1, 1)),
+    "b": Mixture(torch.ones(1), MEANS["b"], 1e-6 * torch.eye(5)[None]),
+}
+"""So narrow that draws hardly differ from the means."""
 PAGE = Path(__file__).parents[1] / "docs" / "using.md"
 
 
@@ -31,7 +40,7 @@ def model(tmp_path: Path, small_networks: Networks, monkeypatch: pytest.MonkeyPa
     for _ in range(3):
         small_networks.decoder(torch.randn(16, 5))
         small_networks.encoder(torch.randn(16, 1, 16, 16))
-    weights.save(Path("vae_gan_model.pth"), small_networks, {"colour": "grey"}, TRAINED_ON, {"epochs": 1})
+    weights.save(Path("vae_gan_model.pth"), small_networks, {"colour": "grey"}, TRAINED_ON, {"epochs": 1}, MIXTURES)
     return weights.load(Path("vae_gan_model.pth"))
 
 
@@ -44,7 +53,9 @@ def test_each_format_gives_the_outputs_of_the_model(
     assert len(lines) == 2
     assert max(float(re.findall(r"by (\S+) at most", line)[0]) for line in lines) <= 1e-4
     assert sorted(path.name for path in Path("export").iterdir()) == [
-        f"{n}.{file_format}" for n in ("decoder", "encoder")
+        f"decoder.{file_format}",
+        "density.npz",
+        f"encoder.{file_format}",
     ]
 
 
@@ -113,22 +124,51 @@ def snippet(words: str) -> str:
 
 def run_alone(code: str) -> None:
     """Run code in a process in which this project cannot be imported, and keep what it calls z and images."""
-    alone = "import sys; sys.modules['vaegan_pl'] = None\n"
+    alone = "import sys; sys.modules['vaegan_pl'] = None\n" + (
+        "import torch; torch.manual_seed(0)\n" * ("torch" in code)
+    )
     keep = "\nimport numpy as np; np.savez('made.npz', z=np.asarray(z), images=np.asarray(images))\n"
     subprocess.run([sys.executable, "-c", alone + code + keep], check=True)
 
 
 def made() -> tuple[Tensor, Tensor]:
-    import numpy as np
-
     with np.load("made.npz") as file:
         return torch.from_numpy(file["z"]), torch.from_numpy(file["images"])
+
+
+def test_the_density_weighs_classes_by_their_training_images(model: SavedModel, run_command: Run) -> None:
+    assert run_command(export, "export", "weights=vae_gan_model.pth", "format=safetensors", "output=export") is None
+    with np.load("export/density.npz") as file:
+        np.testing.assert_allclose(file["weights"], [0.1875, 0.5625, 0.25], rtol=1e-6)
+        assert [str(name) for name in file["classes"][file["class_index"]]] == ["a", "a", "b"]
+        np.testing.assert_array_equal(file["means"], torch.cat([MEANS["a"], MEANS["b"]]))
+        np.testing.assert_allclose(file["factors"], np.tile(1e-6 * np.eye(5), (3, 1, 1)))
+    assert is_ours(Path("export/density.npz"))
+    Path("export/density.npz").write_bytes(b"mine")
+    refused = run_command(export, "export", "weights=vae_gan_model.pth", "format=safetensors", "output=export")
+    assert refused is not None
+    assert "density.npz: was not written by this project" in refused
+
+
+def test_without_a_fitted_density_the_export_says_so(
+    model: SavedModel, run_command: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights.save(Path("early.pth"), model.networks, {"colour": "grey"}, TRAINED_ON, {"epochs": 1})
+    assert run_command(export, "export", "weights=early.pth", "format=safetensors", "output=export") is None
+    assert "Draw z from N(0, I): the model file contains no fitted density" in capfd.readouterr().out
+    assert not Path("export/density.npz").exists()
+
+
+def is_drawn_from_the_mixtures(z: Tensor) -> bool:
+    distances = torch.cdist(z.float(), torch.cat([MEANS["a"], MEANS["b"]]))
+    return bool((distances.min(1).values < 1e-4).all()) and len(distances.argmin(1).unique()) > 1
 
 
 def test_the_readme_opens_a_model_with_torch_alone(model: SavedModel) -> None:
     run_alone(snippet("torch.load"))
     z, images = made()
-    torch.testing.assert_close(images, model.networks.decoder(z).detach(), atol=1e-5, rtol=0)
+    assert is_drawn_from_the_mixtures(z)
+    torch.testing.assert_close(images, model.networks.decoder(z.float()).detach(), atol=1e-5, rtol=0)
 
 
 def test_the_readme_runs_the_decoder_with_onnxruntime_alone(model: SavedModel, run_command: Run) -> None:
@@ -137,4 +177,5 @@ def test_the_readme_runs_the_decoder_with_onnxruntime_alone(model: SavedModel, r
     assert "torch" not in code
     run_alone(code)
     z, images = made()
-    torch.testing.assert_close(images, model.networks.decoder(z).detach(), atol=1e-5, rtol=0)
+    assert is_drawn_from_the_mixtures(z)
+    torch.testing.assert_close(images, model.networks.decoder(z.float()).detach(), atol=1e-5, rtol=0)

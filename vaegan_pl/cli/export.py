@@ -1,4 +1,4 @@
-"""Write encoder and decoder for other programs: `python -m vaegan_pl.export weights=PATH format=onnx output=DIR`."""
+"""Write a model for other programs: `python -m vaegan_pl.export weights=PATH format=onnx output=DIR`."""
 
 import hashlib
 import logging
@@ -16,14 +16,14 @@ FORMATS = ("safetensors", "onnx", "pt2")
 
 
 def export(config: DictConfig) -> None:
-    """Write both networks, and print how much their outputs differ from PyTorch's."""
+    """Write both networks and where to draw z; print how much the networks' outputs differ from PyTorch's."""
     if config.format not in FORMATS:
         raise UserError(f"format={config.format}: must be one of {', '.join(FORMATS)}")
     path = commands.model_path(config.weights)
     from vaegan_pl.model import exports, weights
 
     output = Path(str(config.output))
-    claim(output, rf"(encoder|decoder)\.{config.format}", config.overwrite)
+    claim(output, rf"(encoder|decoder)\.{config.format}|density\.npz", config.overwrite)
     model = weights.load(path)
     metadata = {
         "what": f"part of a {model.kind}; its images are synthetic, and not for diagnosis",
@@ -36,3 +36,10 @@ def export(config: DictConfig) -> None:
     written = exports.export(model.networks.float(), config.format, output, metadata)
     for file, difference in written.items():
         log.info("%s: outputs differ from PyTorch's by %.1e at most, in batches of 1, 3 and 16", file, difference)
+    if model.mixtures is not None:
+        log.info(
+            "%s: where to draw z, as sample does; docs/using.md shows how",
+            exports.export_density(model.mixtures, model.trained_on.counts["train"], output),
+        )
+    else:
+        log.info("Draw z from N(0, I): the model file contains no fitted density")

@@ -1,4 +1,4 @@
-"""Export of encoder and decoder for other programs; each file is checked against the networks."""
+"""Export for other programs: encoder and decoder, each checked against the networks, and the density of samples."""
 
 import json
 import logging
@@ -13,14 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from vaegan_pl.errors import UserError
+from vaegan_pl.model.mixtures import ClassMixtures
 from vaegan_pl.model.networks import Networks
 from vaegan_pl.storage.files import atomic_write
+from vaegan_pl.storage.outputs import MADE_BY
 
 TOLERANCE = 1e-4
 CHECKED = (1, 3, 16)
 """Batch sizes at which an export is compared; none is the size it was traced with."""
 
 INPUTS = {"encoder": "images", "decoder": "z"}
+DENSITY = "density.npz"
+"""The file that says where to draw z."""
+
 OUTPUTS = {"encoder": ["mean", "log_variance"], "decoder": ["images"]}
 
 Inputs = tuple[Tensor, ...]
@@ -68,6 +73,36 @@ def export(networks: Networks, file_format: str, directory: Path, metadata: Mapp
     for path, (content, _) in checked.items():
         atomic_write(path, content)
     return {path: differs for path, (_, differs) in checked.items()}
+
+
+def export_density(mixtures: ClassMixtures, counts: Mapping[str, int], directory: Path) -> Path:
+    """Write the density that samples are drawn from, as one mixture of Gaussians, for `numpy.load`.
+
+    The file holds, for each component of each class, its weight (`weights`, which sum to 1), its mean (`means`), the
+    Cholesky factor L of its covariance L L^T (`factors`), and the index of its class (`class_index`) in `classes`.
+
+    Args:
+        mixtures: the mixture of each class.
+        counts: number of training images of each class, by which the classes are weighted.
+        directory: the folder for the file.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    total = sum(counts[name] for name in mixtures)
+    parts = {
+        "classes": np.array(list(mixtures)),
+        "class_index": np.repeat(np.arange(len(mixtures)), [len(mixture.weights) for mixture in mixtures.values()]),
+        "weights": np.concatenate([m.weights.double() * counts[name] / total for name, m in mixtures.items()]),
+        "means": np.concatenate([m.means for m in mixtures.values()]),
+        "factors": np.concatenate([m.factors for m in mixtures.values()]),
+    }
+    parts["weights"] /= parts["weights"].sum()
+    content = BytesIO()
+    np.savez_compressed(content, made_by=np.bytes_(MADE_BY), **parts)
+    path = directory / DENSITY
+    atomic_write(path, content.getvalue())
+    return path
 
 
 def _examples(shape: tuple[int, ...], classes: int, n: int) -> Inputs:

@@ -78,6 +78,11 @@ def _is_pt2(path: Path) -> bool:
         return any(name.endswith("/extra/vaegan_pl") for name in archive.namelist())
 
 
+def _is_density(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive, archive.open("made_by.npy") as file:
+        return _OURS.encode() in file.read(4096)
+
+
 _KINDS = {
     ".png": _is_picture,
     ".gif": _is_picture,
@@ -87,6 +92,7 @@ _KINDS = {
     ".safetensors": _is_safetensors,
     ".onnx": _is_onnx,
     ".pt2": _is_pt2,
+    ".npz": _is_density,
 }
 
 
