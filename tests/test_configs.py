@@ -270,6 +270,8 @@ def test_the_reports_data_is_the_official_split_unchanged() -> None:
         "export",
         "inspect_data",
         "download",
+        "push",
+        "pull",
         "sweep_report",
         "dashboard",
     ],

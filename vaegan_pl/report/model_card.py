@@ -111,6 +111,40 @@ def path_for(weights: Path) -> Path:
     return weights.with_name(f"model_card{name}.md")
 
 
+_FRONT_MATTER = """---
+library_name: vaegan_pl
+pipeline_tag: unconditional-image-generation
+tags:
+- vae-gan
+- medical-imaging
+- synthetic
+{license}---
+
+"""
+
+
+def for_the_hub(weights: Path, license_: str | None) -> str:
+    """A model's card, with the front matter that the Hugging Face Hub reads.
+
+    Args:
+        weights: the model's file.
+        license_: identifier of its license; None names none.
+
+    Raises:
+        UserError: if the card is missing, cannot be read, or is that of another file.
+    """
+    path, command = path_for(weights), f"python -m vaegan_pl.evaluate weights={weights}"
+    try:
+        card = read_text(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no model card; {command} writes it") from error
+    except RefusedError as error:
+        raise UserError(f"{path}: {error}; {command} overwrite=true writes it again") from error
+    if sha256(weights) not in card:
+        raise UserError(f"{path}: is the card of another model file; {command} overwrite=true replaces it")
+    return _FRONT_MATTER.format(license="" if license_ is None else f"license: {license_}\n") + card
+
+
 def as_html(card: str) -> str:
     """A card as HTML: headings, lists, tables and bold words.
 
