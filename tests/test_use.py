@@ -22,7 +22,7 @@ Run = Callable[..., str | None]
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_networks: Networks) -> Path:
     monkeypatch.chdir(tmp_path)
     trained_on = TrainedOn("phantom", "p", ["a"], {}, "PHANTOMS (drawings, not MRI)")
-    preprocessing = {"aspect_ratio": "pad", "white": 65535}
+    preprocessing = {"aspect_ratio": "pad", "white": 65535, "grey_range": "fixed"}
     weights.save(tmp_path / "m.pth", small_networks, preprocessing, trained_on, training={})
     return tmp_path / "m.pth"
 
@@ -69,7 +69,7 @@ def test_reconstructions_pair_with_their_images(
     assert run_command(reconstruct, "reconstruct", *options) is None
     names = ["grid.png", "reconstruction_00000_0.png", "reconstruction_00001_2.png", "reconstruction_00002_3.png"]
     assert sorted(files("out")) == names
-    x = to_unit_range(torch.from_numpy(fit(read_grey(folder / "2.png", 65535), 16, "pad")))[None, None]
+    x = to_unit_range(torch.from_numpy(fit(read_grey(folder / "2.png", 65535, "fixed"), 16, "pad")))[None, None]
     with torch.no_grad():
         mean, _ = small_networks.eval().encoder(x)
         expected = (small_networks.decoder(mean)[0, 0] + 1) * 127.5
