@@ -124,11 +124,11 @@ def _decoded(image: Image.Image, tags: Mapping[int, Any], white: int, range_: st
         if not own and (values.min() < 0 or values.max() > 65535):
             raise ValueError(f"pixels below 0 or of more than 16 bits; {_INSTEAD}")
         low, high = own_range(values, range_) if own else (0, white)
-        grey = ((values - low) * (255 / max(high - low, 1e-9))).clip(0, 255).round().astype(np.uint8)
+        scaled: Grey = ((values - low) * (255 / max(high - low, 1e-9))).clip(0, 255).round().astype(np.uint8)
         if tags.get(_PHOTOMETRIC) == 0:
-            grey = 255 - grey
+            scaled = 255 - scaled
         peak = 0 if image.mode == "F" else max(0, int(values.max()))
-        return GreyImage(grey, peak, count_levels(values), coloured=False)
+        return GreyImage(scaled, peak, count_levels(values), coloured=False)
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         opaque = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", opaque.size, "black"), opaque)
