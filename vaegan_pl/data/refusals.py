@@ -87,6 +87,8 @@ def renamed(root: Path, classes: Sequence[str], missing: Sequence[str], there: S
         if len(similar) != 1:
             return None
         aliases[similar[0]] = name
+    if not aliases:
+        return None
     keys = {re.sub(r"[ -]", "_", folder): name for folder, name in aliases.items()}
     if all(map(_KEY.fullmatch, keys)) and fits(root, classes, keys):
         return f"add {' '.join(as_typed(f'+data.aliases.{key}', name) for key, name in keys.items())}"
