@@ -98,7 +98,7 @@ def test_feature_maps_are_the_convolution_its_norm_and_its_activation(small_netw
 def test_sizes_that_networks_cannot_take_are_refused_with_the_nearest_that_work(size: int, nearest: str) -> None:
     sizes = {**SMALL_NETWORKS, "encoder_channels": [2, 2, 2], "decoder_channels": [2, 2, 2, 2], "latent_dim": 2}
     sizes |= {"discriminator_channels": [2, 2, 2, 2], "discriminator_first_stride": 1, "image_channels": 1}
-    with pytest.raises(ValueError, match=f"data.image_size={size}: .* the nearest size that works is {nearest}$"):
+    with pytest.raises(ValueError, match=f"data.image_size={size}: .* times; use {nearest}$"):
         for_image_size(size, **sizes)
     for works in map(int, nearest.split(" or ")):
         assert for_image_size(works, **sizes).image_size == works

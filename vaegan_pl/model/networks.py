@@ -67,8 +67,7 @@ def _check_size(image_size: int, stages: int) -> None:
         below = image_size // step * step
         nearest = f"{below} or {below + step}" if below else str(step)
         raise ValueError(
-            f"data.image_size={image_size}: these networks halve images {stages} times; the nearest size that works is "
-            f"{nearest}"
+            f"data.image_size={image_size}: the model's networks halve images {stages} times; use {nearest}"
         )
 
 
