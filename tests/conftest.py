@@ -108,7 +108,7 @@ def save_model(path: Path, networks: Networks, mixtures: object = MIXTURES, **tr
     """A model of phantoms, as a run would leave it."""
     counts = {"train": {"a": 2, "b": 1, "c": 1}}
     trained_on = TrainedOn("phantom", "p", ["a", "b", "c"], counts, "PHANTOMS (drawings, not MRI)")
-    preprocessing = {"aspect_ratio": "pad", "white": 65535}
+    preprocessing = {"aspect_ratio": "pad", "white": 65535, "grey_range": "fixed"}
     weights.save(path, networks.eval(), preprocessing, trained_on, training, mixtures)  # type: ignore[arg-type]
 
 

@@ -64,7 +64,7 @@ def main(root: Path, table: Path) -> None:
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     one_fold_for_each_person(rows)
-    images = [fit(read_grey(root / row["path"], 65535), 64, "squash") for row in rows]
+    images = [fit(read_grey(root / row["path"], 65535, "fixed"), 64, "squash") for row in rows]
     found = figshare.signatures(np.stack(images))
     signs = figshare._signs(found).reshape(-1, 256)
     turned = [signs * turn.astype(np.float32) for turn in turn_signs(16)]

@@ -31,7 +31,9 @@ AT_ONCE = 2000
 def write_heads(root: Path, path: Path, n: int) -> Compared:
     """Write `n` different images, of which each `COPIED`th is a copy of the one before it in another frame."""
     files = sorted(file for file in root.rglob("*") if file.suffix.lower() in (".jpg", ".png"))[::3]
-    known = torch.from_numpy(np.stack([fit(read_grey(file, 65535), COMPARED_SIDE, "squash") for file in files]))
+    known = torch.from_numpy(
+        np.stack([fit(read_grey(file, 65535, "fixed"), COMPARED_SIDE, "squash") for file in files])
+    )
     heads = np.lib.format.open_memmap(path, "w+", np.uint8, (n, COMPARED_SIDE, COMPARED_SIDE))
     generator = torch.Generator().manual_seed(0)
     for start in range(0, n, AT_ONCE):

@@ -206,7 +206,7 @@ def save_models(folder: Path, images: DictConfig, trap: Trap, caption: str) -> l
         name: Mixture(torch.ones(1), torch.full((1, 5), i % 3 - 1.0), 0.1 * torch.eye(5)[None])
         for i, name in enumerate(classes)
     }
-    size = {"aspect_ratio": "pad", "white": 65535}
+    size = {"aspect_ratio": "pad", "white": 65535, "grey_range": "fixed"}
     paths = [folder / name / "vae_gan_model.pth" for name in (trap.names[5], f"$\\frac$ {TURNED}{CAFE}", f"{CAFE} <b>")]
     hyper = {"model": "VAE/GAN", "epochs": 1, "<b>*a*": trap.texts[-1]}
     weights.save(paths[0], networks_with(norm="group").eval(), size, trained, hyper, mixtures)

@@ -40,7 +40,7 @@ def milliseconds(picture: Image.Image) -> int:
 
 
 def image(name: str) -> torch.Tensor:
-    return to_unit_range(torch.from_numpy(fit(read_grey(Path(f"{name}.png"), 65535), 16, "pad")))[None, None]
+    return to_unit_range(torch.from_numpy(fit(read_grey(Path(f"{name}.png"), 65535, "fixed"), 16, "pad")))[None, None]
 
 
 def grey(images: torch.Tensor) -> np.ndarray:

@@ -150,7 +150,14 @@ def test_only_long_waits_are_announced(caplog: pytest.LogCaptureFixture) -> None
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.0, "10 seconds"), (11.0, "20 seconds"), (50.0, "50 seconds"), (59.0, "1 minute"), (600.0, "10 minutes")],
+    [
+        (0.0, "10 seconds"),
+        (11.0, "20 seconds"),
+        (50.0, "50 seconds"),
+        (59.0, "1 minute"),
+        (600.0, "10 minutes"),
+        (9000.0, "2 hours"),
+    ],
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == f"about {words}"

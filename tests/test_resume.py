@@ -548,10 +548,11 @@ def test_evaluating_a_run_of_an_earlier_version_splits_images_as_it_did(tmp_path
     (tmp_path / "overrides.yaml").write_text("- data=mri\n- data.root=heads\n")
     (tmp_path / "config.yaml").write_text("data: {split: group, published: true}\n")
     found = stored_config.data_options_of(tmp_path, ["data=mri", "data.root=/new"])
-    assert found == ["data=mri", "data.root=/new", "data.registered_correlation=null"]
+    assert found == ["data=mri", "data.root=/new", "data.registered_correlation=null", "data.masks=keep"]
     (tmp_path / "config.yaml").write_text("data: {split: group}\n")
     found = stored_config.data_options_of(tmp_path, ["data=mri", "data.published=true"])
-    assert set(found) == {"data=mri", "data.root=heads", "data.published=true", "data.registered_correlation=null"}
+    of_its_time = {"data.registered_correlation=null", "data.masks=keep"}
+    assert set(found) == {"data=mri", "data.root=heads", "data.published=true"} | of_its_time
 
 
 HOSTILE = {

@@ -10,10 +10,14 @@ from PIL import Image
 
 from vaegan_pl.cli.reconstruct import reconstruct
 from vaegan_pl.cli.sample import sample
-from vaegan_pl.data.images import fit, read_grey, to_unit_range
+from vaegan_pl.data.dicom import Window
+from vaegan_pl.data.images import fit, read_file, read_grey, to_unit_range
+from vaegan_pl.inference import read_images
 from vaegan_pl.model import weights
 from vaegan_pl.model.networks import Networks
 from vaegan_pl.model.trained_on import TrainedOn
+
+from .data.test_dicom import slice_file
 
 Run = Callable[..., str | None]
 
@@ -22,7 +26,7 @@ Run = Callable[..., str | None]
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_networks: Networks) -> Path:
     monkeypatch.chdir(tmp_path)
     trained_on = TrainedOn("phantom", "p", ["a"], {}, "PHANTOMS (drawings, not MRI)")
-    preprocessing = {"aspect_ratio": "pad", "white": 65535}
+    preprocessing = {"aspect_ratio": "pad", "white": 65535, "grey_range": "fixed"}
     weights.save(tmp_path / "m.pth", small_networks, preprocessing, trained_on, training={})
     return tmp_path / "m.pth"
 
@@ -60,6 +64,23 @@ def test_samples_are_decoded_draws_of_the_prior(run_command: Run, small_networks
         assert image.info["Description"] == "synthetic; trained on PHANTOMS (drawings, not MRI)"
 
 
+def test_grey_values_are_read_as_in_training(tmp_path: Path, small_networks: Networks) -> None:
+    """A 12-bit slice and two DICOM slices of one series, by the range that the model file records."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 8 + 500).save(folder / "c.png")
+    for name, centre in (("a", 1000), ("b", 3000)):
+        slice_file(folder / f"{name}.dcm", SeriesInstanceUID="1.2.3", WindowCenter=centre, WindowWidth=1000)
+    trained_on = TrainedOn("images", "p", ["a"], {}, "images of p")
+    for range_, series in (("fixed", None), ("percentile", None), ("series", Window(2000, 1000, "LINEAR"))):
+        preprocessing = {"aspect_ratio": "pad", "white": 4095, "grey_range": range_}
+        weights.save(tmp_path / "m.pth", small_networks, preprocessing, trained_on, training={})
+        names, x = read_images(folder, weights.load(tmp_path / "m.pth"))
+        assert names == ["a", "b", "c"]
+        grey = [read_file(path, 4095, range_, series).grey for path in sorted(folder.iterdir())]
+        assert torch.equal(x[:, 0], to_unit_range(torch.from_numpy(np.stack(grey))))
+
+
 def test_reconstructions_pair_with_their_images(
     run_command: Run, write_classes: Callable[..., Path], small_networks: Networks
 ) -> None:
@@ -69,7 +90,7 @@ def test_reconstructions_pair_with_their_images(
     assert run_command(reconstruct, "reconstruct", *options) is None
     names = ["grid.png", "reconstruction_00000_0.png", "reconstruction_00001_2.png", "reconstruction_00002_3.png"]
     assert sorted(files("out")) == names
-    x = to_unit_range(torch.from_numpy(fit(read_grey(folder / "2.png", 65535), 16, "pad")))[None, None]
+    x = to_unit_range(torch.from_numpy(fit(read_grey(folder / "2.png", 65535, "fixed"), 16, "pad")))[None, None]
     with torch.no_grad():
         mean, _ = small_networks.eval().encoder(x)
         expected = (small_networks.decoder(mean)[0, 0] + 1) * 127.5

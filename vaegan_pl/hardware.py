@@ -46,6 +46,20 @@ def alone() -> list[ClusterEnvironment]:
     return [LightningEnvironment()] if started_together() == 1 else []
 
 
+def peak_memory(device: torch.device) -> int:
+    """The most memory, in bytes, that this process has used so far: of a CUDA device, otherwise of the machine.
+
+    0 if it is unknown.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    try:
+        import resource
+    except ImportError:  # Windows lacks it
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def total_memory() -> float:
     """Memory that this process may use, in bytes; infinite if unknown."""
     limits = [math.inf]

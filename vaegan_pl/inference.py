@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vaegan_pl.data import dicom
 from vaegan_pl.data.collection import Collection
 from vaegan_pl.data.datamodule import images_of, labels_of
 from vaegan_pl.data.folders import list_loose_images
-from vaegan_pl.data.images import UNREADABLE, read_grey, to_unit_range
+from vaegan_pl.data.images import UNREADABLE, read_file, to_unit_range, warnings_in_one_line
 from vaegan_pl.data.images import fit as fit_image
 from vaegan_pl.errors import UserError
 from vaegan_pl.model.mixtures import COMPONENTS, ClassMixtures, draw_posteriors, fit, gaussian, log_likelihood
@@ -20,6 +21,7 @@ from vaegan_pl.model.networks import Networks
 from vaegan_pl.model.running import posteriors
 from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.progress import announce, track
+from vaegan_pl.storage.files import first_line
 
 log = logging.getLogger(__name__)
 
@@ -118,27 +120,35 @@ def read_images(
     names: list[str] = []
     pictures = []
     files = list_loose_images(path)
-    for file in track(files, "reading images", "image"):
-        if len(names) == most:
-            log.warning("images=%s: only the first %d of %d are used", path, len(names), len(files))
-            break
-        try:
-            pictures.append(read_image(file, model))
-        except UNREADABLE as error:
-            log.warning("skipped %s: %s", file, error)
-            continue
-        names.append(file.stem)
+    with warnings_in_one_line():
+        in_series = model.preprocessing["grey_range"] == "series"
+        series = dicom.series_windows(files) if in_series else {}
+        for file in track(files, "reading images", "image"):
+            if len(names) == most:
+                log.warning("images=%s: only the first %d of %d are used", path, len(names), len(files))
+                break
+            try:
+                pictures.append(_input(file, model, series.get(file)))
+            except UNREADABLE as error:
+                log.warning("skipped %s: %s", file, first_line(error))
+                continue
+            names.append(file.stem)
     if not pictures:
         raise UserError(f"images={path}: none of the images there can be read")
     return names, torch.stack(pictures)
 
 
 def read_image(file: Path, model: SavedModel) -> Float[Tensor, "1 side side"]:
-    """Read an image as an input of a model.
+    """Read an image as an input of a model; a DICOM slice counts as a series of its own.
 
     Raises:
-        UNREADABLE: see `images.read_grey`.
+        UNREADABLE: see `images.read_file`.
     """
-    grey = read_grey(file, model.preprocessing["white"])
+    in_series = model.preprocessing["grey_range"] == "series"
+    return _input(file, model, dicom.series_windows([file]).get(file) if in_series else None)
+
+
+def _input(file: Path, model: SavedModel, series: dicom.Window | None) -> Float[Tensor, "1 side side"]:
+    grey = read_file(file, model.preprocessing["white"], model.preprocessing["grey_range"], series).grey
     fitted = fit_image(grey, model.networks.image_size, model.preprocessing["aspect_ratio"])
     return to_unit_range(torch.from_numpy(fitted))[None]

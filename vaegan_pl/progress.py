@@ -13,6 +13,9 @@ Item = TypeVar("Item")
 SECONDS, SHARE = 30.0, 0.1
 """Minimum time and minimum share of the work between two log lines, where no terminal shows a bar."""
 
+_MINUTES = 120
+"""Durations of at least so many minutes are given in hours."""
+
 LEAST_ANNOUNCED = 5.0
 """Seconds; shorter waits are not announced."""
 
@@ -65,8 +68,10 @@ def announce(work: str, seconds: float) -> None:
 
 
 def duration(seconds: float) -> str:
-    """A duration in words: rounded up to tens of seconds or, above 55 seconds, rounded to minutes."""
+    """A duration in words: rounded up to tens of seconds or, above 55 seconds, rounded to minutes, then to hours."""
     if seconds <= 55:
         return f"about {max(1, -int(-seconds // 10)) * 10} seconds"
     minutes = max(1, round(seconds / 60))
+    if minutes >= _MINUTES:
+        return f"about {round(minutes / 60)} hours"
     return f"about {minutes} minute{'s' if minutes > 1 else ''}"

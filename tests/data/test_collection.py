@@ -27,6 +27,7 @@ DECODING = Decoding(
     image_size=16,
     aspect_ratio="pad",
     white=65535,
+    range="fixed",
     near_copy_correlation=0.99,
     registered_correlation=None,
     search="exhaustive",
@@ -38,7 +39,7 @@ OFFICIAL = splitting_with(by="official")
 def collected(
     root: Path, splitting: Splitting = GROUP, classes: list[str] | None = CLASSES, max_unreadable: float = 0.0
 ) -> Collection:
-    return collect(root, classes, {}, DECODING, splitting, max_unreadable, root.parent / "cache")
+    return collect(root, classes, {}, None, "drop", DECODING, splitting, max_unreadable, root.parent / "cache")
 
 
 def save(pixels: np.ndarray, path: Path) -> None:
@@ -224,7 +225,7 @@ def test_classes_and_their_order_do_not_matter_to_the_cache(
 ) -> None:
     root = write_classes(tmp_path / "d", 5)
     before = collected(root)
-    monkeypatch.setattr("vaegan_pl.data.prepared.read_grey", None)
+    monkeypatch.setattr("vaegan_pl.data.prepared.read_file", None)
     after = collected(root, classes=CLASSES[::-1])
     assert after.fingerprint() == before.fingerprint()
     assert [after.listing.classes[label] for label in after.labels] == [
@@ -266,7 +267,15 @@ def test_a_class_without_one_readable_image_is_an_error(tmp_path: Path, write_cl
 def real(mri_root: Path, mri_cache: Path) -> Collection:
     splitting = splitting_with(validation_fraction=0.1, test_fraction=0.1, copies="weight")
     return collect(
-        mri_root, CLASSES, {}, Decoding(64, "pad", 65535, 0.99, None, "exhaustive"), splitting, 0.0, mri_cache
+        mri_root,
+        CLASSES,
+        {},
+        None,
+        "drop",
+        Decoding(64, "pad", 65535, "fixed", 0.99, None, "exhaustive"),
+        splitting,
+        0.0,
+        mri_cache,
     )
 
 
@@ -294,8 +303,10 @@ def test_the_public_set_is_split_by_its_authors_folds(mri_root: Path, mri_cache:
         listed = list(csv.DictReader(file))
     one_fold_for_each_person(listed)
     rows = {row["path"]: row for row in listed}
-    decoding = Decoding(64, "pad", 65535, 0.99, 0.97, "exhaustive")
-    collection = collect(mri_root, CLASSES, {}, decoding, splitting_with(published=True, fold=fold), 0.0, mri_cache)
+    decoding = Decoding(64, "pad", 65535, "fixed", 0.99, 0.97, "exhaustive")
+    collection = collect(
+        mri_root, CLASSES, {}, None, "drop", decoding, splitting_with(published=True, fold=fold), 0.0, mri_cache
+    )
     test = fold or 0
     for name, folds in {
         "test": {test},

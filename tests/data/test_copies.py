@@ -201,7 +201,7 @@ def _always_approximate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_always_approximate")
 def test_an_approximate_search_finds_the_same_groups(mri_root: Path) -> None:
-    images = compared([read_grey(file, 65535) for file in sorted(mri_root.glob("Testing/*/*.jpg"))])
+    images = compared([read_grey(file, 65535, "fixed") for file in sorted(mri_root.glob("Testing/*/*.jpg"))])
     keys = [str(i) for i in range(len(images))]
     exact, found = (find_pairs(images, keys, 0.99, search).groups(len(images)) for search in SEARCHES)
     assert exact.max() < 1300
@@ -259,7 +259,9 @@ def test_chains_of_pairs_are_one_group() -> None:
 
 def test_how_many_changed_real_slices_are_found(mri_root: Path) -> None:
     files = sorted(mri_root.glob("Training/*/*.jpg"))
-    slices = [read_grey(files[i], 65535) for i in np.random.default_rng(0).choice(len(files), 400, replace=False)]
+    slices = [
+        read_grey(files[i], 65535, "fixed") for i in np.random.default_rng(0).choice(len(files), 400, replace=False)
+    ]
     originals = compared(slices)
     for name, (change, rate) in RATES.items():
         altered = compared([np.ascontiguousarray(change(image)) for image in slices])

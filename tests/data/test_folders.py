@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vaegan_pl.data.folders import list_images, list_loose_images
+from vaegan_pl.data.folders import Listing, list_images, list_loose_images
 from vaegan_pl.errors import UserError
 
 from ..conftest import CLASSES
@@ -16,14 +16,18 @@ Write = Callable[..., Path]
 ALIASES = {"glioma_tumor": "glioma", "no_tumour": "notumor"}
 
 
+def listed(root: Path, classes: list[str] | None, aliases: dict[str, str]) -> Listing:
+    return list_images(root, classes, aliases, exclude=None, masks="drop")
+
+
 def names(root: Path, classes: list[str] | None = CLASSES, aliases: dict[str, str] | None = None) -> list[str]:
     """SPLIT/FOLDER/FILE:LABEL of each image."""
-    listing = list_images(root, classes, aliases or {})
+    listing = listed(root, classes, aliases or {})
     return [f"{f.folder}/{f.path.parent.name}/{f.path.name}:{f.label}" for f in listing.files]
 
 
 def ignored(root: Path) -> dict[str, str]:
-    return {path.relative_to(root).as_posix(): why for path, why in list_images(root, CLASSES, {}).ignored}
+    return {path.relative_to(root).as_posix(): why for path, why in listed(root, CLASSES, {}).ignored}
 
 
 def test_plain_class_folders(tmp_path: Path, write_classes: Write) -> None:
@@ -57,7 +61,7 @@ def test_an_alias_never_renames_a_class_that_is_asked_for(tmp_path: Path, write_
     root = write_classes(tmp_path / "d", 1, ["normal", "tumor"])
     aliases = {"normal": "notumor", "tumor": "glioma"}
     assert names(root, ["normal", "tumor"], aliases) == ["all/normal/0.png:0", "all/tumor/0.png:1"]
-    assert list_images(root, None, aliases).classes == ["normal", "tumor"]
+    assert listed(root, None, aliases).classes == ["normal", "tumor"]
     assert names(root, ["notumor", "tumor"], aliases) == ["all/normal/0.png:0", "all/tumor/0.png:1"]
 
 
@@ -65,13 +69,13 @@ def test_all_folders_are_classes_where_none_are_named(tmp_path: Path, write_clas
     write_classes(tmp_path / "train", 1, ["stroke", "B", "ms"])
     write_classes(tmp_path / "test", 1, ["Stroke"])
     (tmp_path / "train" / "outputs" / "images").mkdir(parents=True)
-    listing = list_images(tmp_path, None, ALIASES)
+    listing = listed(tmp_path, None, ALIASES)
     assert listing.classes == ["B", "ms", "stroke"]
     assert [file.label for file in listing.files] == [2, 0, 1, 2]
     assert listing.ignored == [(tmp_path / "train" / "outputs", "a folder without images")]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="contains no folders with images"):
-        list_images(tmp_path / "empty", None, {})
+        listed(tmp_path / "empty", None, {})
 
 
 def test_a_class_may_have_a_folder_in_one_split_alone(tmp_path: Path, write_classes: Write) -> None:
@@ -151,7 +155,7 @@ def test_loose_images(tmp_path: Path, write_classes: Write) -> None:
 
 
 def test_the_real_folders_hold_what_they_should(mri_root: Path) -> None:
-    listing = list_images(mri_root, CLASSES, {})
+    listing = listed(mri_root, CLASSES, {})
     folders = [file.folder for file in listing.files]
     assert (folders.count("train"), folders.count("test")) == (5708, 1311)
     assert [(path.name, why) for path, why in listing.ignored] == [(".ipynb_checkpoints", "hidden")]
@@ -165,18 +169,18 @@ def test_two_spellings_of_one_name_are_one_class(tmp_path: Path) -> None:
         (folder / "x.png").touch()
     composed = unicodedata.normalize("NFC", "José")
     for classes in (None, [composed], [unicodedata.normalize("NFD", "José")]):
-        listing = list_images(tmp_path, classes, {})
+        listing = listed(tmp_path, classes, {})
         assert len(listing.files) == 2
         assert {file.label for file in listing.files} == {0}
-    assert list_images(tmp_path, None, {}).classes == [composed]
-    assert list_images(tmp_path, ["Pepe"], {unicodedata.normalize("NFD", "José"): "Pepe"}).classes == ["Pepe"]
+    assert listed(tmp_path, None, {}).classes == [composed]
+    assert listed(tmp_path, ["Pepe"], {unicodedata.normalize("NFD", "José"): "Pepe"}).classes == ["Pepe"]
 
 
 def test_names_that_cannot_be_shown_become_names_that_can(tmp_path: Path) -> None:
     for name in (os.fsdecode(b"caf\xe9"), "red\x1b[31m"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.png").touch()
-    listing = list_images(tmp_path, None, {})
+    listing = listed(tmp_path, None, {})
     assert listing.classes == ["caf\\udce9", "red\\x1b[31m"]
     assert len(listing.files) == 2
 
@@ -185,15 +189,15 @@ def test_names_too_long_for_files_named_after_them_are_refused(tmp_path: Path) -
     (tmp_path / ("x" * 201)).mkdir()
     (tmp_path / ("x" * 201) / "x.png").touch()
     with pytest.raises(UserError, match="or is longer than 200 bytes; rename its folders"):
-        list_images(tmp_path, None, {})
+        listed(tmp_path, None, {})
 
 
 def test_bytes_that_are_not_utf8_can_be_asked_for_and_are_not_taken_for_their_escapes(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
     (tmp_path / name).mkdir()
     (tmp_path / name / "x.png").touch()
-    assert list_images(tmp_path, [name], {}).classes == ["caf\\udce9"]
+    assert listed(tmp_path, [name], {}).classes == ["caf\\udce9"]
     (tmp_path / "caf\\udce9").mkdir()
     (tmp_path / "caf\\udce9" / "x.png").touch()
     with pytest.raises(UserError, match=r"the name of class caf\\udce9 is used twice"):
-        list_images(tmp_path, None, {})
+        listed(tmp_path, None, {})

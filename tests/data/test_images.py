@@ -18,7 +18,7 @@ WHITE = 65535
 
 def saved(image: Image.Image, path: Path) -> np.ndarray:
     image.save(path)
-    return read_grey(path, WHITE)
+    return read_grey(path, WHITE, "fixed")
 
 
 def test_grey_pixels_come_through_unchanged(tmp_path: Path) -> None:
@@ -41,21 +41,21 @@ def test_files_of_several_pictures_are_refused(tmp_path: Path) -> None:
     pages = [Image.fromarray(RAMP), Image.fromarray(RAMP.T)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     with pytest.raises(ValueError, match="holds 2 images; save each"):
-        read_grey(tmp_path / "a.tif", WHITE)
+        read_grey(tmp_path / "a.tif", WHITE, "fixed")
 
 
 def test_12_bit_values_in_16_bit_files_are_told_by_their_white(tmp_path: Path) -> None:
     twelve = np.array([[0, 1024, 2048, 4095, 5000]], dtype=np.uint16)
     Image.fromarray(twelve).save(tmp_path / "a.png")
-    assert read_grey(tmp_path / "a.png", 4095).tolist() == [[0, 64, 128, 255, 255]]
-    assert read_grey(tmp_path / "a.png", WHITE).tolist() == [[0, 4, 8, 16, 19]]
+    assert read_grey(tmp_path / "a.png", 4095, "fixed").tolist() == [[0, 64, 128, 255, 255]]
+    assert read_grey(tmp_path / "a.png", WHITE, "fixed").tolist() == [[0, 4, 8, 16, 19]]
 
 
 @pytest.mark.parametrize("values", [RAMP / 255.0, RAMP.astype(np.int32) * 4095, -RAMP.astype(np.int32) - 1])
 def test_pixels_without_a_known_white_are_refused(tmp_path: Path, values: np.ndarray) -> None:
     Image.fromarray(values.astype(np.float32 if values.dtype == float else np.int32)).save(tmp_path / "a.tif")
     with pytest.raises(ValueError, match="save it with 8 or 16 bits"):
-        read_grey(tmp_path / "a.tif", WHITE)
+        read_grey(tmp_path / "a.tif", WHITE, "fixed")
 
 
 def test_a_damaged_exif_block_is_among_what_callers_catch() -> None:
@@ -95,7 +95,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3  # turned by 180 degrees
     Image.fromarray(RAMP).save(tmp_path / "a.png", exif=exif)
-    assert read_grey(tmp_path / "a.png", WHITE).tolist() == RAMP[::-1, ::-1].tolist()
+    assert read_grey(tmp_path / "a.png", WHITE, "fixed").tolist() == RAMP[::-1, ::-1].tolist()
 
 
 def test_resizing_is_antialiased() -> None:
@@ -120,7 +120,7 @@ def test_broken_files_raise_what_callers_catch(tmp_path: Path, content: bytes | 
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:2000] if isinstance(content, str) else content)
     with pytest.raises(UNREADABLE):
-        read_grey(path, WHITE)
+        read_grey(path, WHITE, "fixed")
 
 
 def test_unit_range_by_hand_and_back() -> None:
@@ -144,7 +144,7 @@ def test_a_few_bytes_that_claim_gigabytes_are_refused_by_their_size(
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b""))
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(UNREADABLE, match="pixels"):
-        read_grey(path, 65535)
+        read_grey(path, 65535, "fixed")
 
 
 def test_a_program_called_an_image_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_a_program_called_an_image_is_not_run(tmp_path: Path, monkeypatch: pytes
     path = tmp_path / "a.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
     with pytest.raises(UNREADABLE):
-        read_grey(path, 65535)
+        read_grey(path, 65535, "fixed")
     assert not (tmp_path / "executed").exists()
 
 
@@ -166,7 +166,7 @@ def test_whatever_a_decoder_raises_is_among_what_callers_catch(tmp_path: Path, m
     data = path.read_bytes()
     path.write_bytes(data.replace(struct.pack("<HHI", 256, 4, 1), struct.pack("<HHI", 65000, 4, 1), 1))
     with pytest.raises(UNREADABLE):
-        read_grey(path, 65535)
+        read_grey(path, 65535, "fixed")
     monkeypatch.setattr(Image, "open", lambda *_, **__: (_ for _ in ()).throw(KeyError("tag")))
     with pytest.raises(ValueError, match="not an image that can be read: 'tag'"):
-        read_grey(path, 65535)
+        read_grey(path, 65535, "fixed")

@@ -22,7 +22,8 @@ import pytest
 from PIL import Image
 
 from vaegan_pl.data import prepared
-from vaegan_pl.data.images import fit, read_grey
+from vaegan_pl.data.grey import GreyImage
+from vaegan_pl.data.images import fit, read_file, read_grey
 from vaegan_pl.data.prepared import Decoding, Prepared, prepare
 from vaegan_pl.errors import UserError
 
@@ -30,6 +31,7 @@ DECODING = Decoding(
     image_size=16,
     aspect_ratio="pad",
     white=65535,
+    range="fixed",
     near_copy_correlation=0.99,
     registered_correlation=None,
     search="exhaustive",
@@ -55,7 +57,7 @@ def entries(root: Path) -> list[Path]:
 
 def expected(root: Path) -> np.ndarray:
     """Decoded from the files, without the cache."""
-    return np.stack([fit(read_grey(path, 65535), 16, "pad") for path in files(root)])
+    return np.stack([fit(read_grey(path, 65535, "fixed"), 16, "pad") for path in files(root)])
 
 
 @pytest.fixture
@@ -63,11 +65,11 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are decoded from here on."""
     seen: list[Path] = []
 
-    def read(path: Path, white: int) -> np.ndarray:
+    def read(path: Path, *options: Any) -> GreyImage:
         seen.append(path)
-        return read_grey(path, white)
+        return read_file(path, *options)
 
-    monkeypatch.setattr(prepared, "read_grey", read)
+    monkeypatch.setattr(prepared, "read_file", read)
     return seen
 
 
@@ -215,13 +217,13 @@ def test_a_damaged_entry_that_cannot_be_removed_is_done_without(
 def test_a_file_that_could_not_be_opened_once_is_tried_again(
     root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(path: Path, white: int) -> np.ndarray:
+    def failing(path: Path, *options: Any) -> GreyImage:
         if path.name == "3.png":
             raise OSError(5, "Input/output error")
-        return read_grey(path, white)
+        return read_file(path, *options)
 
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
-        patch.setattr(prepared, "read_grey", failing)
+        patch.setattr(prepared, "read_file", failing)
         result = ready(root)
         assert result.unreadable == {3: "[Errno 5] Input/output error"}
         assert np.array_equal(result.images[4], expected(root)[4])
@@ -259,7 +261,7 @@ def test_full_disks_everywhere_end_with_the_path(root: Path, monkeypatch: pytest
 
 def test_another_correlation_compares_again_and_decodes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = ready(root)
-    monkeypatch.setattr(prepared, "read_grey", None)
+    monkeypatch.setattr(prepared, "read_file", None)
     paths = files(root)
     for correlation in (None, 0.5):
         decoding = replace(DECODING, near_copy_correlation=correlation)
@@ -351,15 +353,15 @@ def test_a_process_killed_half_way_leaves_nothing_that_counts(root: Path) -> Non
 import sys, time
 from pathlib import Path
 from vaegan_pl.data import prepared
-read = prepared.read_grey
-def slowly(path, white):
+read = prepared.read_file
+def slowly(path, *options):
     if path.name == "5.png":
         print("half way", flush=True)
         time.sleep(60)
-    return read(path, white)
-prepared.read_grey = slowly
+    return read(path, *options)
+prepared.read_file = slowly
 root = Path({str(root)!r})
-decoding = prepared.Decoding(16, "pad", 65535, 0.99, 0.97, "exhaustive")
+decoding = prepared.Decoding(16, "pad", 65535, "fixed", 0.99, 0.97, "exhaustive")
 prepared.prepare(root, sorted(root.rglob("*.png")), decoding, root.parent / "cache")
 """
     process = subprocess.Popen(
@@ -418,7 +420,13 @@ def array(kind: str, shape: tuple[int, ...], content: bytes = b"") -> bytes:
 
 
 def index(**changes: Any) -> bytes:
-    whole = {"keys": ["a" * 64] * 10, "shapes": [[30, 40]] * 10, "patients": [0] * 10, "unreadable": []}
+    whole = {
+        "keys": ["a" * 64] * 10,
+        "shapes": [[30, 40]] * 10,
+        "patients": [0] * 10,
+        "stored": [[0, 3, False]] * 10,
+        "unreadable": [],
+    }
     return json.dumps({**whole, **changes}).encode()
 
 
@@ -453,6 +461,8 @@ def index(**changes: Any) -> bytes:
         ("index.json", index(unreadable=[[3, "no reason"]])),
         ("index.json", index(unreadable=[[99, "no reason"]])),
         ("index.json", index(unreadable=3)),
+        ("index.json", index(stored=[[0, 3, False]])),
+        ("index.json", index(stored=[["x", 3, False]] * 10)),
         ("index.json", index(unreadable=[[[], "x"]])),
         ("index.json", b"x" * 2**21),
         ("SHA256SUMS", b"\xff"),
@@ -497,9 +507,9 @@ def test_a_pipe_in_an_entry_is_not_waited_for(root: Path) -> None:
 
 
 def test_reasons_are_one_line_that_can_be_shown(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(path: Path, white: int) -> np.ndarray:
+    def failing(path: Path, *options: Any) -> GreyImage:
         raise ValueError("\x1b[2Jcleared\nforged line")
 
-    monkeypatch.setattr(prepared, "read_grey", failing)
+    monkeypatch.setattr(prepared, "read_file", failing)
     for _ in range(2):
         assert set(ready(root).unreadable.values()) == {"\\x1b[2Jcleared"}

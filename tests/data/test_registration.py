@@ -155,7 +155,9 @@ REGISTERED: dict[str, tuple[Callable[[Grey], Grey], float]] = {
 
 def test_how_many_reframed_real_slices_are_found(mri_root: Path) -> None:
     files = sorted(mri_root.glob("Training/*/*.jpg"))
-    slices = [read_grey(files[i], 65535) for i in np.random.default_rng(0).choice(len(files), 400, replace=False)]
+    slices = [
+        read_grey(files[i], 65535, "fixed") for i in np.random.default_rng(0).choice(len(files), 400, replace=False)
+    ]
     originals = compared(slices)
     for name, (change, rate) in REGISTERED.items():
         images = np.concatenate([originals, compared([np.ascontiguousarray(change(image)) for image in slices])])
@@ -174,7 +176,9 @@ def test_slices_of_different_patients_are_no_copies(mri_root: Path) -> None:
     former = {number: row["cheng_fold"] for number, row in rows.items()}
     one_fold_for_each_person(list(rows.values()))
     numbers = sorted(rows)
-    images = np.stack([fit(read_grey(mri_root / rows[number]["path"], 65535), 64, "squash") for number in numbers])
+    images = np.stack(
+        [fit(read_grey(mri_root / rows[number]["path"], 65535, "fixed"), 64, "squash") for number in numbers]
+    )
     found = find_reframed(images, np.arange(len(numbers)), np.full(len(numbers), NOT_PUBLISHED), 0.97)
     pairs = [(numbers[i], numbers[j]) for i, j in zip(found.first.tolist(), found.second.tolist(), strict=True)]
     assert len(pairs) > 100

@@ -76,7 +76,7 @@ def test_at_temperature_zero_all_are_the_class_mean(studio: Studio) -> None:
 def test_an_image_is_encoded_to_its_posterior_mean(studio: Studio) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24), dtype=np.uint8)).save("x.png")
     point = studio.encoded(Path("x.png"), None)
-    x = to_unit_range(torch.from_numpy(fit(read_grey(Path("x.png"), 65535), 16, "pad")))[None, None]
+    x = to_unit_range(torch.from_numpy(fit(read_grey(Path("x.png"), 65535, "fixed"), 16, "pad")))[None, None]
     assert point.image is not None
     assert torch.equal(point.image, x)
     with torch.no_grad():
@@ -143,7 +143,7 @@ def test_a_conditional_model_is_told_the_class(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UserError, match="give the images' class"):
         studio.encoded(Path("x.png"), None)
     point = studio.encoded(Path("x.png"), "c")
-    x = to_unit_range(torch.from_numpy(fit(read_grey(Path("x.png"), 65535), 16, "pad")))[None, None]
+    x = to_unit_range(torch.from_numpy(fit(read_grey(Path("x.png"), 65535, "fixed"), 16, "pad")))[None, None]
     networks, y = studio.model.networks, torch.tensor([2])
     with torch.no_grad():
         expected = networks.decoder(networks.encoder(x, y)[0], y)

@@ -107,7 +107,7 @@ def file_faults(wanted: int, chance: random.Random) -> Counter[str]:
         found[judged(name, kind, load, path, target)] += 1
         found["files"] += 1
     pictures = sorted(Path("outputs/phantoms").rglob("*.png"))
-    decoding = Decoding(32, "pad", 65535, 0.99, 0.97, "exhaustive")
+    decoding = Decoding(32, "pad", 65535, "fixed", 0.99, 0.97, "exhaustive")
     truth = prepare(Path("outputs/phantoms"), pictures, decoding, Path("entries"))
     images = np.array(truth.images)  # in memory, since the file behind them is about to be broken
     (entry,) = Path("entries").glob("vaegan_pl-*")
@@ -204,7 +204,9 @@ def image_faults(wanted: int, chance: random.Random) -> Counter[str]:
 
     def work() -> None:
         warnings.simplefilter("ignore")
-        prepared = prepare(root, paths, Decoding(64, "pad", 65535, 0.99, 0.97, "exhaustive"), Path("image_cache"))
+        prepared = prepare(
+            root, paths, Decoding(64, "pad", 65535, "fixed", 0.99, 0.97, "exhaustive"), Path("image_cache")
+        )
         reasons = {paths[i].name: reason for i, reason in prepared.unreadable.items()}
         Path("reasons.json").write_text(json.dumps(reasons))
 
@@ -219,7 +221,7 @@ def image_faults(wanted: int, chance: random.Random) -> Counter[str]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                read_grey(path, 65535)
+                read_grey(path, 65535, "fixed")
             readable = True
         except UNREADABLE:
             readable = False

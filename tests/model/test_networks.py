@@ -5,9 +5,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from vaegan_pl.cli.commands import CONFIG_DIRECTORY
-from vaegan_pl.model.networks import Encoder, Networks
+from vaegan_pl.model.networks import Encoder, Networks, for_image_size
 
-from ..conftest import networks_with
+from ..conftest import SMALL_NETWORKS, networks_with
 
 
 def from_table(model: str, image_size: int = 64) -> Networks:
@@ -92,6 +92,16 @@ def test_feature_maps_are_the_convolution_its_norm_and_its_activation(small_netw
     torch.testing.assert_close(maps["conv1"], raw)
     torch.testing.assert_close(maps["norm1"], normed)
     torch.testing.assert_close(maps["relu1"], normed.clamp(min=0))
+
+
+@pytest.mark.parametrize(("size", "nearest"), [(36, "32 or 40"), (100, "96 or 104"), (250, "240 or 256"), (5, "8")])
+def test_sizes_that_networks_cannot_take_are_refused_with_the_nearest_that_work(size: int, nearest: str) -> None:
+    sizes = {**SMALL_NETWORKS, "encoder_channels": [2, 2, 2], "decoder_channels": [2, 2, 2, 2], "latent_dim": 2}
+    sizes |= {"discriminator_channels": [2, 2, 2, 2], "discriminator_first_stride": 1, "image_channels": 1}
+    with pytest.raises(ValueError, match=f"data.image_size={size}: .* times; use {nearest}$"):
+        for_image_size(size, **sizes)
+    for works in map(int, nearest.split(" or ")):
+        assert for_image_size(works, **sizes).image_size == works
 
 
 def test_an_image_that_cannot_be_halved_often_enough_is_refused() -> None:

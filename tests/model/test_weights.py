@@ -46,6 +46,7 @@ def test_a_saved_model_comes_back_the_same(tmp_path: Path, small_networks: Netwo
         "colour": "grey",
         "aspect_ratio": "squash",  # what older files, which do not say, were trained on
         "white": 65535,
+        "grey_range": "fixed",
     }
     assert not model.networks.training
     z = torch.randn(3, 5)
@@ -233,6 +234,7 @@ def test_networks_that_no_file_of_this_project_has(
         ("preprocessing", {"image_size": 16, "white": 0}),
         ("preprocessing", {"image_size": 16, "white": "x"}),
         ("preprocessing", {"image_size": 16, "aspect_ratio": "bend"}),
+        ("preprocessing", {"image_size": 16, "grey_range": "bend"}),
         ("preprocessing", {"image_size": 32}),
         ("state_dict", {"encoder": [], "decoder": {}, "discriminator": {}}),
         ("format_version", "3"),

@@ -25,7 +25,17 @@ OFFICIAL = splitting_with(by="official", validation_fraction=0.1, test_fraction=
 
 
 def collected(root: Path, cache: Path, splitting: Splitting = GROUP, classes: list[str] | None = None) -> Collection:
-    return collect(root, classes, {}, Decoding(64, "pad", 65535, 0.99, None, "exhaustive"), splitting, 0.2, cache)
+    return collect(
+        root,
+        classes,
+        {},
+        None,
+        "drop",
+        Decoding(64, "pad", 65535, "fixed", 0.99, None, "exhaustive"),
+        splitting,
+        0.2,
+        cache,
+    )
 
 
 @pytest.fixture
@@ -144,8 +154,8 @@ def test_the_page_holds_everything_itself_and_says_the_figures(root: Path, tmp_p
 def test_copies_in_another_frame_are_counted_apart(root: Path, tmp_path: Path) -> None:
     original = np.asarray(Image.open(root / "Training" / "notumor" / "4.png"))
     Image.fromarray(np.pad(original, 12)).save(root / "Testing" / "notumor" / "framed.png")
-    decoding = Decoding(64, "pad", 65535, 0.99, 0.985, "exhaustive")
-    collection = collect(root, None, {}, decoding, OFFICIAL, 0.2, tmp_path / "cache")
+    decoding = Decoding(64, "pad", 65535, "fixed", 0.99, 0.985, "exhaustive")
+    collection = collect(root, None, {}, None, "drop", decoding, OFFICIAL, 0.2, tmp_path / "cache")
     facts = gather(collection)
     assert facts["copies"]["pairs"]["in another frame"] == 1
     row = facts["leaks"]["of_the_folders_own_split"]["notumor"]
@@ -177,8 +187,8 @@ def test_chains_of_copies_count_alike_on_the_whole_page(root: Path, tmp_path: Pa
 
 
 def test_without_a_correlation_the_page_speaks_of_identical_pixels(root: Path, tmp_path: Path) -> None:
-    decoding = Decoding(64, "pad", 65535, None, None, "exhaustive")
-    write(collect(root, None, {}, decoding, GROUP, 0.2, tmp_path / "cache"), tmp_path / "report")
+    decoding = Decoding(64, "pad", 65535, "fixed", None, None, "exhaustive")
+    write(collect(root, None, {}, None, "drop", decoding, GROUP, 0.2, tmp_path / "cache"), tmp_path / "report")
     text = Page((tmp_path / "report" / "data_report.html").read_text()).text
     assert "Near-copies were not searched for" in text
     assert "no held-out image has a copy with identical pixels among the training images." in text

@@ -57,7 +57,8 @@ def check_folders(config: DictConfig) -> None:
     if config.data.get("_target_") == READS_FOLDERS:  # its subclasses may write the images first
         classes = None if config.data.classes is None else [str(name) for name in config.data.classes]
         aliases = {str(alias): str(name) for alias, name in (config.data.aliases or {}).items()}
-        list_images(Path(str(config.data.root)), classes, aliases)
+        exclude = None if config.data.exclude is None else str(config.data.exclude)
+        list_images(Path(str(config.data.root)), classes, aliases, exclude, str(config.data.masks))
 
 
 def check_single_options(option: str, overrides: list[str]) -> None:

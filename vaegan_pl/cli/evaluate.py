@@ -51,7 +51,7 @@ def evaluate(config: DictConfig) -> None:
     data: ImageFolders = instantiate(config.data, _convert_="all")
     data.prepare_data()
     for path, model in models.items():
-        check_trained_on(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
+        check_trained_on(path, model, data.source, data.decoding)
     if config.features == "inception":
         file = None if config.inception_weights is None else Path(str(config.inception_weights))
         space = inception_features(device, file)

@@ -96,7 +96,7 @@ def _read(studio: "Studio", config: DictConfig) -> "TrainingImages":
             )
         data: ImageFolders = instantiate(options, _convert_="all")
         data.prepare_data()
-        check_trained_on(studio.path, studio.model, data.source, options.image_size, options.aspect_ratio)
+        check_trained_on(studio.path, studio.model, data.source, data.decoding)
         return TrainingImages.of(data.collection, studio.model.device)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: is missing, so the model's training images are not known; {fix}") from error

@@ -73,7 +73,7 @@ def sample(config: DictConfig) -> None:
     if config.audit:
         data: ImageFolders = instantiate(config.data, _convert_="all")
         data.prepare_data()
-        reference.check_trained_on(path, model, data.source, config.data.image_size, config.data.aspect_ratio)
+        reference.check_trained_on(path, model, data.source, data.decoding)
         detector, calibration = reference.copy_audit(data.collection, model.device)
         facts["audit"] = {**vars(calibration), "rejected": {}}
 

@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Int32
 from numpy import ndarray
 
-from vaegan_pl.data import figshare
+from vaegan_pl.data import dicom, figshare
 from vaegan_pl.data.copies import TURNS
-from vaegan_pl.data.folders import NO_SPLIT, Listing, list_images
+from vaegan_pl.data.folders import EXCLUDED, MASK, NO_SPLIT, UNCLEAR, Listing, list_images
+from vaegan_pl.data.masks import by_content
 from vaegan_pl.data.patients import UNKNOWN, Patients, families, from_paths, from_table
 from vaegan_pl.data.phantoms import PHANTOM_MARKER
 from vaegan_pl.data.prepared import Decoding, Prepared, prepare
@@ -24,6 +25,13 @@ from vaegan_pl.storage.files import printable
 
 _NAMED = 5
 _LOOKED_AT = 20
+DARK, LIGHT = 64, 224
+"""An image is nearly black if its brightest pixel is below the first grey value, nearly white if its mean is above the
+second."""
+
+_LEAST_SHARE, _EXAMINED = 0.1, 2000
+"""Share of nearly black or white images that is reported, and the number of images that are examined."""
+
 _CHAIN = 0.04
 """How much below the least correlation of near-copies the ends of a chain may be."""
 
@@ -74,7 +82,8 @@ class Collection:
         listing: the files; all indices refer to their order.
         decoding: how they were read.
         prepared: the decoded images.
-        groups: the group of near-copies of each file, counted from 0; negative for unreadable files.
+        masks: the files that are masks by their values, and are left out; see `masks.by_content`.
+        groups: the group of near-copies of each file, counted from 0; negative for unreadable files and masks.
         patients: the patient of each file, if known.
         folds: the authors' fold of each file that shows a published slice; -1 for other files.
         fold: the test fold; None if the fractions decide.
@@ -86,6 +95,7 @@ class Collection:
     listing: Listing
     decoding: Decoding
     prepared: Prepared
+    masks: list[int]
     groups: Int32[ndarray, " file"]
     patients: Patients
     folds: list[int]
@@ -110,7 +120,7 @@ class Collection:
         lines = (
             f"{self.listing.classes[self.listing.files[i].label]} {self.prepared.keys[i]}\n"
             for i in chosen
-            if self.prepared.keys[i]
+            if self.groups[i] >= 0
         )
         return hashlib.sha256("".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
 
@@ -222,7 +232,64 @@ class Collection:
                     f"{len(several):,} files look like augmentations of each other by their names, such as "
                     f"{self.name(several[0])} and {self.name(sibling)}; data.families=true keeps them in one split"
                 )
+        return [*found, *self._unseen()]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out or changed without being asked for: masks, colours, unknown folders; and what was asked."""
+        ignored = self.listing.ignored
+        by_name, excluded, unclear = ([p for p, why in ignored if why == r] for r in (MASK, EXCLUDED, UNCLEAR))
+        notes = [f"{self.shown(folder)} is left out: it {UNCLEAR}; rename it to use it" for folder in unclear]
+        for masks, how in (
+            (by_name, "their names"),
+            ([self.listing.files[i].path for i in self.masks], "having two values"),
+        ):
+            if masks:
+                notes.append(
+                    f"{len(masks):,} files are left out as masks by {how}, such as {self.shown(masks[0])}; "
+                    "data.masks=keep keeps them"
+                )
+        if excluded:
+            notes.append(f"{len(excluded):,} files are left out by data.exclude, such as {self.shown(excluded[0])}")
+        coloured = sum(self.prepared.coloured)
+        if coloured:
+            notes.append(
+                f"{coloured:,} of {len(self.folds):,} files are in colour and become grey; there are no RGB models"
+            )
+        return notes
+
+    def _unseen(self) -> list[str]:
+        """Images that come out nearly black or white, with what helps."""
+        kinds: dict[str, list[int]] = {}
+        for i, file in enumerate(self.listing.files):
+            if self.groups[i] >= 0:
+                is_slice = file.path.suffix.lower() in dicom.SUFFIXES
+                kind = (
+                    "DICOM slices" if is_slice else "images of more than 8 bits" if self.prepared.peaks[i] else "other"
+                )
+                kinds.setdefault(kind, []).append(i)
+        found = []
+        for kind, own in kinds.items():
+            examined = np.array(own[:: -(-len(own) // _EXAMINED)])
+            pixels = self.prepared.images[examined]
+            for extreme, are in (("black", pixels.max((1, 2)) < DARK), ("white", pixels.mean((1, 2)) > LIGHT)):
+                if are.mean() > _LEAST_SHARE:
+                    example = self.name(int(examined[are][0]))
+                    found.append(
+                        f"{are.mean():.0%} of {len(own):,} {kind if kind != 'other' else 'images'} come out nearly "
+                        f"{extreme}, such as {example}; {self._instead(kind)}"
+                    )
         return found
+
+    def _instead(self, kind: str) -> str:
+        """What makes such images visible, as far as it is not in use."""
+        if kind == "other":
+            return "if these are masks or label maps, leave them out with data.exclude=PATTERN"
+        options = [] if self.decoding.range == "percentile" else ["data.range=percentile"]
+        white = min(2 ** max(self.prepared.peaks).bit_length(), 2**16) - 1
+        if kind != "DICOM slices" and self.decoding.range == "fixed" and white != self.decoding.white:
+            options.insert(0, f"data.white={white}")
+        return f"try {' or '.join(options)}" if options else "look at them in the data report"
 
     def _is_chain(self, group: list[int]) -> bool:
         """Whether two images of a group of near-copies in the same frame are not alike, in any position."""
@@ -249,6 +316,7 @@ class Collection:
                 ("near-copies", len(self.split.dropped)),
                 ("images with a copy under another label", conflicting),
                 ("unreadable files", len(self.prepared.unreadable)),
+                ("masks", len(self.masks)),
                 ("other files and folders", len(self.listing.ignored)),
             )
             if n
@@ -259,6 +327,7 @@ class Collection:
         lines += [f"  unreadable {self.name(i)}: {reason}" for i, reason in unreadable[:_NAMED]]
         if len(unreadable) > _NAMED:
             lines.append(f"  unreadable ... and {len(unreadable) - _NAMED} more")
+        lines += [f"  note       {note}" for note in self.notes]
         lines += [f"  WARNING    {warning}" for warning in self.warnings]
         for split, images in self.leaking.items():
             if images:
@@ -293,6 +362,8 @@ def collect(
     root: Path,
     classes: Sequence[str] | None,
     aliases: Mapping[str, str],
+    exclude: str | None,
+    masks: str,
     decoding: Decoding,
     splitting: Splitting,
     max_unreadable: float,
@@ -304,6 +375,8 @@ def collect(
         root: the folder; see `folders.list_images`.
         classes: class names in label order; see `folders.list_images`.
         aliases: other names of class folders; see `folders.list_images`.
+        exclude: what is left out; see `folders.list_images`.
+        masks: `drop` leaves out masks, by their names and by their values; `keep` takes them for images.
         decoding: how files become images.
         splitting: how they are split.
         max_unreadable: largest share of files that may be unreadable, in [0, 1].
@@ -312,7 +385,7 @@ def collect(
     Raises:
         UserError: if a folder or file cannot be used, or a class has too few images to split.
     """
-    listing = list_images(root, classes, aliases)
+    listing = list_images(root, classes, aliases, exclude, masks)
     folders = [file.folder for file in listing.files]
     given = splitting.patient is not None or splitting.patients is not None or splitting.fold is not None
     if splitting.by == "official" and (given or splitting.copies == "weight"):
@@ -325,17 +398,19 @@ def collect(
     paths = [file.path for file in listing.files]
     prepared = prepare(root, paths, decoding, cache)
     _check_unreadable(paths, prepared.unreadable, max_unreadable)
-    readable = np.array([bool(key) for key in prepared.keys])
+    of_values = by_content(prepared.levels) if masks == "drop" else []
+    usable = np.array([bool(key) for key in prepared.keys])
+    usable[of_values] = False
     patients = _patients([path.relative_to(root).as_posix() for path in paths], splitting, prepared)
     pairs = prepared.pairs.between_patients(patients.of, prepared.keys) if patients.known else prepared.pairs
-    groups = np.where(readable, pairs.groups(len(paths)), -1).astype(np.int32)
+    groups = np.where(usable, pairs.groups(len(paths)), -1).astype(np.int32)
     labels = np.array([file.label for file in listing.files])
     published = splitting.published and splitting.by == "group" and not patients.known
     slices = figshare.slices()
     folds = [slices[i].fold if published and i >= 0 else -1 for i in prepared.slices.tolist()]
     fold = 0 if splitting.fold is None and max(folds) >= 0 else splitting.fold
     if splitting.by == "official":
-        split = by_folder(folders, readable)
+        split = by_folder(folders, usable)
     else:
         split = by_group(
             groups,
@@ -349,7 +424,9 @@ def collect(
             splitting.copies,
             splitting.seed,
         )
-    collection = Collection(root, listing, decoding, prepared, groups, patients, folds, fold, splitting, split)
+    collection = Collection(
+        root, listing, decoding, prepared, of_values, groups, patients, folds, fold, splitting, split
+    )
     _check_empty(collection)
     return collection
 

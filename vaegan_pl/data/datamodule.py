@@ -19,7 +19,9 @@ from vaegan_pl.data.augmentation import Augmentation, draw
 from vaegan_pl.data.collection import Collection, Splitting, collect
 from vaegan_pl.data.copies import NO_FAISS, SEARCHES
 from vaegan_pl.data.folders import plain
+from vaegan_pl.data.grey import RANGES
 from vaegan_pl.data.images import ASPECT_RATIOS, PREPROCESSING, to_unit_range
+from vaegan_pl.data.masks import MASKS
 from vaegan_pl.data.phantoms import draw_folders
 from vaegan_pl.data.prepared import Decoding
 from vaegan_pl.data.sampling import EpochSampler, in_order
@@ -113,7 +115,10 @@ class ImageFolders(L.LightningDataModule):
         aliases: alternative names of class folders, each with its class.
         image_size: side of the square images in pixels.
         aspect_ratio: `pad` or `squash`; see `images.fit`.
-        white: the value that represents white in 16-bit files.
+        white: the value of more than 8 bits that becomes white; see `images.read_file`.
+        range: which values of more than 8 bits become black to white, one of `grey.RANGES`.
+        exclude: regular expression for the paths of files to leave out; see `folders.list_images`.
+        masks: `drop` or `keep`; see `collection.collect`.
         split: `group` or `official`; see `Splitting.by`.
         validation_fraction: share of each class's groups for validation, in (0, 1).
         test_fraction: share of each class's groups for testing, in (0, 1).
@@ -147,6 +152,9 @@ class ImageFolders(L.LightningDataModule):
         image_size: int,
         aspect_ratio: str,
         white: int,
+        range: str,  # noqa: A002 (data.range)
+        exclude: str | None,
+        masks: str,
         split: str,
         validation_fraction: float,
         test_fraction: float,
@@ -191,6 +199,8 @@ class ImageFolders(L.LightningDataModule):
             raise ValueError("data.validation_fraction and data.test_fraction: must leave images to train on")
         for name, choice, choices in (
             ("aspect_ratio", aspect_ratio, ASPECT_RATIOS),
+            ("range", range, RANGES),
+            ("masks", masks, MASKS),
             ("split", split, ("group", "official")),
             ("copies", copies, COPIES),
             ("search", search, SEARCHES),
@@ -215,7 +225,11 @@ class ImageFolders(L.LightningDataModule):
         self.root = Path(str(root))
         self.classes = None if classes is None else [str(name) for name in classes]
         self.aliases = aliases
-        self.decoding = Decoding(image_size, aspect_ratio, white, near_copy_correlation, registered_correlation, search)
+        self.exclude = exclude
+        self.masks = masks
+        self.decoding = Decoding(
+            image_size, aspect_ratio, white, range, near_copy_correlation, registered_correlation, search
+        )
         self.splitting = Splitting(
             by=split,
             validation_fraction=validation_fraction,
@@ -264,7 +278,15 @@ class ImageFolders(L.LightningDataModule):
             UserError: if a folder or file cannot be used.
         """
         return collect(
-            self.root, self.classes, self.aliases, self.decoding, self.splitting, self.max_unreadable, self.cache
+            self.root,
+            self.classes,
+            self.aliases,
+            self.exclude,
+            self.masks,
+            self.decoding,
+            self.splitting,
+            self.max_unreadable,
+            self.cache,
         )
 
     @property
@@ -286,7 +308,12 @@ class ImageFolders(L.LightningDataModule):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """How files are turned into network inputs, in plain values."""
-        return {**PREPROCESSING, "aspect_ratio": self.decoding.aspect_ratio, "white": self.decoding.white}
+        own = {
+            "aspect_ratio": self.decoding.aspect_ratio,
+            "white": self.decoding.white,
+            "grey_range": self.decoding.range,
+        }
+        return {**PREPROCESSING, **own}
 
     def validation_images(self, n: int) -> Batch:
         """The same `n` validation images and labels each time, spread evenly over the split and its classes."""

@@ -23,7 +23,7 @@ from numpy import ndarray
 
 from vaegan_pl.data import dicom, figshare
 from vaegan_pl.data.copies import COMPARED_SIDE, TURNS, Compared, Pairs, find_pairs
-from vaegan_pl.data.images import UNREADABLE, fit, read_grey
+from vaegan_pl.data.images import UNREADABLE, fit, read_file, warnings_in_one_line
 from vaegan_pl.data.registration import find_reframed
 from vaegan_pl.errors import UserError
 from vaegan_pl.progress import announce, track
@@ -31,7 +31,7 @@ from vaegan_pl.storage.files import MOST_TEXT, RefusedError, printable, read_jso
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 _UNFINISHED, _FINISHED = ".vaegan_pl-", "vaegan_pl-"
 _ABANDONED = 24 * 3600
 _UNUSED = 30 * 24 * 3600
@@ -65,7 +65,8 @@ class Decoding:
     Attributes:
         image_size: side of the square images in pixels.
         aspect_ratio: `pad` or `squash`; see `images.fit`.
-        white: the value that represents white in 16-bit files.
+        white: the value of more than 8 bits that becomes white; see `images.read_file`.
+        range: which values become black to white, one of `grey.RANGES`.
         near_copy_correlation: see `copies.find_pairs`.
         registered_correlation: see `registration.find_reframed`; used only with a near_copy_correlation.
         search: how near-copies are searched for; see `copies.similar`.
@@ -74,6 +75,7 @@ class Decoding:
     image_size: int
     aspect_ratio: str
     white: int
+    range: str
     near_copy_correlation: float | None
     registered_correlation: float | None
     search: str
@@ -109,6 +111,9 @@ class Prepared:
         pairs: pairs of near-copies.
         slices: index of the published slice that each file shows; see `figshare.recognise`.
         patients: a name for the patient of each DICOM file, from its PatientID; empty for other files.
+        peaks: the `peak` of each file; see `GreyImage`. 0 for unreadable files.
+        levels: the `levels` of each file; 0 for unreadable files.
+        coloured: whether each file shows colours.
     """
 
     images: UInt8[ndarray, "file size size"]
@@ -118,6 +123,9 @@ class Prepared:
     pairs: Pairs
     slices: Int32[ndarray, " file"]
     patients: list[str]
+    peaks: list[int]
+    levels: list[int]
+    coloured: list[bool]
 
 
 class DamagedError(Exception):
@@ -240,6 +248,7 @@ def _decode(folder: Path, paths: Sequence[Path], decoding: Decoding) -> bool:
     keys: list[str] = []
     shapes: list[tuple[int, int]] = []
     patients: list[str] = []
+    stored: list[tuple[int, int, bool]] = []
     unreadable: dict[int, str] = {}
     size = decoding.image_size
     announce(f"reading {len(paths):,} images and comparing them (first time only)", _SECONDS * len(paths))
@@ -252,10 +261,11 @@ def _decode(folder: Path, paths: Sequence[Path], decoding: Decoding) -> bool:
             if isinstance(result, BaseException):
                 unreadable[i] = printable(str(result).partition("\n")[0])[:_LETTERS]
                 complete &= not (isinstance(result, OSError) and result.errno)
-                result = _Decoded("", (0, 0), bytes(size**2), bytes(COMPARED_SIDE**2), "")
+                result = _Decoded("", (0, 0), bytes(size**2), bytes(COMPARED_SIDE**2), "", (0, 0, False))
             keys.append(result.key)
             shapes.append(result.shape)
             patients.append(result.patient)
+            stored.append(result.stored)
             images.write(result.image)
             compared.write(result.compared)
     map_ = np.load(folder / _COMPARED, mmap_mode="r" if paths else None)
@@ -268,6 +278,7 @@ def _decode(folder: Path, paths: Sequence[Path], decoding: Decoding) -> bool:
         "keys": keys,
         "shapes": shapes,
         "patients": _numbered(patients),
+        "stored": stored,
         "unreadable": list(unreadable.items()),
     }
     (folder / _INDEX).write_text(json.dumps(index))
@@ -281,6 +292,7 @@ class _Decoded:
     image: bytes
     compared: bytes
     patient: str
+    stored: tuple[int, int, bool]
 
 
 def _numbered(patients: Sequence[str]) -> list[int]:
@@ -290,19 +302,24 @@ def _numbered(patients: Sequence[str]) -> list[int]:
 
 
 def _decoded(paths: Sequence[Path], decoding: Decoding) -> Iterator[_Decoded | BaseException]:
+    with warnings_in_one_line():
+        series = dicom.series_windows(paths) if decoding.range == "series" else {}
+
     def decode(path: Path) -> _Decoded | BaseException:
         try:
-            grey = read_grey(path, decoding.white)
+            read = read_file(path, decoding.white, decoding.range, series.get(path))
         except UNREADABLE as error:
             return error
+        grey = read.grey
         height, width = grey.shape
         image = fit(grey, decoding.image_size, decoding.aspect_ratio).tobytes()
         same = decoding.image_size == COMPARED_SIDE and (decoding.aspect_ratio == "squash" or height == width)
         compared = image if same else fit(grey, COMPARED_SIDE, "squash").tobytes()
         key = hashlib.sha256(f"{height}x{width} ".encode() + grey.tobytes()).hexdigest()
-        return _Decoded(key, (height, width), image, compared, dicom.patient_id(path))
+        stored = read.peak, read.levels, read.coloured
+        return _Decoded(key, (height, width), image, compared, dicom.patient_id(path), stored)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with warnings_in_one_line(), ThreadPoolExecutor(os.cpu_count()) as pool:
         results = (
             result
             for start in range(0, len(paths), _AT_ONCE)
@@ -371,6 +388,9 @@ def _open(entry: Path, n: int) -> Prepared:
             raise DamagedError("its index contains invalid patients")
         if {i for i, key in enumerate(keys) if not key} != {*unreadable}:
             raise DamagedError("its index is inconsistent")
+        stored = [(peak, levels, coloured) for peak, levels, coloured in index["stored"]]
+        if len(stored) != n or not all((type(p), type(v), type(c)) == (int, int, bool) for p, v, c in stored):
+            raise DamagedError("its index contains invalid values")
         images = _mapped(entry / _IMAGES, np.dtype(np.uint8))
         first, second, turn, registered = _mapped(entry / _PAIRS, np.dtype(np.int32))
         slices = _mapped(entry / _SLICES, np.dtype(np.int32))
@@ -389,9 +409,9 @@ def _open(entry: Path, n: int) -> Prepared:
     with suppress(OSError):  # the entry may belong to another user
         os.utime(entry, follow_symlinks=False)
     patients = [f"DICOM patient {number}" if number else "" for number in people]
-    return Prepared(
-        images, keys, shapes, unreadable, Pairs(first, second, turn, registered.astype(bool)), slices, patients
-    )
+    pairs = Pairs(first, second, turn, registered.astype(bool))
+    peaks, levels, coloured = ([each[part] for each in stored] for part in range(3))
+    return Prepared(images, keys, shapes, unreadable, pairs, slices, patients, peaks, levels, coloured)
 
 
 def _mapped(path: Path, kind: "np.dtype[np.generic]") -> ndarray:

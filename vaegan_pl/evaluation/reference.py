@@ -12,6 +12,7 @@ from torch.nn.functional import avg_pool2d
 from vaegan_pl.data.collection import Collection
 from vaegan_pl.data.datamodule import images_of, labels_of
 from vaegan_pl.data.images import to_grey_values, to_unit_range
+from vaegan_pl.data.prepared import Decoding
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation import privacy, two_sample
 from vaegan_pl.evaluation.classifier import STEPS, Classifier, Images, Labelled, Training, fit
@@ -331,30 +332,34 @@ _EARLIER_SPLIT = {"patients": None, "published": False, "families": False, "fold
 """How model files of earlier versions split images, without saying so."""
 
 
-def check_trained_on(path: Path, model: SavedModel, source: TrainedOn, image_size: int, aspect_ratio: str) -> None:
+def check_trained_on(path: Path, model: SavedModel, source: TrainedOn, decoding: Decoding) -> None:
     """Check that images and their split are those a model was trained on; otherwise, its metrics would mean nothing.
 
     Args:
         path: the model's file.
         model: the model.
         source: the images to evaluate the model on.
-        image_size: side of the images in pixels.
-        aspect_ratio: how images were made square.
+        decoding: how they were read.
 
     Raises:
         UserError: names what differs.
     """
     if model.trained_on.training_images is None:
         raise UserError(f"weights={path}: does not say which images it was trained on; train it again to evaluate it")
+    read = {"white": decoding.white, "range": decoding.range}
+    was = {"white": model.preprocessing["white"], "range": model.preprocessing["grey_range"]}
+    if model.trained_on.fingerprint != source.fingerprint and read != was:
+        options = " ".join(f"data.{name}={value}" for name, value in was.items())
+        raise UserError(f"weights={path}: was trained with other grey values; give {options}, as in its training")
     if model.trained_on.fingerprint != source.fingerprint:
         raise UserError(
             f"weights={path}: was trained on other images ({model.trained_on.caption}) than those in {source.folder}; "
-            "give the data.root, data.classes and data.image_size that it was trained with"
+            "give the data.root, data.classes, data.image_size, data.exclude and data.masks that it was trained with"
         )
     earlier = {} if "published" in (model.trained_on.split or {}) else _EARLIER_SPLIT
     trained = {**earlier, **(model.trained_on.split or {}), "image_size": model.networks.image_size}
     trained["aspect_ratio"] = model.preprocessing["aspect_ratio"]
-    given = {**(source.split or {}), "image_size": image_size, "aspect_ratio": aspect_ratio}
+    given = {**(source.split or {}), "image_size": decoding.image_size, "aspect_ratio": decoding.aspect_ratio}
     differing = [
         f"{name} {value} (here {given.get(name)})" for name, value in trained.items() if value != given.get(name)
     ]

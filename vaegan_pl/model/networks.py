@@ -56,6 +56,21 @@ def _with_class(features: Float[Tensor, "batch feature"], y: Labels | None, clas
     return torch.cat([features, F.one_hot(y, classes).to(features.dtype)], 1)
 
 
+def _check_size(image_size: int, stages: int) -> None:
+    """Check that images can be halved so many times.
+
+    Raises:
+        ValueError: names the nearest sizes that can.
+    """
+    step = 2**stages
+    if image_size < step or image_size % step:
+        below = image_size // step * step
+        nearest = f"{below} or {below + step}" if below else str(step)
+        raise ValueError(
+            f"data.image_size={image_size}: the model's networks halve images {stages} times; use {nearest}"
+        )
+
+
 def _side_after(image_size: int, stages: int) -> int:
     if image_size < 2**stages or image_size % 2**stages:
         raise ValueError(f"image_size={image_size} cannot be halved {stages} times; use a multiple of {2**stages}")
@@ -322,6 +337,10 @@ class Networks(nn.Module):
             "discriminator_norm": discriminator_norm,
             "classes": classes,
         }
+        strided = [len(decoder_channels) - 1, len(encoder_channels or ())]
+        if discriminator_channels is not None:
+            strided.append(len(discriminator_channels) - (discriminator_first_stride == 1))
+        _check_size(image_size, max(strided))
         self.image_size = image_size
         self.image_channels = image_channels
         self.latent_dim = latent_dim

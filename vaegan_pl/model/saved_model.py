@@ -36,7 +36,7 @@ class SavedModel:
 
     Attributes:
         networks: whichever of encoder, decoder and discriminator the model has, in evaluation mode.
-        preprocessing: how images become inputs: image_size, colour, resize, aspect_ratio, white, range.
+        preprocessing: how images become inputs: image_size, colour, resize, aspect_ratio, white, grey_range, range.
         trained_on: the training images.
         training: epochs, batches and hyperparameters, for the record.
         mixtures: where each class lies in the latent space; None in files of unfinished runs and of earlier versions.

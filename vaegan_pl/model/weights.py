@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vaegan_pl.data.grey import RANGES
 from vaegan_pl.data.images import ASPECT_RATIOS
 from vaegan_pl.errors import UserError
 from vaegan_pl.model.mixtures import ClassMixtures, from_plain, to_plain
@@ -210,10 +211,11 @@ def _trained_on(stored: Mapping[str, Any]) -> TrainedOn:
 
 
 def _preprocessing(stored: Mapping[str, Any], image_size: int) -> dict[str, Any]:
-    # Earlier files lack these two: images were squashed, and white was 65535.
-    found = {"aspect_ratio": "squash", "white": 65535, **stored}
+    # Earlier files lack these: images were squashed, white was 65535, and the range of grey values fixed.
+    found = {"aspect_ratio": "squash", "white": 65535, "grey_range": "fixed", **stored}
     _check_plain(found)
-    if found["aspect_ratio"] not in ASPECT_RATIOS or type(found["white"]) is not int or not 0 < found["white"] < 2**16:
+    known = found["aspect_ratio"] in ASPECT_RATIOS and found["grey_range"] in RANGES
+    if not known or type(found["white"]) is not int or not 0 < found["white"] < 2**16:
         raise ValueError("unknown preprocessing")
     if found.get("image_size") != image_size:
         raise ValueError("preprocessing for another image size")

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from vaegan_pl.data.collection import Collection
+from vaegan_pl.data.collection import DARK, Collection
 from vaegan_pl.data.copies import TURNS
 from vaegan_pl.data.splits import SPLITS
 from vaegan_pl.report.page import Picture, Section, Table, literal, picture, render
@@ -21,9 +21,6 @@ from vaegan_pl.storage.files import atomic_write
 from vaegan_pl.storage.outputs import MADE_BY
 
 JSON, PAGE = "data_report.json", "data_report.html"
-
-DARK = 64
-"""An image counts as dark if its brightest pixel is below this grey value."""
 
 _SHOWN_GROUPS = 8
 _SHOWN_IMAGES = 16
@@ -64,6 +61,7 @@ def gather(collection: Collection) -> dict[str, Any]:
         "decoding": vars(collection.decoding),
         "splitting": collection.splitting.facts,
         "split_by": collection.split_by,
+        "notes": collection.notes,
         "warnings": collection.warnings,
         "classes": {**per_class, _together(classes): {**total, **everywhere}},
         "copies": {
@@ -82,6 +80,7 @@ def gather(collection: Collection) -> dict[str, Any]:
         },
         "left_out": {
             "unreadable": {collection.name(i): reason for i, reason in prepared.unreadable.items()},
+            "masks": [collection.name(i) for i in collection.masks],
             "ignored": {collection.shown(path): reason for path, reason in collection.listing.ignored},
         },
         "sizes": [
@@ -224,7 +223,8 @@ def _splits(facts: dict[str, Any]) -> Section:
         text.append(f"Groups are split by class with seed {how['seed']}; {kept[how['copies']]}.")
     else:
         text.append("The folders' own split is used as it is, including copies and label conflicts.")
-    text += [f"Split by {facts['split_by']}.", *(f"WARNING: {warning}." for warning in facts["warnings"])]
+    text += [f"Split by {facts['split_by']}.", *(f"{note}." for note in facts["notes"])]
+    text += [f"WARNING: {warning}." for warning in facts["warnings"]]
     columns = ["class", "images", "groups, same or mirrored", "groups", *SPLITS]
     return Section("Classes and splits", text, [Table(columns, _rows(facts["classes"]), total=True)])
 
@@ -304,6 +304,7 @@ def _intensities(facts: dict[str, Any]) -> Section:
 def _left_out(facts: dict[str, Any]) -> Section:
     reasons = [
         *((name, f"unreadable: {reason}") for name, reason in facts["left_out"]["unreadable"].items()),
+        *((name, "a mask, by its values") for name in facts["left_out"]["masks"]),
         *facts["left_out"]["ignored"].items(),
     ]
     text = [f"Files and folders: {len(reasons):,}." if reasons else "Nothing."]

@@ -16,9 +16,9 @@ MOVED = {
 }
 """Modules that earlier versions' configurations name, and where they are now."""
 
-CHANGED_DATA = {"published": False, "registered_correlation": None}
-"""Options of the data that earlier versions lacked and whose defaults split images in another way, with the values that
-split images as they did."""
+CHANGED_DATA = {"published": False, "registered_correlation": None, "masks": "keep"}
+"""Options of the data that earlier versions lacked and whose defaults choose or split images in another way, with the
+values that do it as they did."""
 
 EARLIER_DATA = {
     **CHANGED_DATA,
@@ -27,6 +27,8 @@ EARLIER_DATA = {
     "families": False,
     "fold": None,
     "search": "exhaustive",
+    "range": "fixed",
+    "exclude": None,
 }
 """All options of the data that earlier versions lacked, with such values."""
 

@@ -71,8 +71,8 @@ def read_json(path: Path, most: int = MOST_TEXT) -> Any:
         raise RefusedError(f"is damaged (not JSON: {first_line(error)})") from error
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error message, safe to display."""
+def first_line(error: Exception | str) -> str:
+    """The first line of an error or other message, safe to display."""
     return printable(str(error).partition("\n")[0])[:200]
 
 

@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,8 +14,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vaegan_pl.console import as_typed
 from vaegan_pl.data.datamodule import ImageFolders
-from vaegan_pl.hardware import native_bfloat16
-from vaegan_pl.progress import on_terminal
+from vaegan_pl.hardware import native_bfloat16, peak_memory
+from vaegan_pl.progress import duration, on_terminal
 from vaegan_pl.report import data_report
 from vaegan_pl.runs import next_steps
 from vaegan_pl.training.callbacks.common import data_of, epochs_of
@@ -28,6 +29,30 @@ RESULTS = {"psnr": "PSNR {:.1f} dB", "ssim": "SSIM {:.2f}", "kid": "KID {:.3f}",
 """Metrics of an epoch that are reported, with their formats."""
 
 
+LARGE = 64
+"""Side of images, in pixels, above which the expected time and memory are reported."""
+
+_WARM_UP, _LEAST_BATCHES, _LEAST_SECONDS = 3, 3, 5.0
+"""Batches of an epoch before the measured ones, and the least number and time of these."""
+
+
+def _cost(seconds: float, trainer: L.Trainer, memory: int) -> str:
+    """The time and memory that training takes, in words.
+
+    Args:
+        seconds: the time of a batch.
+        trainer: the trainer.
+        memory: the largest amount of memory so far in bytes; 0 if it is unknown.
+    """
+    batches = int(trainer.num_training_batches)
+    words = f"{duration(seconds * batches)} for an epoch"
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        left = max(0, trainer.max_epochs * batches - trained(trainer))
+        words += f", {duration(seconds * left)} until epoch {trainer.max_epochs}"
+    words += ", without validation and pictures"
+    return words + (f"; memory so far {memory / 2**30:.1f} GiB" if memory else "")
+
+
 class Console(L.Callback):
     """Reports device, data and directory when training starts, and results and next commands when it ends.
 
@@ -38,6 +63,8 @@ class Console(L.Callback):
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         self.started = 0.0
+        self.warm_since = 0.0
+        self.has_cost = False
         self.data_options: list[str] | None = None
         """Data options that `evaluate` needs; None if they are not known."""
 
@@ -68,6 +95,20 @@ class Console(L.Callback):
             elif isinstance(logger, TensorBoard):
                 log.info("TensorBoard  tensorboard --logdir %s", shlex.quote(str(self.directory)))
         log.info("directory    %s", self.directory)
+
+    @rank_zero_only
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Report once, for large images, how long training will take by its first batches, and its memory."""
+        if self.has_cost or data_of(trainer).decoding.image_size <= LARGE:
+            return
+        if batch_idx + 1 <= _WARM_UP:
+            self.warm_since = monotonic()
+        measured, seconds = batch_idx + 1 - _WARM_UP, monotonic() - self.warm_since
+        if measured >= _LEAST_BATCHES and seconds >= _LEAST_SECONDS:
+            self.has_cost = True
+            log.info("cost         %s", _cost(seconds / measured, trainer, peak_memory(pl_module.device)))
 
     @rank_zero_only
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
