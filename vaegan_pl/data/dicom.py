@@ -45,15 +45,15 @@ def read_slice(path: Path) -> UInt8[ndarray, "height width"]:
         stored, kind = slice_.pixel_array, slice_.PhotometricInterpretation
         if stored.ndim != 2 or kind not in {"MONOCHROME1", "MONOCHROME2"}:
             raise ValueError(f"{stored.shape} pixels of kind {kind}; save single grey slices")
-        padding = _padding(stored, slice_)
-        shown = _window(np.asarray(apply_modality_lut(stored, slice_), dtype=np.float64), slice_, ~padding)
+        outside = padding(stored, slice_)
+        shown = _window(np.asarray(apply_modality_lut(stored, slice_), dtype=np.float64), slice_, ~outside)
     except OSError:
         raise
     except Exception as error:  # a damaged file can make the decoder raise anything
         raise ValueError(f"not a DICOM slice that can be shown: {error}") from error
     if kind == "MONOCHROME1":
         shown = 1 - shown
-    shown[padding] = 0.0
+    shown[outside] = 0.0
     return np.asarray((255 * shown).round(), dtype=np.uint8)
 
 
@@ -75,7 +75,7 @@ def patient_id(path: Path) -> str:
         return ""
 
 
-def _padding(stored: ndarray, slice_: "Dataset") -> Bool[ndarray, "height width"]:
+def padding(stored: ndarray, slice_: "Dataset") -> Bool[ndarray, "height width"]:
     """Whether each pixel has the padding value, or one in its range (C.7.5.1.1.2)."""
     first = slice_.get("PixelPaddingValue")
     if first is None:
@@ -94,7 +94,7 @@ def _window(
 
         bits = int(slice_.VOILUTSequence[0].LUTDescriptor[2])
         return np.asarray(apply_voi(values.astype(np.int64), slice_) / (2**bits - 1), dtype=np.float64)
-    centre, width = _first(slice_.get("WindowCenter")), _first(slice_.get("WindowWidth"))
+    centre, width = first_value(slice_.get("WindowCenter")), first_value(slice_.get("WindowWidth"))
     if centre is not None and width is not None:
         function = slice_.get("VOILUTFunction", "LINEAR")
         if width < (1 if function == "LINEAR" else np.finfo(float).tiny):
@@ -110,7 +110,7 @@ def _window(
     return ((values - low) / max(high - low, 1e-9)).clip(0, 1)
 
 
-def _first(value: Any) -> float | None:
+def first_value(value: Any) -> float | None:
     """The first of several alternatives; None if an element is absent or empty."""
     values: Any = [] if value is None or value == "" else np.atleast_1d(value)
     return float(values[0]) if len(values) else None
