@@ -87,6 +87,8 @@ def _unpack_tar(archive: Path, folder: Path, limit: int) -> None:
             total += member.size
             if len(sizes) > MOST_FILES or total > limit:
                 break
+        else:
+            _check_end(file, limit - total)
     _check_size(archive, folder, sizes, limit)
     modified = archive.stat().st_mtime_ns
     with tarfile.open(archive) as file:
@@ -95,6 +97,19 @@ def _unpack_tar(archive: Path, folder: Path, limit: int) -> None:
             assert source is not None
             with source:
                 _write(archive, source, folder / member.name, member.size, modified)
+
+
+def _check_end(file: tarfile.TarFile, most: int) -> None:
+    """Read an archive to its end, where compressed files have a checksum.
+
+    Raises:
+        ValueError: if much more than files follows.
+    """
+    assert file.fileobj is not None
+    while data := file.fileobj.read(_AT_ONCE):
+        most -= len(data)
+        if most < -_AT_ONCE:
+            raise ValueError("data behind its end")
 
 
 def _members(file: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]:

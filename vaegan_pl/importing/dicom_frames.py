@@ -241,5 +241,6 @@ def _of_file(path: Path, frames: Sequence[Frame]) -> Iterator[Float32[ndarray, "
 
 def reason(error: Exception) -> str:
     """Why a file cannot be read, in a few words; some decoders list all libraries that could be installed."""
-    message = str(error).strip().partition("\n")[0].partition(". ")[0]
-    return f"cannot be read: {message or type(error).__name__}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    detail = lines[1] if lines[0].endswith(":") and len(lines) > 1 else lines[0].partition(". ")[0]
+    return f"cannot be read: {detail}"

@@ -126,8 +126,10 @@ def read(path: Path, class_tag: str | None) -> Header:
     tags: list[Any] = [*_TAGS, *filter(None, [class_tag])]
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
-        syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
+        meta = getattr(dataset, "file_meta", {})
+        syntax = meta.get("TransferSyntaxUID")
         words = {tag: _text(dataset.get(tag)) for tag in tags}
+        words["SOPClassUID"] = words["SOPClassUID"] or _text(meta.get("MediaStorageSOPClassUID"))
     except Exception as error:  # a damaged file can make the decoder raise anything
         raise LeftOutError(f"cannot be read: {error}") from error
     if not words["SOPClassUID"] and not words["Rows"]:

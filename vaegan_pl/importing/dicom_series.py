@@ -49,13 +49,17 @@ class SeriesReader:
             name = f"part{i + 1}" if len(groups) > 1 else ""
             failed: dict[Path, str] = {}
             try:
-                yield _volume(members, self.number, name, failed)
-                taken = True
+                volume = _volume(members, self.number, name, failed)
             except LeftOutError as error:
                 left_out.append(LeftOut("", f"{name}: {error}" if name else str(error)))
+            else:
+                if volume is not None:
+                    yield volume
+                    taken = True
             left_out += [LeftOut(file.name, failed[file.path]) for file in self.files if file.path in failed]
-        if not taken:
-            raise LeftOutError("; ".join(dict.fromkeys(part.reason for part in left_out)))
+        reasons = {part.reason for part in left_out}
+        if not taken and len(reasons) == 1:
+            raise LeftOutError(reasons.pop())
         yield from left_out
 
     def _frames(self) -> tuple[list[Frame], list[LeftOut]]:
@@ -87,8 +91,8 @@ def _alike(frame: Frame) -> object:
     return orientation, frame.shape, tuple(round(value, 3) for value in frame.spacing), frame.inverted
 
 
-def _volume(frames: Sequence[Frame], number: int | None, name: str, failed: dict[Path, str]) -> Volume:
-    """Slices of the same orientation and size as a volume, sorted by their positions.
+def _volume(frames: Sequence[Frame], number: int | None, name: str, failed: dict[Path, str]) -> Volume | None:
+    """Slices of the same orientation and size as a volume, sorted by their positions; None if none can be decoded.
 
     Args:
         frames: the slices.
@@ -120,7 +124,7 @@ def _volume(frames: Sequence[Frame], number: int | None, name: str, failed: dict
         failed.update(undecoded)
         kept = [i for i, frame in enumerate(ordered) if frame.path not in undecoded]
         if not kept:
-            raise LeftOutError(next(iter(undecoded.values())))
+            return None
         values = values[kept]
         only_acquired = only_acquired or "some of its slices cannot be read"
     return Volume(values, axes, 0, name, _common_window(ordered), first.inverted, only_acquired, oriented)

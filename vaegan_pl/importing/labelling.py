@@ -175,11 +175,13 @@ class Labelling:
 def _names(source: Source) -> list[str]:
     """What a table may call a source: its path, name, patient or folders, each with and without the suffix."""
     path = PurePosixPath(source.name)
+    is_folder = source.name.endswith("/")
     subject = _SUBJECT.search(source.name)
     subjects = [subject[1], subject[1].removeprefix("sub-")] if subject else []
-    folders = [str(parent) for parent in path.parents if parent.name]
-    paths = [source.name, str(path.with_name(_bare(source.name)))]
-    return [*paths, path.name, _bare(source.name), *source.names, *subjects, *folders, *map(_last, folders)]
+    folders = [str(parent) for parent in (*([path] if is_folder else []), *path.parents) if parent.name]
+    bare = _bare(source.name)
+    files = [] if is_folder else [source.name, str(path.with_name(bare)), path.name, bare]
+    return [*files, *source.names, *subjects, *folders, *map(_last, folders)]
 
 
 def _last(path: str) -> str:

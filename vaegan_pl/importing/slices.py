@@ -94,7 +94,8 @@ def _obstacle(volume: Volume, asked: str, plane: str, side: int) -> str:
 
 def _range(volume: Volume, how: Cutting) -> tuple[float, float]:
     """The values that become black and white; unused if the volume has a window that is used."""
-    known = volume.values[np.isfinite(volume.values)]
+    values = volume.values.ravel(order="K")  # in the order of memory, which is faster
+    known = values[~np.isnan(values)]
     if not known.size:
         raise LeftOutError("holds no value")
     if volume.window is not None and how.window:

@@ -94,7 +94,7 @@ def write(
     def convert(source: Source) -> Entry:
         return _convert(source, journal.folder, how, folder_of, hidden)
 
-    with quiet_libraries(), ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         running: set[Future[Entry]] = set()
         try:
             for source in track(todo, "importing", "source"):
@@ -159,7 +159,7 @@ def _save(picture: Picture, path: Path) -> None:
     info = PngInfo()
     info.add_text("Software", MADE_BY)
     buffer = io.BytesIO()
-    Image.fromarray(picture.grey).save(buffer, "PNG", pnginfo=info, compress_level=3)
+    Image.fromarray(picture.grey).save(buffer, "PNG", pnginfo=info, compress_level=1)
     atomic_write(path, buffer.getvalue(), durable=False)
 
 
@@ -186,8 +186,8 @@ def write_tables(imported: Imported, folder: Path) -> None:
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep warnings of decoders from the console; what cannot be read is in the report."""
-    loggers = [logging.getLogger(name) for name in ("pydicom", "nibabel", "nibabel.global")]
-    levels = [logger.level for logger in loggers]
+    loggers = [logging.getLogger(name) for name in ("pydicom", "nibabel")]
+    nothing = logging.NullHandler()
     with suppress(ImportError):
         import gdcm
 
@@ -196,9 +196,11 @@ def quiet_libraries() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
+            logger.addHandler(nothing)
+            logger.propagate = False
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            for logger in loggers:
+                logger.removeHandler(nothing)
+                logger.propagate = True
