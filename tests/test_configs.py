@@ -251,6 +251,7 @@ def test_jobs_have_the_names_of_their_commands_and_no_folder_of_hydras(name: str
 def test_the_commands_on_data_compose() -> None:
     assert isinstance(instantiate(composed("data.root=/data", name="inspect_data").data, _convert_="all"), ImageFolders)
     assert composed("output=here", name="download").output == "here"
+    assert composed("from=there", "to=here", name="import_images").to == "here"
 
 
 def test_the_reports_data_is_the_official_split_unchanged() -> None:
@@ -269,6 +270,7 @@ def test_the_reports_data_is_the_official_split_unchanged() -> None:
         "latent",
         "export",
         "inspect_data",
+        "import_images",
         "download",
         "push",
         "pull",

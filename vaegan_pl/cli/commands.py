@@ -54,7 +54,7 @@ NUMBER_OR_WORD = frozenset({"model.sigma"})
 LISTS = frozenset({"weights", "images"})
 """Options that take a name or a list of names."""
 
-FREE = ("data.aliases.", "data.per_class.")
+FREE = ("class_names.", "data.aliases.", "data.per_class.")
 """Groups in which the user chooses the names of the options."""
 
 NEEDED = frozenset({"model", "model/networks", "model/adversary", "model/prior", "optimizer", "data", "trainer"})

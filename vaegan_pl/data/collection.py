@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from vaegan_pl.data import dicom, figshare
 from vaegan_pl.data.copies import TURNS
 from vaegan_pl.data.folders import EXCLUDED, MASK, NO_SPLIT, UNCLEAR, Listing, list_images
 from vaegan_pl.data.masks import by_content
-from vaegan_pl.data.patients import UNKNOWN, Patients, families, from_paths, from_table
+from vaegan_pl.data.patients import UNKNOWN, Patients, families, from_paths, from_table, imported_table
 from vaegan_pl.data.phantoms import PHANTOM_MARKER
 from vaegan_pl.data.prepared import Decoding, Prepared, prepare
 from vaegan_pl.data.splits import FOLDS, SPLITS, Split, by_folder, by_group, leaking
 from vaegan_pl.errors import UserError
 from vaegan_pl.storage.files import printable
+
+log = logging.getLogger(__name__)
 
 _NAMED = 5
 _LOOKED_AT = 20
@@ -401,7 +404,7 @@ def collect(
     of_values = by_content(prepared.levels) if masks == "drop" else []
     usable = np.array([bool(key) for key in prepared.keys])
     usable[of_values] = False
-    patients = _patients([path.relative_to(root).as_posix() for path in paths], splitting, prepared)
+    patients = _patients(root, [path.relative_to(root).as_posix() for path in paths], splitting, prepared)
     pairs = prepared.pairs.between_patients(patients.of, prepared.keys) if patients.known else prepared.pairs
     groups = np.where(usable, pairs.groups(len(paths)), -1).astype(np.int32)
     labels = np.array([file.label for file in listing.files])
@@ -431,8 +434,8 @@ def collect(
     return collection
 
 
-def _patients(paths: Sequence[str], splitting: Splitting, prepared: Prepared) -> Patients:
-    """The patients of images by the first source that there is.
+def _patients(root: Path, paths: Sequence[str], splitting: Splitting, prepared: Prepared) -> Patients:
+    """The patients of images by the first source that there is: options, the folder's import, DICOM files, file names.
 
     Raises:
         UserError: for a table or an expression that does not fit the images.
@@ -441,6 +444,10 @@ def _patients(paths: Sequence[str], splitting: Splitting, prepared: Prepared) ->
         return Patients(from_table(Path(splitting.patients), paths, splitting.unknown_patients == "alone"), "table")
     if splitting.patient is not None:
         return Patients(from_paths(splitting.patient, paths), "paths")
+    table = imported_table(root) if splitting.by == "group" else None
+    if table is not None:
+        log.info("patients are those of %s, which import_images wrote", table)
+        return Patients(from_table(table, paths, unknown_alone=True), "table")
     if len(set(prepared.patients) - {UNKNOWN}) > 1:  # a single ID stands for none: files are anonymised like that
         return Patients(prepared.patients, "DICOM")
     if splitting.families and any(named := families(paths)):

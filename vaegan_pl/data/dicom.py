@@ -43,6 +43,18 @@ class Window:
     width: float
     function: str
 
+    def __call__(self, values: Float[ndarray, "*shape"]) -> Float[ndarray, "*shape"]:
+        """Values mapped to [0, 1]; NaN stays."""
+        if self.function == "SIGMOID":
+            return np.asarray(1 / (1 + np.exp(-4 * (values - self.centre) / self.width)), dtype=values.dtype)
+        if self.function == "LINEAR_EXACT":
+            shown = (values - self.centre) / self.width + 0.5
+        elif self.width == 1:  # C.11.2.1.2.1: a step
+            shown = np.where(np.isnan(values), np.nan, values > self.centre - 0.5)
+        else:
+            shown = (values - (self.centre - 0.5)) / (self.width - 1) + 0.5
+        return np.asarray(shown.clip(0, 1), dtype=values.dtype)
+
 
 def read_slice(path: Path, range_: str, series: Window | None) -> GreyImage:
     """Decode one slice: rescaled (PS3.3 C.11.1) and mapped to grey values, with 0 as black.
@@ -68,21 +80,21 @@ def read_slice(path: Path, range_: str, series: Window | None) -> GreyImage:
             raise ValueError(
                 f"{stored.shape} pixels of kind {slice_.PhotometricInterpretation}; save single grey slices"
             )
-        padding = _padding(stored, slice_)
+        outside = padding(stored, slice_)
         values = _rescaled(stored, slice_)
         if range_ == "series" and series is not None:
-            shown = _through(values, series)
+            shown = series(values)
         elif range_ in ("file", "percentile"):
-            shown = _between(values, *own_range(values[~padding], range_))
+            shown = _between(values, *own_range(values[~outside], range_))
         else:
-            shown = _windowed(values, slice_, ~padding)
+            shown = _windowed(values, slice_, ~outside)
     except OSError:
         raise
     except Exception as error:  # a damaged file can make the decoder raise anything
         raise ValueError(f"not a DICOM slice that can be shown: {_reason(error)}") from error
     if slice_.PhotometricInterpretation == "MONOCHROME1":
         shown = 1 - shown
-    shown[padding] = 0.0
+    shown[outside] = 0.0
     return GreyImage(np.asarray((255 * shown).round(), dtype=np.uint8), 0, count_levels(stored), coloured=False)
 
 
@@ -104,7 +116,7 @@ def series_windows(paths: Sequence[Path]) -> dict[Path, Window]:
             continue
         series = str(header.get("SeriesInstanceUID") or path)
         members.setdefault(series, []).append(path)
-        own = _window_of(header)
+        own = window_of(header)
         if own is not None and not header.get("VOILUTSequence"):
             windows.setdefault(series, []).append(own)
     found: dict[Path, Window] = {}
@@ -126,7 +138,7 @@ def _spanning(paths: Iterable[Path]) -> Window | None:
         try:
             slice_ = _checked(path, _pydicom(path))
             stored = slice_.pixel_array
-            values = _rescaled(stored, slice_)[~_padding(stored, slice_)]
+            values = _rescaled(stored, slice_)[~padding(stored, slice_)]
         except UserError:
             raise
         except Exception:  # noqa: S112 (reading the slice again reports what is wrong with it)
@@ -142,7 +154,7 @@ def _pydicom(path: Path) -> ModuleType:
     try:
         import pydicom
     except ImportError as error:
-        raise UserError(f"{path}: reading DICOM needs pydicom; pip install 'pydicom>=3'") from error
+        raise UserError(f"{path}: reading DICOM needs pydicom; pip install -e '.[dicom]'") from error
     return pydicom
 
 
@@ -171,7 +183,7 @@ def _reason(error: Exception) -> str:
     line = first_line(error)
     if "missing dependencies" in line:
         kind = line.split("'")[1] if line.count("'") > 1 else "a compression"
-        return f"no installed library decodes {kind}; pip install 'pylibjpeg[all]'"
+        return f"no installed library decodes {kind}; pip install -e '.[dicom]'"
     return line
 
 
@@ -203,7 +215,7 @@ def patient_id(path: Path) -> str:
     return "" if header is None else str(header.get("PatientID") or "")
 
 
-def _padding(stored: ndarray, slice_: "Dataset") -> Bool[ndarray, "height width"]:
+def padding(stored: ndarray, slice_: "Dataset") -> Bool[ndarray, "height width"]:
     """Whether each pixel has the padding value, or one in its range (C.7.5.1.1.2)."""
     first = slice_.get("PixelPaddingValue")
     if first is None:
@@ -222,13 +234,13 @@ def _windowed(
 
         bits = int(slice_.VOILUTSequence[0].LUTDescriptor[2])
         return np.asarray(apply_voi(values.astype(np.int64), slice_) / (2**bits - 1), dtype=np.float64)
-    window = _window_of(slice_)
-    return _through(values, window) if window is not None else _between(values, *own_range(values[inside], "file"))
+    window = window_of(slice_)
+    return window(values) if window is not None else _between(values, *own_range(values[inside], "file"))
 
 
-def _window_of(slice_: "Dataset") -> Window | None:
+def window_of(slice_: "Dataset") -> Window | None:
     """The first window of a slice; None if it has none, or one without a width."""
-    centre, width = _first(slice_.get("WindowCenter")), _first(slice_.get("WindowWidth"))
+    centre, width = first_value(slice_.get("WindowCenter")), first_value(slice_.get("WindowWidth"))
     function = str(slice_.get("VOILUTFunction") or "LINEAR")
     least = 1 if function == "LINEAR" else np.finfo(float).tiny
     if centre is None or width is None or not (np.isfinite(centre) and least <= width < np.inf):
@@ -236,23 +248,11 @@ def _window_of(slice_: "Dataset") -> Window | None:
     return Window(centre, width, function)
 
 
-def _through(values: Float[ndarray, "height width"], window: Window) -> Float[ndarray, "height width"]:
-    """Values mapped to [0, 1] by a window."""
-    centre, width = window.centre, window.width
-    if window.function == "SIGMOID":
-        return np.asarray(1 / (1 + np.exp(-4 * (values - centre) / width)))
-    if window.function == "LINEAR_EXACT":
-        return ((values - centre) / width + 0.5).clip(0, 1)
-    if width == 1:  # C.11.2.1.2.1: a step
-        return np.asarray(values > centre - 0.5, dtype=np.float64)
-    return ((values - (centre - 0.5)) / (width - 1) + 0.5).clip(0, 1)
-
-
 def _between(values: Float[ndarray, "height width"], low: float, high: float) -> Float[ndarray, "height width"]:
     return ((values - low) / max(high - low, 1e-9)).clip(0, 1)
 
 
-def _first(value: Any) -> float | None:
+def first_value(value: Any) -> float | None:
     """The first of several alternatives; None if an element is absent or empty."""
     values: Any = [] if value is None or value == "" else np.atleast_1d(value)
     return float(values[0]) if len(values) else None

@@ -283,7 +283,7 @@ def _split_folders(root: Path, named: Set[str], ignored: list[tuple[Path, str]])
     splits: dict[str, Path] = {}
     others: list[Path] = []
     for entry in sorted(root.iterdir()):
-        split = _split_of(entry.name) if plain(entry.name) not in named and entry.is_dir() else None
+        split = split_of(entry.name) if plain(entry.name) not in named and entry.is_dir() else None
         if split is None:
             others.append(entry)
         elif split in splits:
@@ -308,7 +308,7 @@ def _split_folders(root: Path, named: Set[str], ignored: list[tuple[Path, str]])
     return {split: _unwrapped(splits[split], split) for split in SPLIT_FOLDERS if split in splits}
 
 
-def _split_of(name: str) -> str | None:
+def split_of(name: str) -> str | None:
     """The split that a folder's name stands for."""
     return next((split for split, names in SPLIT_FOLDERS.items() if names.fullmatch(plain(name))), None)
 
@@ -316,7 +316,7 @@ def _split_of(name: str) -> str | None:
 def _unwrapped(folder: Path, split: str) -> Path:
     """A split folder or, if it holds nothing but another folder for that split (as some archives do), that folder."""
     inside = refusals.visible(folder)
-    return inside[0] if len(inside) == 1 and inside[0].is_dir() and _split_of(inside[0].name) == split else folder
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() and split_of(inside[0].name) == split else folder
 
 
 def _folders_in(folder: Path) -> list[str]:

@@ -42,9 +42,28 @@ FILE_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", 
 PATIENT_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id", "participant_id", "case", "pid")
 """Names of the two columns of a table, in lower case."""
 
+IMPORTED = "imported.jsonl"
+"""The record of an import, in the folder that `import_images` wrote."""
+
+TABLE, REPORT = "patients.csv", "import_report.json"
+"""What it writes there when it has finished: the table of patients, if any are known, and the report."""
+
 _DELIMITERS = ",;\t|"
 _MOST_BYTES = 2**26
 _NAMED = 3
+
+
+def imported_table(root: Path) -> Path | None:
+    """The table of patients that an import wrote into a folder; None for other folders, or if no patient is known.
+
+    Raises:
+        UserError: if the import has not finished.
+    """
+    if not (root / IMPORTED).is_file():
+        return None
+    if not (root / REPORT).is_file():
+        raise UserError(f"data.root={root}: its import has not finished; run the same import_images command again")
+    return root / TABLE if (root / TABLE).is_file() else None
 
 
 def from_paths(pattern: str, paths: Sequence[str]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Turns volumes, DICOM series, tables and archives into class folders of grey PNG files."""
