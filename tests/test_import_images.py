@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,7 +190,7 @@ def test_a_labs_whole_way(run_command: Run, kind: str, capsys: pytest.CaptureFix
         if kind == "nifti":
             save_nifti(Path("in", name, "anat", f"{name}_T1w.nii.gz"), phantom(shape, i, NOISE), "PIR")
         else:
-            elements = {"PatientID": name, "StudyInstanceUID": f"1.2.{i}"}
+            elements: dict[str, Any] = {"PatientID": name, "StudyInstanceUID": f"1.2.{i}"}
             save_series(Path("in", name, "study", "T1"), phantom(shape, i, NOISE), **elements)
     Path("classes.csv").write_text("\n".join(rows))
     options = ["from=in", "to=out", "table=classes.csv", "plane=axial", "slices=[0.2,0.8]", "every=2"]

@@ -48,7 +48,7 @@ def seen(volume: np.ndarray, plane: str, number: int) -> np.ndarray:
 def shades(values: np.ndarray, volume: np.ndarray, low: float = 0.5, high: float = 99.5) -> np.ndarray:
     """Grey values between percentiles of a volume."""
     first, last = np.percentile(volume, [low, high])
-    return (255 * ((values - first) / (last - first)).clip(0, 1)).round()
+    return np.asarray((255 * ((values - first) / (last - first)).clip(0, 1)).round())
 
 
 def save_nifti(
@@ -72,7 +72,7 @@ def dataset(path: Path, pixels: np.ndarray, elements: Mapping[str, Any]) -> Path
     meta.MediaStorageSOPClassUID = elements.get("SOPClassUID", MRImageStorage)
     meta.MediaStorageSOPInstanceUID = generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    file = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    file = FileDataset(path, {}, file_meta=meta, preamble=b"\0" * 128)
     file.SOPClassUID, file.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     file.Modality, file.PhotometricInterpretation, file.SamplesPerPixel = "MR", "MONOCHROME2", 1
     file.Rows, file.Columns = pixels.shape[-2:]

@@ -29,6 +29,7 @@ from tests.data.importable import (
 from vaegan_pl.errors import UserError
 from vaegan_pl.importing import dicom_headers, scan
 from vaegan_pl.importing.dicom_series import SeriesReader
+from vaegan_pl.importing.labelling import Source
 from vaegan_pl.importing.listing import files_below
 from vaegan_pl.importing.nifti import NiftiReader
 from vaegan_pl.importing.volumes import LeftOutError
@@ -238,14 +239,14 @@ def test_orientations_in_one_series_become_volumes_of_their_own(tmp_path: Path) 
 CHOOSING = scan.Choosing([], None, None, None, cutting())
 
 
-def found_in(folder: Path, **changes: Any) -> tuple[list[scan.Source], dict[str, str]]:
+def found_in(folder: Path, **changes: Any) -> tuple[list[Source], dict[str, str]]:
     choosing = scan.Choosing(**{**vars(CHOOSING), **changes})
     sources, left_out, hidden = scan.sources(files_below(folder), choosing)
     return sources, {hidden(part.name): part.reason for part in left_out}
 
 
 def test_objects_that_are_no_images_to_train_on_are_named(tmp_path: Path) -> None:
-    wrong = {
+    wrong: dict[str, dict[str, Any]] = {
         "seg": {"SOPClassUID": pydicom.uid.SegmentationStorage},
         "dose": {"SOPClassUID": pydicom.uid.RTDoseStorage},
         "plan": {"SOPClassUID": pydicom.uid.RTPlanStorage},

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -176,9 +177,9 @@ def test_image_files_become_grey_and_16_bits_use_the_range_of_the_file(tmp_path:
             pictures(ImageReader(tmp_path / name))
 
 
-def medmnist(path: Path, shape: tuple[int, ...], labels: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def medmnist(path: Path, shape: tuple[int, ...], labels: np.ndarray | None = None) -> dict[str, Any]:
     random = np.random.default_rng(0)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for split in ("train", "val", "test"):
         arrays[f"{split}_images"] = random.integers(0, 256, shape, dtype=np.uint8)
         arrays[f"{split}_labels"] = np.arange(shape[0])[:, None] % 3 if labels is None else labels
@@ -310,7 +311,7 @@ def test_sizes_are_checked_before_anything_is_unpacked(
     path = pack(tmp_path / ("x.zip" if pack is zip_of else "x.tgz"), {f"{i}": bytes(1000) for i in range(5)})
     with pytest.raises(UserError, match=r"holds . files of 0\.0 GB, more than most_gigabytes=4e-06 allows"):
         archives.unpack(path, tmp_path / "t", 4000)
-    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: SimpleNamespace(free=5000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5000))
     with pytest.raises(UserError, match="free some space"):
         archives.unpack(path, tmp_path / "t", 10**6)
     assert not any((tmp_path / "t").rglob("[0-9]"))
