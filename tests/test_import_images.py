@@ -215,9 +215,9 @@ def test_no_patient_is_in_two_splits(run_command: Run) -> None:
 
     volumes(Path("in"))
     assert run_command(import_images, "import_images", "from=in", "to=out", "every=3") is None
-    decoding = Decoding(32, "pad", 65535, 0.99, None, "exhaustive")
+    decoding = Decoding(32, "pad", 65535, "fixed", 0.99, None, "exhaustive")
     splitting = splitting_with(validation_fraction=0.34, test_fraction=0.33)
-    found = collect(Path("out"), None, {}, decoding, splitting, 0.0, Path("cache"))
+    found = collect(Path("out"), None, {}, None, "drop", decoding, splitting, 0.0, Path("cache"))
     assert found.patients.known
     splits = [{found.patients.of[i] for group in groups for i in group} for groups in found.split.groups.values()]
     assert [len(patients) for patients in splits] == [2, 2, 2]

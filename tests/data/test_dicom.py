@@ -174,7 +174,7 @@ def test_what_is_no_single_grey_slice_is_unreadable_with_a_reason(tmp_path: Path
 def test_without_pydicom_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = slice_file(tmp_path / "a.dcm")
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(UserError, match=r"a.dcm: reading DICOM needs pydicom; pip install 'pydicom>=3'"):
+    with pytest.raises(UserError, match=r"a.dcm: reading DICOM needs pydicom; pip install -e '.\[dicom\]'"):
         read(path)
 
 

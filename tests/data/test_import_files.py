@@ -157,14 +157,16 @@ def test_labels_lead_nowhere_else_and_must_differ() -> None:
 
 def test_image_files_become_grey_and_16_bits_use_the_range_of_the_file(tmp_path: Path) -> None:
     Image.fromarray(RAMP).save(tmp_path / "wide.png")
-    Image.new("RGB", (9, 7), (255, 0, 0)).save(tmp_path / "red.jpg", quality=100)
+    red = Image.new("RGB", (9, 7), (255, 0, 0))
+    red.putpixel((0, 0), (0, 0, 0))
+    red.save(tmp_path / "red.png")
     low, high = np.percentile(RAMP, [0.5, 99.5])
     expected = (255 * ((RAMP - low) / (high - low)).clip(0, 1)).round()
     shown = pictures(ImageReader(tmp_path / "wide.png"))[""]
     np.testing.assert_allclose(shown, expected, atol=1)
-    red = pictures(ImageReader(tmp_path / "red.jpg"))[""]
-    assert red.shape == (7, 9)
-    np.testing.assert_allclose(red, 0.299 * 255, atol=1)
+    shown = pictures(ImageReader(tmp_path / "red.png"))[""]
+    assert shown.shape == (7, 9)
+    np.testing.assert_allclose(shown[1:], 0.299 * 255, atol=1)
     Image.new("L", (9, 7), 80).save(tmp_path / "flat.png")
     with pytest.raises(LeftOutError, match="has no contrast"):
         pictures(ImageReader(tmp_path / "flat.png"))
