@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from tests.data.importable import SPACING, cutting, omissions, phantom, pictures, save_nifti, seen, shades
+from vaegan_pl.data.dicom import Window
 from vaegan_pl.errors import UserError
 from vaegan_pl.importing import nifti
 from vaegan_pl.importing.nifti import NiftiReader
 from vaegan_pl.importing.slices import cut
-from vaegan_pl.importing.volumes import LeftOutError, Volume, Window, canonical, closest
+from vaegan_pl.importing.volumes import LeftOutError, Volume, canonical, closest
 
 VOLUME = phantom()
 

@@ -24,7 +24,7 @@ def connect() -> "HfApi":
     """
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
     except ImportError as error:
         raise UserError("the Hugging Face Hub needs huggingface_hub: run pip install -e '.[hub]'") from error
     disable_progress_bars()

@@ -90,7 +90,7 @@ def export_density(mixtures: ClassMixtures, counts: Mapping[str, int], directory
         OSError: if the file cannot be written.
     """
     total = sum(counts[name] for name in mixtures)
-    parts = {
+    parts: dict[str, Any] = {
         "classes": np.array(list(mixtures)),
         "class_index": np.repeat(np.arange(len(mixtures)), [len(mixture.weights) for mixture in mixtures.values()]),
         "weights": np.concatenate([m.weights.double() * counts[name] / total for name, m in mixtures.items()]),
