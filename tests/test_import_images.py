@@ -52,7 +52,7 @@ def test_volumes_become_class_folders_with_patients_a_sheet_and_a_report(
     assert "imported     36 slices, 6 patients" in printed
     assert "  tumour: 18 slices of 3 patients" in printed
     assert (
-        "left out     2 files or series: 1 .txt not an image, 1 cannot be read; see out/import_report.json" in printed
+        "left out     2 files or series: 1 .txt not an image; 1 cannot be read; see out/import_report.json" in printed
     )
     report = json.loads(Path("out/import_report.json").read_text())
     assert report["classes"] == {name: {"slices": 18, "patients": 3} for name in ("healthy", "tumour")}

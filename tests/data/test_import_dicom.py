@@ -299,7 +299,7 @@ def test_series_are_chosen_by_their_description_and_classes_by_an_element(tmp_pa
         dataset(tmp_path / name.replace(" ", "_"), VOLUME[:, :, 0], elements)
     sources, reasons = found_in(tmp_path, series="^T1", class_tag="StudyDescription")
     assert [source.tag for source in sources] == ["glioma"]
-    assert reasons == {"T2_tse": "of series T2 tse, not in series"}
+    assert reasons == {"T2_tse": "not selected by series: T2 tse"}
     with pytest.raises(UserError, match="class_tag=Nonsense: is not the keyword"):
         dicom_headers.check_keyword("Nonsense")
 

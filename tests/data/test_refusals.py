@@ -156,18 +156,29 @@ def test_images_deeper_in_a_class_folder(tmp_path: Path, write_classes: Write) -
     assert len(listed(root).files) == 7
 
 
-@pytest.mark.parametrize("name", ["d.zip", "d.tar", "d.tar.gz", "d.7z", "d.rar"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("d.rar", "is an archive; unpack it and set data.root to the new folder"),
+        ("d.nrrd", "is a volume; convert it to NIfTI, and then use python -m vaegan_pl.import_images"),
+    ],
+)
+def test_files_that_the_import_does_not_read(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / name).touch()
+    assert refused(tmp_path / name) == f"data.root={tmp_path / name}: {message}"
+
+
+@pytest.mark.parametrize("name", ["d.zip", "d.tar", "d.tar.gz"])
 def test_an_archive_as_root(tmp_path: Path, name: str, write_classes: Write) -> None:
     (tmp_path / name).touch()
     assert refused(tmp_path / name) == (
         f"data.root={tmp_path / name}: is an archive; unpack it and set data.root to the new folder, or use "
         f"python -m vaegan_pl.import_images from={tmp_path / name} to=NEW_FOLDER"
     )
-    if name.endswith((".zip", ".tar", ".tar.gz")):
-        kind = {"d.zip": "zip", "d.tar": "tar", "d.tar.gz": "gztar"}[name]
-        shutil.make_archive(str(tmp_path / "d"), kind, write_classes(tmp_path / "there", 1))
-        shutil.unpack_archive(tmp_path / name, tmp_path / "unpacked")
-        assert len(listed(tmp_path / "unpacked").files) == 4
+    kind = {"d.zip": "zip", "d.tar": "tar", "d.tar.gz": "gztar"}[name]
+    shutil.make_archive(str(tmp_path / "d"), kind, write_classes(tmp_path / "there", 1))
+    shutil.unpack_archive(tmp_path / name, tmp_path / "unpacked")
+    assert len(listed(tmp_path / "unpacked").files) == 4
 
 
 def test_volumes_and_dicom_files_without_suffix(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def export(config: DictConfig) -> None:
         log.info("%s: outputs differ from PyTorch's by %.1e at most, in batches of 1, 3 and 16", file, difference)
     if model.mixtures is not None:
         log.info(
-            "%s: where to draw z, as sample does; docs/using.md shows how",
+            "%s: the density that sample draws z from; docs/using.md shows its use",
             exports.export_density(model.mixtures, model.trained_on.counts["train"], output),
         )
     else:

@@ -38,6 +38,7 @@ def hub_errors(repo: str) -> Iterator[None]:
         EntryNotFoundError,
         HfHubHTTPError,
         HFValidationError,
+        LocalEntryNotFoundError,
         LocalTokenNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -52,8 +53,10 @@ def hub_errors(repo: str) -> Iterator[None]:
         raise UserError("the Hub needs a token: run hf auth login, or set HF_TOKEN") from error
     except OfflineModeIsEnabled as error:
         raise UserError("HF_HUB_OFFLINE is set, so the Hub cannot be reached; unset it") from error
+    except LocalEntryNotFoundError as error:  # no connection, and no earlier download
+        raise UserError(f"the Hub cannot be reached ({first_line(error)}); check the connection") from error
     except EntryNotFoundError as error:
-        raise UserError(f"repo={repo}: contains no {MODEL}; only repositories written by push can be pulled") from error
+        raise UserError(f"repo={repo}: contains no {MODEL} or no {CARD}; push writes both") from error
     except RevisionNotFoundError as error:
         raise UserError(f"repo={repo}: has no such revision; leave revision out for the main branch") from error
     except RepositoryNotFoundError as error:
@@ -65,7 +68,7 @@ def hub_errors(repo: str) -> Iterator[None]:
         status = error.response.status_code
         if status in (401, 403):
             raise UserError(
-                f"repo={repo}: the Hub refused the token ({status}); run hf auth login with one that may write there"
+                f"repo={repo}: the Hub refused the token ({status}); run hf auth login with one that has access"
             ) from error
         raise UserError(
             f"repo={repo}: the Hub answered with an error ({first_line(error)}); try again later"

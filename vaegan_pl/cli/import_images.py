@@ -66,9 +66,12 @@ def _import(
     with writer.quiet_libraries():
         found, left_out, hidden = scan.sources(files, choosing)
         labelling = _labelling(config, files)
-        sources, unlabelled = labelling(found, folder)
-        journal.start()
-        imported = writer.write(sources, journal, choosing.cutting, labelling.folder_of, hidden, workers)
+        try:
+            sources, unlabelled = labelling(found, folder)
+            journal.start()
+            imported = writer.write(sources, journal, choosing.cutting, labelling.folder_of, hidden, workers)
+        except UserError as error:
+            raise UserError(hidden(str(error))) from error
     others = [writer.tidy(part, hidden) for part in [*left_out, *unlabelled]]
     imported = writer.Imported(imported.files, [*others, *imported.left_out], imported.skipped)
     if not imported.files:
@@ -103,7 +106,7 @@ def _show(imported: writer.Imported, to: Path) -> None:
         log.info("left out     %d files or series: %s; see %s", len(imported.left_out), imported.reasons, to / REPORT)
     if len(titles) > 2 and all(imported.patients(files) == 1 for files in imported.classes.values()):
         log.warning(
-            "WARNING      each class has one patient: are the folders patients, not classes? See table, class_pattern"
+            "WARNING      each class has only one patient; if the folders are patients, give table or class_pattern"
         )
     log.info("look at      %s", to / NAME)
     command = ["python -m vaegan_pl.inspect_data", "data=mri", as_typed("data.root", to.resolve()), "data.classes=null"]

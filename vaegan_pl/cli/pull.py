@@ -37,7 +37,7 @@ def pull(config: DictConfig) -> None:
         with hub.hub_errors(repo):
             size = get_hf_file_metadata(hf_hub_url(repo, hub.MODEL, revision=revision, endpoint=api.endpoint)).size
             if size is None or size > MOST_BYTES:
-                raise UserError(f"repo={repo}: {hub.MODEL} is larger than {MOST_BYTES:,} bytes; no model is")
+                raise UserError(f"repo={repo}: {hub.MODEL} has more than {MOST_BYTES:,} bytes, or an unknown size")
             fetched = [
                 Path(hf_hub_download(repo, name, revision=revision, local_dir=folder, endpoint=api.endpoint))
                 for name in (hub.MODEL, hub.CARD)
@@ -47,5 +47,5 @@ def pull(config: DictConfig) -> None:
         atomic_write(written, fetched[0].read_bytes())
         atomic_write(output / "model_card.md", fetched[1].read_bytes())
     log.info("%s: a %s trained on %s; SHA-256 %s", written, model.kind, model.trained_on.caption, sha256(written))
-    log.info("The Hub checks nothing in it, and what its images show is its author's claim")
+    log.info("The Hub does not check models; what this one's images show is only its author's claim")
     log.info("draw from it  python -m vaegan_pl.sample weights=%s", written)

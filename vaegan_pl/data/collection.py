@@ -208,7 +208,7 @@ class Collection:
         found = []
         known = self.patients.known
         if known and len(self.folds) > 1 and len(set(self.patients.of)) == len(self.folds):
-            found.append("every image has a patient of its own: data.patient or data.patients finds no two of one")
+            found.append("every image has a patient of its own: data.patient or data.patients groups no images")
         published = max(self.folds) >= 0
         for label, name in enumerate(self.listing.classes):
             own = self.groups[(self.labels == label) & (self.groups >= 0)]
@@ -239,7 +239,7 @@ class Collection:
 
     @property
     def notes(self) -> list[str]:
-        """What was left out or changed without being asked for: masks, colours, unknown folders; and what was asked."""
+        """What was left out or changed: masks, unknown folders, colours, and files that `data.exclude` leaves out."""
         ignored = self.listing.ignored
         by_name, excluded, unclear = ([p for p, why in ignored if why == r] for r in (MASK, EXCLUDED, UNCLEAR))
         notes = [f"{self.shown(folder)} is left out: it {UNCLEAR}; rename it to use it" for folder in unclear]
@@ -285,7 +285,7 @@ class Collection:
         return found
 
     def _instead(self, kind: str) -> str:
-        """What makes such images visible, as far as it is not in use."""
+        """The options that make such images visible, without those that are already set."""
         if kind == "other":
             return "if these are masks or label maps, leave them out with data.exclude=PATTERN"
         options = [] if self.decoding.range == "percentile" else ["data.range=percentile"]

@@ -166,7 +166,7 @@ def _checked(path: Path, pydicom: ModuleType) -> "Dataset":
         raise ValueError("the whole file is deflated, and its real size unknown; save it without deflation")
     slice_: Dataset = pydicom.dcmread(path)
     if int(slice_.get("NumberOfFrames") or 1) > 1:
-        raise ValueError(f"{slice_.NumberOfFrames} frames; save single grey slices")
+        raise ValueError(f"{slice_.NumberOfFrames} frames; python -m vaegan_pl.import_images splits it")
     if int(slice_.Rows) * int(slice_.Columns) > MOST_PIXELS:
         raise ValueError(f"{slice_.Columns} x {slice_.Rows} pixels, more than {MOST_PIXELS}")
     return slice_

@@ -28,7 +28,7 @@ NO_SPLIT = "all"
 """The value of `ImageFile.folder` if there are no split folders."""
 
 EXCLUDED, MASK = "left out by data.exclude", "a mask, by its name"
-UNCLEAR = "contains the same class folders, but its name is that of no split"
+UNCLEAR = "contains the same class folders, but it is not clear which split it is"
 """Reasons in `Listing.ignored` that the console reports."""
 
 _SHOWN = 5
@@ -36,7 +36,8 @@ _ANNOTATIONS = re.compile("(mask|label|annotation|seg|segmentation|gt|groundtrut
 _NUMBERED = re.compile(r"\D*\d+\D?")
 _OF_CLASSES = frozenset({"class", "grade", "type", "stage", "category", "label", "group"})
 _MANY, _MANY_NUMBERED, _FEW_IMAGES = 30, 8, 30
-"""At least so many folders, or numbered folders, with at most so many images each, are taken for patients."""
+"""Folders are taken for patients if there are at least `_MANY` with a median of at most `_FEW_IMAGES` images, or at
+least `_MANY_NUMBERED` whose names differ only in a number."""
 
 
 @dataclass(frozen=True)

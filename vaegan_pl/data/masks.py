@@ -32,7 +32,9 @@ def by_name(stems: Iterable[str]) -> dict[str, str]:
 
 
 def by_content(levels: Sequence[int]) -> list[int]:
-    """The images that are masks by their values: those of two values and, with these, blank ones, if most are not.
+    """The images that are masks by their values: those of two values and, if there are any, blank ones.
+
+    There are no such masks if they would be half of the readable images or more.
 
     Args:
         levels: the `levels` of each image (see `GreyImage`); 0 for files that cannot be read.

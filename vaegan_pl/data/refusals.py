@@ -16,8 +16,12 @@ from vaegan_pl.storage.files import printable
 Fits = Callable[[Path, Sequence[str] | None, Mapping[str, str]], bool]
 """Whether a root, with classes and additional aliases, can be read."""
 
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
-VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".ima")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".ima")
+"""Suffixes of files that `import_images` reads."""
+
+_OTHER_ARCHIVES, _OTHER_VOLUMES = (".7z", ".rar"), (".mha", ".mhd", ".nrrd")
+"""Suffixes of files that it does not read."""
 
 _DEEPEST, _MOST_FOLDERS, _MOST_FILES = 3, 300, 2000
 _SHOWN = 3
@@ -32,6 +36,10 @@ def file_as_root(path: Path) -> str:
         return f"is an archive; unpack it and set data.root to the new folder, or use {import_command(path)}"
     if kind is not None:
         return f"is a volume; use {import_command(path)}"
+    if path.name.lower().endswith(_OTHER_ARCHIVES):
+        return "is an archive; unpack it and set data.root to the new folder"
+    if path.name.lower().endswith(_OTHER_VOLUMES):
+        return "is a volume; convert it to NIfTI, and then use python -m vaegan_pl.import_images"
     return "is a file; set data.root to the folder that holds the class folders"
 
 

@@ -350,7 +350,7 @@ def check_trained_on(path: Path, model: SavedModel, source: TrainedOn, decoding:
     was = {"white": model.preprocessing["white"], "range": model.preprocessing["grey_range"]}
     if model.trained_on.fingerprint != source.fingerprint and read != was:
         options = " ".join(f"data.{name}={value}" for name, value in was.items())
-        raise UserError(f"weights={path}: was trained with other grey values; give {options}, as in its training")
+        raise UserError(f"weights={path}: was trained with another range of grey values; give {options}")
     if model.trained_on.fingerprint != source.fingerprint:
         raise UserError(
             f"weights={path}: was trained on other images ({model.trained_on.caption}) than those in {source.folder}; "

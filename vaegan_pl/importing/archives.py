@@ -54,7 +54,8 @@ def unpack(archive: Path, folder: Path, limit: int) -> None:
 
     Raises:
         UserError: if the archive is damaged, too large for `limit` or the disk, or a member is a link, a device, or
-            would be written outside the folder; nothing is unpacked then, except from damaged archives.
+            would be written outside the folder; nothing is unpacked then. Damage, names that occur twice and members
+            larger than they declare may be noticed only after others are unpacked.
     """
     try:
         if archive.name.lower().endswith(".zip"):

@@ -36,6 +36,7 @@ class Source:
         names: what a table may call it besides its path: DICOM UIDs, the PatientID.
         tag: the class by a DICOM element; empty if there is none.
         patient_id: the PatientID; never written.
+        person: the PatientName; never written.
         patient: the patient, or empty if unknown.
         label: the class; empty if its pictures name it themselves.
         split: the split folder of its pictures; empty without one.
@@ -49,6 +50,7 @@ class Source:
     names: tuple[str, ...] = ()
     tag: str = ""
     patient_id: str = ""
+    person: str = ""
     patient: str = ""
     label: str = ""
     split: str = ""
@@ -109,8 +111,7 @@ class Labelling:
         name = _UNSAFE.sub("_", label.strip()).strip(". ")
         if not name or name.startswith("__") or len(name.encode()) > LONGEST_NAME or split_of(name) is not None:
             raise UserError(
-                f"{printable(label)[:60]}: cannot be the name of a class folder; rename it with "
-                f"'+class_names.{printable(label)[:60]}=NAME'"
+                f"{printable(label)[:60]}: cannot be the name of a class folder; {_renaming(label, 'NAME')}"
             )
         return name
 
@@ -124,7 +125,7 @@ class Labelling:
             return self.class_name, ""
         if source.tag:
             return source.tag, ""
-        for table in filter(None, (self.table, self.participants)):
+        for table in filter(None, (self.table, None if self.class_pattern else self.participants)):
             if not table.has_classes:
                 continue
             found = table.find(_names(source))
@@ -146,12 +147,16 @@ class Labelling:
             return "", ""  # its pictures have classes of their own
         if not top:
             return "", "it is in no class folder"
-        if top == source.patient_id or (_SUBJECT.match(top) and source.kind != "image"):
+        if (
+            _is_same(top, source.patient_id)
+            or _is_same(top, source.person)
+            or (_SUBJECT.match(top) and source.kind != "image")
+        ):
             return "", "its folder is a patient's, not a class"
         return top, ""
 
     def _patient(self, source: Source, path: str) -> str:
-        """The patient of a source: as told, by BIDS, by the PatientID, or by the volume that slices come from."""
+        """The patient of a source: by the table or pattern, PatientID, BIDS or, for volumes, folder or file name."""
         found = self.table.find(_names(source)) if self.table is not None else None
         if found is not None and found[1].patient:
             told = found[1].patient
@@ -170,6 +175,12 @@ class Labelling:
         folders = PurePosixPath(path).parts[:-1]
         below = folders[1:] if self.class_name is None and self.table is None else folders
         return below[0] if below else _CONTRAST.sub("", _bare(source.name))
+
+
+def _is_same(folder: str, patient: str) -> bool:
+    """Whether a folder is named after a patient, however the words are joined."""
+    one, other = (re.sub(r"[\W_]+", "", text).lower() for text in (folder, patient))
+    return bool(one) and one == other
 
 
 def _names(source: Source) -> list[str]:
@@ -209,6 +220,13 @@ def _stem(source: Source) -> str:
     return f"{kept}-{sha[:8]}"
 
 
+def _renaming(label: str, name: str) -> str:
+    """How to give a class another name: the option, if Hydra can read the names."""
+    if all(re.fullmatch(r"[\w.+-]+( [\w.+-]+)*", each, re.ASCII) for each in (label, name)):
+        return f"rename it with 'class_names={{{label}:{name}}}'"
+    return "rename it in the table or in the folders"
+
+
 def _check_classes(labels: Sequence[str], folder: Path) -> None:
     """Check that no two classes have names that are read as one.
 
@@ -221,5 +239,5 @@ def _check_classes(labels: Sequence[str], folder: Path) -> None:
         if other != label:
             raise UserError(
                 f"from={folder}: the classes {printable(other)} and {printable(label)} differ only in case, spaces, "
-                f"hyphens or underscores; make them one with '+class_names.{printable(label)}={printable(other)}'"
+                f"hyphens or underscores; {_renaming(label, other)}"
             )

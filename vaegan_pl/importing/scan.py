@@ -100,7 +100,7 @@ def _check_wanted(name: str, include: Sequence[str], is_bids: bool, names: set[s
     if include and not any(fnmatch(name, pattern) or fnmatch(PurePosixPath(name).name, pattern) for pattern in include):
         raise LeftOutError("not in include")
     if is_bids and name.startswith(("derivatives/", "sourcedata/", "code/")):
-        raise LeftOutError("in a folder of BIDS for other data")
+        raise LeftOutError("in a BIDS folder for other data (derivatives, sourcedata or code)")
     path = name[: -len(".gz")] if name.lower().endswith(".nii.gz") else name
     bare = str(PurePosixPath(path).with_suffix(""))
     is_volume = name.lower().endswith(nifti.SUFFIXES)
@@ -167,7 +167,7 @@ def _series(
         folder = os.path.commonpath([PurePosixPath(file.name).parent for file in files])
         name = files[0].name if len(files) == 1 else f"{folder}/" if folder else files[0].name
         if how.series is not None and not re.search(how.series, first.description):
-            left_out += [LeftOut(file.name, f"of series {first.description}, not in series") for file in files]
+            left_out += [LeftOut(file.name, f"not selected by series: {first.description}") for file in files]
             continue
         person = (first.study if single else first.patient or first.study) or uid
         yield Source(
@@ -178,6 +178,7 @@ def _series(
             (uid, *filter(None, (first.study, first.patient))),
             first.tag,
             first.patient,
+            first.person,
             dicom_headers.pseudonym(person),
         )
 

@@ -69,7 +69,7 @@ class Volume:
         window: the range of values to show; None if the file names none.
         inverted: whether the lowest value is white.
         only_acquired: why it can be cut only as it was acquired; empty if it can be cut in any plane.
-        oriented: whether the file says how the patient lies in the volume; `axes` then only hold the spacing.
+        oriented: whether the file says how the patient lies in the volume; if not, `axes` only holds the spacing.
     """
 
     values: Float32[ndarray, "i j k"]

@@ -60,7 +60,7 @@ class Imported:
         counts = Counter(part.reason.partition(":")[0] for part in self.left_out).most_common()
         shown = [f"{n} {reason}" for reason, n in counts[:_KINDS]]
         rest = sum(n for _, n in counts[_KINDS:])
-        return ", ".join([*shown, f"{rest} for other reasons"] if rest else shown)
+        return "; ".join([*shown, f"{rest} for other reasons"] if rest else shown)
 
 
 def write(

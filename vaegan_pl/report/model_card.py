@@ -133,15 +133,16 @@ def for_the_hub(weights: Path, license_: str | None) -> str:
     Raises:
         UserError: if the card is missing, cannot be read, or is that of another file.
     """
-    path, command = path_for(weights), f"python -m vaegan_pl.evaluate weights={weights}"
+    path = path_for(weights)
+    evaluate = "python -m vaegan_pl.evaluate, with the data options of the training run,"
     try:
         card = read_text(path)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no model card; {command} writes it") from error
+        raise UserError(f"{path}: there is no model card; {evaluate} writes it") from error
     except RefusedError as error:
-        raise UserError(f"{path}: {error}; {command} overwrite=true writes it again") from error
+        raise UserError(f"{path}: {error}; {evaluate} writes it again with overwrite=true") from error
     if sha256(weights) not in card:
-        raise UserError(f"{path}: is the card of another model file; {command} overwrite=true replaces it")
+        raise UserError(f"{path}: is the card of another model file; {evaluate} replaces it with overwrite=true")
     return _FRONT_MATTER.format(license="" if license_ is None else f"license: {license_}\n") + card
 
 
