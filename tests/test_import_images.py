@@ -238,3 +238,15 @@ def test_nifti_and_dicom_give_the_same_pictures(run_command: Run) -> None:
     ]
     assert shown[0] == shown[1]
     assert len(shown[0]) == 2 * 62
+
+
+def test_the_renaming_that_a_message_names_works(run_command: Run) -> None:
+    for i, name in enumerate(("No Tumor", "no-tumor")):
+        Path("in", name).mkdir(parents=True)
+        Image.fromarray(np.arange(400, dtype=np.uint8).reshape(20, 20)).save(Path("in", name, f"{i}.png"))
+    message = run_command(import_images, "import_images", "from=in", "to=out")
+    assert message is not None
+    option = message.partition("rename it with '")[2].rstrip("'")
+    assert option == "+class_names={no-tumor:No Tumor}"
+    assert run_command(import_images, "import_images", "from=in", "to=out", option) is None
+    assert len(list(Path("out/No Tumor").iterdir())) == 2

@@ -158,7 +158,7 @@ def test_a_slice_of_one_value_is_black(tmp_path: Path) -> None:
 
 def test_what_is_no_single_grey_slice_is_unreadable_with_a_reason(tmp_path: Path) -> None:
     several = slice_file(tmp_path / "frames.dcm", np.stack([RAMP, RAMP]), NumberOfFrames=2)
-    with pytest.raises(ValueError, match="2 frames; python -m vaegan_pl.import_images splits it"):
+    with pytest.raises(ValueError, match=r"2 frames; python -m vaegan_pl\.import_images splits it"):
         read(several)
     (tmp_path / "text.dcm").write_bytes(b"no DICOM")
     whole = slice_file(tmp_path / "whole.dcm").read_bytes()

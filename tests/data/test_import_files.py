@@ -59,7 +59,7 @@ def test_split_folders_stay_split_folders() -> None:
     labelled, _ = labelling()([source("Training/a/x.nii"), source("test/b/y.nii")], Path("in"))
     assert [(one.split, one.label, one.patient) for one in labelled] == [("Training", "a", "x"), ("test", "b", "y")]
     with pytest.raises(
-        UserError, match=r"test: cannot be the name of a class folder; rename it with 'class_names=\{test:NAME\}'"
+        UserError, match=r"test: cannot be the name of a class folder; rename it with '\+class_names=\{test:NAME\}'"
     ):
         labelling()([source("test/x.nii"), source("b/y.nii")], Path("in"))
 
@@ -154,7 +154,7 @@ def test_labels_that_cannot_be_folders_are_refused(label: str) -> None:
 def test_labels_lead_nowhere_else_and_must_differ() -> None:
     assert labelling().folder_of("../a/b") == "_a_b"
     with pytest.raises(
-        UserError, match=r"the classes No Tumor and no-tumor differ only in case.*class_names=\{no-tumor:No Tumor\}"
+        UserError, match=r"the classes No Tumor and no-tumor differ only in case.*\+class_names=\{no-tumor:No Tumor\}"
     ):
         known(labelling(), source("No Tumor/a.nii"), source("no-tumor/b.nii"))
 

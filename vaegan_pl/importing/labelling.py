@@ -223,7 +223,7 @@ def _stem(source: Source) -> str:
 def _renaming(label: str, name: str) -> str:
     """How to give a class another name: the option, if Hydra can read the names."""
     if all(re.fullmatch(r"[\w.+-]+( [\w.+-]+)*", each, re.ASCII) for each in (label, name)):
-        return f"rename it with 'class_names={{{label}:{name}}}'"
+        return f"rename it with '+class_names={{{label}:{name}}}'"
     return "rename it in the table or in the folders"
 
 
