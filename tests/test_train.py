@@ -290,7 +290,7 @@ def test_a_few_batches_of_the_real_data(run_command: Run, mri_root: Path) -> Non
         (["data=mri", "data.root=broken"], "cannot be read, more than data.max_unreadable=0.05 allows"),
         (["data.aliases=null"], "data.aliases=None: must map each alternative name to the name of a class"),
         (["data.batch_size=500"], "64 training images are fewer than one batch; lower data.batch_size=500"),
-        (["data.image_size=36"], "image_size=36 cannot be halved"),
+        (["data.image_size=36"], "image_size=36: the model's networks halve images 4 times; use 32 or 48"),
         (["model.gama=1"], "there is no option model.gama; did you mean model.gamma?"),
         (["optimizer.decoder.learning_rate=1"], "there is no option optimizer.decoder.learning_rate"),
         (["model=nosuch"], "model=nosuch: use one of conditional, gan"),
