@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 DOCS = Path(__file__).parents[1] / "docs"
 PANELS = (
@@ -30,7 +31,12 @@ def draw(rows: dict[str, list[dict[str, str]]], path: Path) -> None:
                 low, high = (row.get(f"{column}_{end}", "") for end in ("low", "high"))
                 errors = [[value - float(low)], [float(high) - value]] if low and high else None
                 panel.errorbar(value, y, xerr=errors, fmt="os^"[seed], color=f"C{seed}", markersize=4, linewidth=1)
-        panel.set(title=title, xscale=scale, ylim=(len(rows) - 0.4, -0.6))
+        panel.set(xscale=scale, ylim=(len(rows) - 0.4, -0.6))
+        panel.set_title(title, fontsize=10)
+        if scale == "log":
+            panel.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            panel.xaxis.set_minor_locator(NullLocator())
+            panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         panel.grid(visible=True, axis="both", alpha=0.3)
     axes[0].set_yticks(range(len(rows)), list(rows), fontsize=8)
     figure.savefig(path, dpi=100, metadata={"Software": "vaegan_pl"})
