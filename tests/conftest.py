@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from vaegan_pl.cli import commands
+from vaegan_pl.data.augmentation import Augmentation
 from vaegan_pl.data.collection import Splitting
 from vaegan_pl.evaluation import features
 from vaegan_pl.model import weights
@@ -46,6 +47,37 @@ SMALL = [
     "~callbacks.data_report",
 ]
 """Overrides that make a run take a second or two; drawing curves and the data report would take as long again."""
+
+PLAIN = Augmentation(horizontal_flip=0.0, shift=0.0, brightness=0.0, contrast=0.0)
+FOLDER_OPTIONS: dict[str, Any] = {
+    "classes": CLASSES,
+    "aliases": {},
+    "image_size": 16,
+    "aspect_ratio": "squash",
+    "white": 65535,
+    "range": "fixed",
+    "exclude": None,
+    "masks": "drop",
+    "split": "group",
+    "validation_fraction": 0.25,
+    "test_fraction": 0.125,
+    "patient": None,
+    "patients": None,
+    "unknown_patients": "error",
+    "published": False,
+    "families": False,
+    "fold": None,
+    "split_seed": 0,
+    "copies": "drop",
+    "near_copy_correlation": 0.99,
+    "registered_correlation": None,
+    "search": "exhaustive",
+    "batch_size": 4,
+    "augmentation": PLAIN,
+    "max_unreadable": 0.0,
+    "seed": 0,
+}
+"""All arguments of `ImageFolders` but `root` and `cache`."""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,43 +16,14 @@ from vaegan_pl.data.images import to_grey_values
 from vaegan_pl.data.sampling import EpochSampler
 from vaegan_pl.errors import UserError
 
-from ..conftest import CLASSES
+from ..conftest import CLASSES, FOLDER_OPTIONS
 
 Write = Callable[..., Path]
-PLAIN = Augmentation(horizontal_flip=0.0, shift=0.0, brightness=0.0, contrast=0.0)
 FLIPS = Augmentation(horizontal_flip=0.5, shift=0.0, brightness=0.0, contrast=0.0)
-OPTIONS: dict[str, Any] = {
-    "classes": CLASSES,
-    "aliases": {},
-    "image_size": 16,
-    "aspect_ratio": "squash",
-    "white": 65535,
-    "range": "fixed",
-    "exclude": None,
-    "masks": "drop",
-    "split": "group",
-    "validation_fraction": 0.25,
-    "test_fraction": 0.125,
-    "patient": None,
-    "patients": None,
-    "unknown_patients": "error",
-    "published": False,
-    "families": False,
-    "fold": None,
-    "split_seed": 0,
-    "copies": "drop",
-    "near_copy_correlation": 0.99,
-    "registered_correlation": None,
-    "search": "exhaustive",
-    "batch_size": 4,
-    "augmentation": PLAIN,
-    "max_unreadable": 0.0,
-    "seed": 0,
-}
 
 
 def ready(root: Path, **options: Any) -> ImageFolders:
-    data = ImageFolders(root=root, cache=root.parent / "cache", **{**OPTIONS, **options})
+    data = ImageFolders(root=root, cache=root.parent / "cache", **{**FOLDER_OPTIONS, **options})
     data.setup()
     return data
 
@@ -204,7 +175,7 @@ def test_fewer_images_than_a_batch(tmp_path: Path, write_classes: Write) -> None
 )
 def test_options_out_of_range_are_refused(tmp_path: Path, option: str, value: object) -> None:
     with pytest.raises(ValueError, match=re.escape(f"data.{option}={value}")):
-        ImageFolders(root=tmp_path, **{**OPTIONS, "cache": tmp_path, option: value})
+        ImageFolders(root=tmp_path, **{**FOLDER_OPTIONS, "cache": tmp_path, option: value})
 
 
 def test_an_approximate_search_without_faiss_is_refused_before_images_are_read(
@@ -212,18 +183,19 @@ def test_an_approximate_search_without_faiss_is_refused_before_images_are_read(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"data.search=approximate: needs faiss; pip install -e '.\[large\]'"):
-        ImageFolders(root=tmp_path / "missing", cache=tmp_path, **{**OPTIONS, "search": "approximate"})
+        ImageFolders(root=tmp_path / "missing", cache=tmp_path, **{**FOLDER_OPTIONS, "search": "approximate"})
 
 
 def test_shares_must_leave_something_to_train_on(tmp_path: Path) -> None:
+    shares = {"validation_fraction": 0.5, "test_fraction": 0.5}
     with pytest.raises(ValueError, match="must leave images to train on"):
-        ImageFolders(root=tmp_path, cache=tmp_path, **{**OPTIONS, "validation_fraction": 0.5, "test_fraction": 0.5})
+        ImageFolders(root=tmp_path, cache=tmp_path, **{**FOLDER_OPTIONS, **shares})
 
 
 @pytest.mark.parametrize("classes", [["glioma", "glioma"], ["no tumor", "NoTumor"], []])
 def test_class_names_must_be_distinct(tmp_path: Path, classes: list[str]) -> None:
     with pytest.raises(ValueError, match="must name at least one class, and each only once"):
-        ImageFolders(root=tmp_path, cache=tmp_path, **{**OPTIONS, "classes": classes})
+        ImageFolders(root=tmp_path, cache=tmp_path, **{**FOLDER_OPTIONS, "classes": classes})
 
 
 def test_phantoms_are_read_like_any_images_and_called_phantoms(tmp_path: Path, write_classes: Write) -> None:
@@ -232,7 +204,7 @@ def test_phantoms_are_read_like_any_images_and_called_phantoms(tmp_path: Path, w
         per_class={"Training": 4, "Testing": 1},
         root=tmp_path / "p",
         cache=tmp_path / "cache",
-        **OPTIONS,
+        **FOLDER_OPTIONS,
     )
     phantoms.prepare_data()
     phantoms.setup()
@@ -247,7 +219,7 @@ def test_phantoms_are_read_like_any_images_and_called_phantoms(tmp_path: Path, w
 
 
 def test_phantoms_need_names(tmp_path: Path) -> None:
-    unnamed = {**OPTIONS, "classes": None}
+    unnamed = {**FOLDER_OPTIONS, "classes": None}
     phantoms = PhantomFolders(
         phantom_seed=0, per_class={"Training": 1}, root=tmp_path / "p", cache=tmp_path / "cache", **unnamed
     )

@@ -251,7 +251,7 @@ def test_other_mat_files_are_left_out(tmp_path: Path, monkeypatch: pytest.Monkey
             pictures(FigshareReader(tmp_path / f"{name}.mat", cutting()))
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(UserError, match=r"reading MATLAB files needs h5py; pip install -e '.\[mat\]'"):
-        containers.check_installed(Path("a.mat"))
+        sources([Found("label.mat", tmp_path / "label.mat")], Choosing([], None, None, None, cutting()))
 
 
 def zip_of(path: Path, members: dict[str, bytes]) -> Path:

@@ -10,10 +10,10 @@ import pytest
 from tests.data.importable import SPACING, cutting, omissions, phantom, pictures, save_nifti, seen, shades
 from vaegan_pl.data.dicom import Window
 from vaegan_pl.errors import UserError
-from vaegan_pl.importing import nifti
 from vaegan_pl.importing.nifti import NiftiReader
+from vaegan_pl.importing.scan import Choosing, sources
 from vaegan_pl.importing.slices import cut
-from vaegan_pl.importing.volumes import LeftOutError, Volume, canonical, closest
+from vaegan_pl.importing.volumes import Found, LeftOutError, Volume, canonical, closest
 
 VOLUME = phantom()
 
@@ -212,7 +212,8 @@ def test_mgh_files_are_read(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["axial-007"], shades(seen(VOLUME, "axial", 7), VOLUME), atol=1)
 
 
-def test_without_nibabel_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nibabel_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.nii").touch()
     monkeypatch.setitem(sys.modules, "nibabel", None)
     with pytest.raises(UserError, match=r"a.nii: reading NIfTI needs nibabel; pip install -e '.\[nifti\]'"):
-        nifti.check_installed(Path("a.nii"))
+        sources([Found("a.nii", tmp_path / "a.nii")], Choosing([], None, None, None, cutting()))

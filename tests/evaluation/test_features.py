@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vaegan_pl.data.augmentation import Augmentation
+from tests.conftest import FOLDER_OPTIONS
 from vaegan_pl.data.datamodule import ImageFolders, images_of
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation import features
@@ -15,7 +15,6 @@ from vaegan_pl.model.running import in_batches
 from vaegan_pl.storage import tensor_files
 
 CPU = torch.device("cpu")
-NO_CHANGE = Augmentation(horizontal_flip=0, shift=0, brightness=0, contrast=0)
 
 
 @pytest.fixture(autouse=True)
@@ -25,34 +24,17 @@ def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def folders(root: Path, classes: list[str] | None = None, split_seed: int = 0) -> ImageFolders:
     return ImageFolders(
-        root,
-        classes,
-        {},
-        32,
-        "pad",
-        65535,
-        "fixed",
-        None,
-        "drop",
-        "group",
-        0.2,
-        0.2,
-        None,
-        None,
-        "error",
-        False,
-        False,
-        None,
-        split_seed,
-        "drop",
-        0.99,
-        None,
-        "exhaustive",
-        4,
-        NO_CHANGE,
-        0.05,
-        root / "c",
-        0,
+        root=root,
+        cache=root / "c",
+        **{
+            **FOLDER_OPTIONS,
+            "classes": classes,
+            "image_size": 32,
+            "aspect_ratio": "pad",
+            "validation_fraction": 0.2,
+            "test_fraction": 0.2,
+            "split_seed": split_seed,
+        },
     )
 
 

@@ -10,7 +10,7 @@ from scipy.signal import correlate2d
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from vaegan_pl.data.augmentation import Augmentation
+from tests.conftest import FOLDER_OPTIONS
 from vaegan_pl.data.datamodule import ImageFolders, images_of
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation import reference
@@ -211,37 +211,10 @@ def test_membership_by_hand() -> None:
 
 
 def test_real_slices_are_found_at_the_rates_the_page_on_evaluation_states(mri_root: Path, mri_cache: Path) -> None:
-    no_change = Augmentation(horizontal_flip=0, shift=0, brightness=0, contrast=0)
-    names = ["glioma", "meningioma", "notumor", "pituitary"]
     data = ImageFolders(
-        mri_root,
-        names,
-        {},
-        64,
-        "pad",
-        65535,
-        "fixed",
-        None,
-        "drop",
-        "group",
-        0.1,
-        0.1,
-        None,
-        None,
-        "error",
-        False,
-        False,
-        None,
-        0,
-        "drop",
-        0.99,
-        None,
-        "exhaustive",
-        64,
-        no_change,
-        0.05,
-        mri_cache,
-        0,
+        root=mri_root,
+        cache=mri_cache,
+        **{**FOLDER_OPTIONS, "image_size": 64, "aspect_ratio": "pad", "validation_fraction": 0.1, "test_fraction": 0.1},
     )
     train = images_of(data.collection, data.collection.split.images("train"))
     detector = CopyDetector(train, CPU)

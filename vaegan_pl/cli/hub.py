@@ -54,7 +54,7 @@ def hub_errors(repo: str) -> Iterator[None]:
     except OfflineModeIsEnabled as error:
         raise UserError("HF_HUB_OFFLINE is set, so the Hub cannot be reached; unset it") from error
     except LocalEntryNotFoundError as error:  # no connection, and no earlier download
-        raise UserError(f"the Hub cannot be reached ({first_line(error)}); check the connection") from error
+        raise _unreachable(error) from error
     except EntryNotFoundError as error:
         raise UserError(f"repo={repo}: contains no {MODEL} or no {CARD}; push writes both") from error
     except RevisionNotFoundError as error:
@@ -74,8 +74,12 @@ def hub_errors(repo: str) -> Iterator[None]:
             f"repo={repo}: the Hub answered with an error ({first_line(error)}); try again later"
         ) from error
     except OSError as error:
-        raise UserError(f"the Hub cannot be reached ({first_line(error)}); check the connection") from error
+        raise _unreachable(error) from error
     except Exception as error:
         if not type(error).__module__.startswith(("httpx", "requests")):  # the client's library, by its version
             raise
-        raise UserError(f"the Hub cannot be reached ({first_line(error)}); check the connection") from error
+        raise _unreachable(error) from error
+
+
+def _unreachable(error: Exception) -> UserError:
+    return UserError(f"the Hub cannot be reached ({first_line(error)}); check the connection")

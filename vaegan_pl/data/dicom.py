@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from vaegan_pl.data.grey import PERCENTILES, GreyImage, count_levels, own_range
-from vaegan_pl.errors import UserError
+from vaegan_pl.errors import UserError, import_extra
 from vaegan_pl.progress import track
 from vaegan_pl.storage.files import first_line
 
@@ -151,11 +151,7 @@ def _spanning(paths: Iterable[Path]) -> Window | None:
 
 
 def _pydicom(path: Path) -> ModuleType:
-    try:
-        import pydicom
-    except ImportError as error:
-        raise UserError(f"{path}: reading DICOM needs pydicom; pip install -e '.[dicom]'") from error
-    return pydicom
+    return import_extra("pydicom", "dicom", f"{path}: reading DICOM")
 
 
 def _checked(path: Path, pydicom: ModuleType) -> "Dataset":

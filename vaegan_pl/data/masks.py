@@ -7,11 +7,18 @@ MASKS = ("drop", "keep")
 
 _SUFFIX = re.compile(
     r"(?P<base>.+?)[-_. ]+"
-    r"(masks?|seg|segm|segmentations?|labels?|labelmap|gt|ground[-_ ]?truth|annotations?|contours?|roi|[12](st|nd)HO)"
+    r"(masks?|brainmask|seg|dseg|probseg|segm|segmentations?|labels?|labelmap|gt|ground[-_ ]?truth|annotations?|"
+    r"contours?|lesion|roi|[12](st|nd)HO)"
     r"([-_ ]?\d+)?",
     re.IGNORECASE,
 )
 """The name of a mask without its file type: the name of the image, and what kind of mask it is."""
+
+
+def image_of(stem: str) -> str | None:
+    """The name of the image that a mask belongs to, by the mask's name without its type; None for other names."""
+    match = _SUFFIX.fullmatch(stem)
+    return match["base"] if match else None
 
 
 def by_name(stems: Iterable[str]) -> dict[str, str]:
@@ -24,8 +31,7 @@ def by_name(stems: Iterable[str]) -> dict[str, str]:
     there = {stem.lower(): stem for stem in own}
     found = {}
     for stem in own:
-        match = _SUFFIX.fullmatch(stem)
-        image = there.get(match["base"].lower()) if match else None
+        image = there.get((image_of(stem) or "").lower())
         if image is not None:
             found[stem] = image
     return found

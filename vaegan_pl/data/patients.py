@@ -1,14 +1,15 @@
 """Which patient an image shows: by a table, by paths, by DICOM files, or by families of file names."""
 
-import csv
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from vaegan_pl.errors import UserError
-from vaegan_pl.storage.files import RefusedError, printable, read_text
+from vaegan_pl.storage.files import printable
+from vaegan_pl.storage.tables import read_rows
 
 UNKNOWN = ""
 """The patient of an image whose patient is not known."""
@@ -48,8 +49,6 @@ IMPORTED = "imported.jsonl"
 TABLE, REPORT = "patients.csv", "import_report.json"
 """What it writes there when it has finished: the table of patients, if any are known, and the report."""
 
-_DELIMITERS = ",;\t|"
-_MOST_BYTES = 2**26
 _NAMED = 3
 
 
@@ -147,43 +146,26 @@ def _rows(table: Path) -> Iterator[tuple[int, str, str]]:
     Raises:
         UserError: if the table cannot be read, or a line lacks a column.
     """
-    try:
-        text = read_text(table, _MOST_BYTES).removeprefix("\ufeff")
-    except FileNotFoundError as error:
-        raise UserError(f"data.patients={table}: no such file") from error
-    except RefusedError as error:
-        raise UserError(f"data.patients={table}: {error}; give a CSV or TSV file of text") from error
-    lines = text.splitlines()
-    first = next((line for line in lines if line.strip()), "")
-    delimiter = max(_DELIMITERS, key=first.count)
-    if not first.count(delimiter):
+    rows = read_rows(table, "data.patients")
+    first = next(rows, (1, []))
+    if len(first[1]) < 2:
         raise UserError(
             f"data.patients={table}: the first line has a single column; separate path and patient by a comma, "
             "semicolon or tab"
         )
-    file_column, patient_column, has_header = _columns(table, next(csv.reader([first], delimiter=delimiter)))
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    try:
-        for row in reader:
-            if not any(cell.strip() for cell in row):
-                continue
-            if has_header:
-                has_header = False
-                continue
-            if len(row) <= max(file_column, patient_column):
-                raise UserError(f"data.patients={table}: line {reader.line_num}: has {len(row)} columns; complete it")
-            file, patient = row[file_column].strip().replace("\\", "/"), row[patient_column].strip()
-            if not file or not patient:
-                what = "patient" if file else "path"
-                raise UserError(f"data.patients={table}: line {reader.line_num}: has no {what}; fill it in")
-            yield reader.line_num, file, patient
-    except csv.Error as error:
-        raise UserError(f"data.patients={table}: line {reader.line_num}: is not CSV ({error}); correct it") from error
+    file_column, patient_column, has_header = _columns(table, first[1])
+    for line, cells in rows if has_header else chain([first], rows):
+        if len(cells) <= max(file_column, patient_column):
+            raise UserError(f"data.patients={table}: line {line}: has {len(cells)} columns; complete it")
+        file, patient = cells[file_column].replace("\\", "/"), cells[patient_column]
+        if not file or not patient:
+            raise UserError(f"data.patients={table}: line {line}: has no {'patient' if file else 'path'}; fill it in")
+        yield line, file, patient
 
 
 def _columns(table: Path, first: Sequence[str]) -> tuple[int, int, bool]:
     """The columns of file and patient, and whether the first row is a header."""
-    names = [name.strip().lower() for name in first]
+    names = [name.lower() for name in first]
     file = next((names.index(name) for name in FILE_COLUMNS if name in names), None)
     patient = next((names.index(name) for name in PATIENT_COLUMNS if name in names), None)
     if file is not None and patient is not None:

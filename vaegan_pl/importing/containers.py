@@ -13,8 +13,7 @@ from numpy import ndarray
 from PIL import Image
 
 from vaegan_pl.data.dicom import MOST_PIXELS
-from vaegan_pl.errors import UserError
-from vaegan_pl.importing.slices import Cutting, to_grey
+from vaegan_pl.importing.slices import Cutting, percentile_range, to_grey
 from vaegan_pl.importing.volumes import MOST_VOXELS, LeftOutError, Picture
 from vaegan_pl.storage.files import first_line
 
@@ -150,9 +149,7 @@ class FigshareReader:
         if values.ndim != 2 or label not in TUMOURS:
             raise LeftOutError(f"a cjdata of shape {values.shape} and label {label}")
         values = values.T.astype(np.float32)  # MATLAB stores columns
-        low, high = np.percentile(values, [self.how.lowest, self.how.highest])
-        if not high > low:
-            raise LeftOutError(f"has no contrast: nearly all its values are {low:g}")
+        low, high = percentile_range(values, self.how)
         grey = to_grey(((values - low) / (high - low)).clip(0, 1), (values.shape[1], values.shape[0]))
         yield Picture(grey, "", TUMOURS[label], patient.strip("\0 "))
 
@@ -172,15 +169,3 @@ def _dataset(file: Any, name: str, most: int) -> ndarray:
     if not isinstance(data, h5py.Dataset) or data.size > most or data.external or data.is_virtual:
         raise LeftOutError(f"has a cjdata/{name} that is too large, or in another file")
     return np.asarray(data[()])
-
-
-def check_installed(path: Path) -> None:
-    """Check that h5py is installed.
-
-    Raises:
-        UserError: if it is not.
-    """
-    try:
-        import h5py  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"{path}: reading MATLAB files needs h5py; pip install -e '.[mat]'") from error

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vaegan_pl.errors import UserError
+from vaegan_pl.errors import UserError, import_extra
 from vaegan_pl.importing.volumes import LeftOutError
 
 SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
@@ -72,25 +72,13 @@ class Header:
     tag: str
 
 
-def check_installed(path: Path) -> None:
-    """Check that pydicom is installed.
-
-    Raises:
-        UserError: if it is not.
-    """
-    try:
-        import pydicom  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"{path}: reading DICOM needs pydicom; pip install -e '.[dicom]'") from error
-
-
 def check_keyword(keyword: str) -> None:
     """Check that an element of this name exists.
 
     Raises:
         UserError: if it does not.
     """
-    check_installed(Path(f"class_tag={keyword}"))
+    import_extra("pydicom", "dicom", f"class_tag={keyword}: reading DICOM")
     from pydicom.datadict import tag_for_keyword
 
     if tag_for_keyword(keyword) is None:

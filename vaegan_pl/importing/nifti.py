@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from vaegan_pl.errors import UserError
 from vaegan_pl.importing.volumes import MOST_VOXELS, LeftOutError, Volume
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
@@ -36,18 +35,6 @@ class NiftiReader:
             LeftOutError: if the file cannot be read or holds no grey volume.
         """
         yield read(self.path, self.number)
-
-
-def check_installed(path: Path) -> None:
-    """Check that nibabel is installed.
-
-    Raises:
-        UserError: if it is not.
-    """
-    try:
-        import nibabel  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"{path}: reading NIfTI needs nibabel; pip install -e '.[nifti]'") from error
 
 
 def read(path: Path, number: int | None) -> Volume:

@@ -10,6 +10,8 @@ from fnmatch import fnmatch
 from pathlib import PurePosixPath
 
 from vaegan_pl.data import images
+from vaegan_pl.data.masks import image_of
+from vaegan_pl.errors import import_extra
 from vaegan_pl.importing import containers, dicom_headers, nifti
 from vaegan_pl.importing.archives import is_archive
 from vaegan_pl.importing.dicom_series import SeriesReader
@@ -21,7 +23,6 @@ from vaegan_pl.progress import track
 
 log = logging.getLogger(__name__)
 
-_MASK = re.compile(r"[-_. ](?:seg|segmentation|mask|brainmask|labels?|roi|lesion|gt|dseg|probseg)$", re.IGNORECASE)
 _OTHERS = frozenset({".json", ".csv", ".tsv", ".txt", ".xml", ".md", ".bval", ".bvec", ".xlsx", ".pdf", ".html"})
 _BIDS = ("participants.tsv", "dataset_description.json")
 
@@ -61,7 +62,7 @@ def sources(files: Sequence[Found], how: Choosing) -> tuple[list[Source], list[L
             _check_wanted(file.name, how.include, is_bids, names)
             kind = _kind(file)
             if kind == "dicom":
-                dicom_headers.check_installed(file.path)
+                import_extra("pydicom", "dicom", f"{file.path}: reading DICOM")
                 dicom.append((file, dicom_headers.read(file.path, how.class_tag)))
             else:
                 found += _sources_in(file, kind, how)
@@ -104,7 +105,8 @@ def _check_wanted(name: str, include: Sequence[str], is_bids: bool, names: set[s
     path = name[: -len(".gz")] if name.lower().endswith(".nii.gz") else name
     bare = str(PurePosixPath(path).with_suffix(""))
     is_volume = name.lower().endswith(nifti.SUFFIXES)
-    if _MASK.search(bare) and (is_volume or _MASK.sub("", bare) in names):
+    image = image_of(PurePosixPath(bare).name)
+    if image is not None and (is_volume or str(PurePosixPath(bare).with_name(image)) in names):
         raise LeftOutError("a mask, by its name")
 
 
@@ -138,12 +140,12 @@ def _sources_in(file: Found, kind: str, how: Choosing) -> Iterator[Source]:
     """
     stamp = _stamp([file])
     if kind == "nifti":
-        nifti.check_installed(file.path)
+        import_extra("nibabel", "nifti", f"{file.path}: reading NIfTI")
         yield Source(file.name, stamp, nifti.NiftiReader(file.path, how.volume), "volume")
     elif kind == "image":
         yield Source(file.name, stamp, ImageReader(file.path), "image")
     elif kind == "mat":
-        containers.check_installed(file.path)
+        import_extra("h5py", "mat", f"{file.path}: reading MATLAB files")
         yield Source(file.name, stamp, containers.FigshareReader(file.path, how.cutting), "container")
     else:
         for split in containers.medmnist_splits(file.path):

@@ -100,7 +100,16 @@ def _range(volume: Volume, how: Cutting) -> tuple[float, float]:
         raise LeftOutError("holds no value")
     if volume.window is not None and how.window:
         return 0.0, 1.0
-    lowest, highest = (float(value) for value in np.percentile(known, [how.lowest, how.highest]))
+    return percentile_range(known, how)
+
+
+def percentile_range(values: Float32[ndarray, "*shape"], how: Cutting) -> tuple[float, float]:
+    """The percentiles that become black and white.
+
+    Raises:
+        LeftOutError: if they are equal.
+    """
+    lowest, highest = (float(value) for value in np.percentile(values, [how.lowest, how.highest]))
     if not highest > lowest:
         raise LeftOutError(f"has no contrast: percentiles {how.lowest:g} and {how.highest:g} are both {lowest:g}")
     return lowest, highest

@@ -1,13 +1,13 @@
 """Tables of files with their classes and patients: CSV or TSV, such as `participants.tsv` of BIDS."""
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vaegan_pl.data.patients import FILE_COLUMNS, PATIENT_COLUMNS
 from vaegan_pl.errors import UserError
-from vaegan_pl.storage.files import RefusedError, printable, read_text
+from vaegan_pl.storage.files import printable
+from vaegan_pl.storage.tables import read_rows
 
 CLASS_COLUMNS = (
     "class",
@@ -25,8 +25,6 @@ CLASS_COLUMNS = (
 """Names of the column of classes, in lower case."""
 
 _MISSING = frozenset({"", "n/a", "na", "nan"})
-_MOST_BYTES = 2**26
-_DELIMITERS = ",;\t|"
 
 
 @dataclass(frozen=True)
@@ -79,46 +77,32 @@ def read(path: Path, option: str, columns: Sequence[str | None], need_class: boo
     Raises:
         UserError: if it cannot be read, lacks a column, or says two things about one file.
     """
-    try:
-        lines = read_text(path, _MOST_BYTES).removeprefix("\ufeff").splitlines()
-    except FileNotFoundError as error:
-        raise UserError(f"{option}={path}: no such file") from error
-    except RefusedError as error:
-        raise UserError(f"{option}={path}: {error}; give a CSV or TSV file of text") from error
-    head = next((line for line in lines if line.strip()), "")
-    reader = csv.reader(lines, delimiter=max(_DELIMITERS, key=head.count), strict=True)
     rows: dict[str, Row] = {}
     header: list[str] = []
     places: list[int | None] = []
-    try:
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if not header:
-                header = [cell.strip() for cell in cells]
-                places = _places(path, option, header, columns, need_class)
-                continue
-            file, label, patient = (_cell(cells, place) for place in places)
-            name = (file if places[0] is not None else patient).replace("\\", "/").removeprefix("./").rstrip("/")
-            if not name:
-                raise UserError(f"{option}={path}: line {reader.line_num}: names no file or patient; fill it in")
-            before = rows.get(name)
-            row = Row(reader.line_num, label, patient)
-            if before is not None and (before.label, before.patient) != (label, patient):
-                raise UserError(
-                    f"{option}={path}: line {row.line}: says other things about {printable(name)} than line "
-                    f"{before.line}; correct one of them"
-                )
-            rows.setdefault(name, row)
-    except csv.Error as error:
-        raise UserError(f"{option}={path}: line {reader.line_num}: is not CSV ({error}); correct it") from error
+    for line, cells in read_rows(path, option):
+        if not header:
+            header = cells
+            places = _places(path, option, header, columns, need_class)
+            continue
+        file, label, patient = (_cell(cells, place) for place in places)
+        name = (file if places[0] is not None else patient).replace("\\", "/").removeprefix("./").rstrip("/")
+        if not name:
+            raise UserError(f"{option}={path}: line {line}: names no file or patient; fill it in")
+        row = Row(line, label, patient)
+        before = rows.setdefault(name, row)
+        if (before.label, before.patient) != (label, patient):
+            raise UserError(
+                f"{option}={path}: line {line}: says other things about {printable(name)} than line {before.line}; "
+                "correct one of them"
+            )
     if not rows:
         raise UserError(f"{option}={path}: has no rows below its header; give a table of files and classes")
     return Table(path, rows, places[0] is not None, places[1] is not None, header)
 
 
 def _cell(cells: Sequence[str], place: int | None) -> str:
-    value = cells[place].strip() if place is not None and place < len(cells) else ""
+    value = cells[place] if place is not None and place < len(cells) else ""
     return "" if value.lower() in _MISSING else value
 
 

@@ -89,11 +89,10 @@ def export_density(mixtures: ClassMixtures, counts: Mapping[str, int], directory
     Raises:
         OSError: if the file cannot be written.
     """
-    total = sum(counts[name] for name in mixtures)
     parts: dict[str, Any] = {
         "classes": np.array(list(mixtures)),
         "class_index": np.repeat(np.arange(len(mixtures)), [len(mixture.weights) for mixture in mixtures.values()]),
-        "weights": np.concatenate([m.weights.double() * counts[name] / total for name, m in mixtures.items()]),
+        "weights": np.concatenate([m.weights.double() * counts[name] for name, m in mixtures.items()]),
         "means": np.concatenate([m.means for m in mixtures.values()]),
         "factors": np.concatenate([m.factors for m in mixtures.values()]),
     }
