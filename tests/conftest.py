@@ -1,6 +1,7 @@
 """Shared fixtures: small networks, small folders of images, commands run in this process, the real MRI folder."""
 
 import copy
+import gc
 import hashlib
 import os
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra._internal.hydra import Hydra
 from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
@@ -82,10 +84,32 @@ FOLDER_OPTIONS: dict[str, Any] = {
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_steps_for_features() -> Iterator[None]:
-    """Train the classifiers whose features KID compares for 20 steps, not 1,000."""
+    """Train the classifiers whose features KID compares for 5 steps, not 1,000."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "STEPS", 20)
+        patch.setattr(features, "STEPS", 5)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_composition_for_a_run() -> Iterator[None]:
+    """Hydra composes each configuration twice, first to see whether it asks for a sweep. Only experiments do."""
+    mode = Hydra.get_mode
+
+    def only_of_experiments(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        return mode(self, config_name, overrides) if any("experiment=" in option for option in overrides) else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", only_of_experiments)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _rare_garbage_collections() -> Iterator[None]:
+    """A full collection looks at the hundreds of thousands of objects that imports made."""
+    before = gc.get_threshold()
+    gc.set_threshold(20_000, 20, 50)
+    yield
+    gc.set_threshold(*before)
 
 
 @pytest.fixture(scope="session", autouse=True)

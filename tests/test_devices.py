@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor
 
 from tests.conftest import SMALL
+from vaegan_pl.cli.train import train
 from vaegan_pl.evaluation import features
 from vaegan_pl.training import checkpoints
 from vaegan_pl.training.lightning_module import VAEGANModule
 
+Run = Callable[..., str | None]
 FEW = [
     *SMALL,
     "data.per_class.Training=16",
@@ -33,10 +36,10 @@ TWO = ["trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=8"]
 
 
 class Witness(L.Callback):
-    """Writes what each process has in the end. Its processes train the classifier of features for 20 steps."""
+    """Writes what each process has in the end. Its processes train the classifier of features for 5 steps."""
 
     def __init__(self) -> None:
-        vars(features)["STEPS"] = 20
+        vars(features)["STEPS"] = 5
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, VAEGANModule)
@@ -56,7 +59,7 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": checkout, "OMP_NUM_THREADS": "1", **variables}
 
 
-def train(*arguments: str, module: str = "vaegan_pl.train", **variables: str) -> subprocess.Popen[str]:
+def started(*arguments: str, module: str = "vaegan_pl.train", **variables: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         stdout=subprocess.PIPE,
@@ -133,12 +136,12 @@ STABILISERS = [
 
 
 @pytest.mark.parametrize("options", [GATE, STABILISERS], ids=["gate", "stabilisers"])
-def test_two_processes_are_one_with_the_joint_batch(options: list[str]) -> None:
+def test_two_processes_are_one_with_the_joint_batch(run_command: Run, options: list[str]) -> None:
     """With synchronised batch norm, to double precision's rounding, also where the gate rests the decoder."""
     exact = ["trainer.precision=64-true", *options]
-    finish(train(*FEW, *exact, "hydra.run.dir=one"))
+    assert run_command(train, "train", *FEW, *exact, "hydra.run.dir=one") is None
     alone = parameters("rank0.pt")
-    console = finish(train(*FEW, *exact, *TWO, "trainer.sync_batchnorm=true", "hydra.run.dir=two"))
+    console = finish(started(*FEW, *exact, *TWO, "trainer.sync_batchnorm=true", "hydra.run.dir=two"))
     assert "2 x cpu" in console
     assert_ranks_agree()
     together = parameters("rank0.pt")
@@ -161,7 +164,7 @@ def test_two_processes_are_one_with_the_joint_batch(options: list[str]) -> None:
 def test_under_torchrun_processes_agree_and_leave_one_directory() -> None:
     """With W&B, which keeps one run as well, and with samples measured, which the first process does alone."""
     all_on = [option for option in FEW if option not in ("logger=csv", "callbacks.quality.n=0")]
-    finish(train(*torchrun(), *all_on, *TWO, "callbacks.quality.n=10", module="torch.distributed.run"))
+    finish(started(*torchrun(), *all_on, *TWO, "callbacks.quality.n=10", module="torch.distributed.run"))
     assert_ranks_agree()
     (model,) = Path("outputs").glob("*/*/vae_gan_model.pth")
     assert model.parent == Path("outputs/latest").resolve().relative_to(Path.cwd())
@@ -172,7 +175,7 @@ def test_under_torchrun_processes_agree_and_leave_one_directory() -> None:
 
 
 def test_under_slurm_processes_agree_and_leave_one_directory() -> None:
-    finish(*(train(*FEW, *TWO, **variables) for variables in slurm(2)))
+    finish(*(started(*FEW, *TWO, **variables) for variables in slurm(2)))
     assert_ranks_agree()
     assert len(list(Path("outputs").glob("*/*/vae_gan_model.pth"))) == 1
     assert {path.name for path in Path().iterdir()} == {"outputs", "rank0.pt", "rank1.pt"}
@@ -188,29 +191,29 @@ def refusal(process: subprocess.Popen[str]) -> str:
 
 
 def test_as_many_processes_as_devices_or_a_message() -> None:
-    output = refusal(train(*torchrun(), *FEW, "trainer.devices=1", module="torch.distributed.run"))
+    output = refusal(started(*torchrun(), *FEW, "trainer.devices=1", module="torch.distributed.run"))
     assert "error: several processes were started for one device; set trainer.devices" in output
-    output = refusal(train(*FEW, *TWO, **slurm(4)[0]))
+    output = refusal(started(*FEW, *TWO, **slurm(4)[0]))
     assert "error: trainer.devices=2 on each of 1 nodes: You set `devices=2`" in output
 
 
 def test_what_cannot_be_dealt_out_ends_with_one_message() -> None:
-    output = refusal(train(*FEW, *TWO, "data.batch_size=30"))
+    output = refusal(started(*FEW, *TWO, "data.batch_size=30"))
     assert output.count("error: ") == 1
     assert "are fewer than one batch on each of 2 devices; lower data.batch_size=30" in output
 
 
 def test_two_processes_are_stopped_by_one_signal_and_end_as_if_they_had_not_been() -> None:
-    finish(train(*FEW, *TWO, "trainer.max_epochs=6", "hydra.run.dir=whole"))
+    finish(started(*FEW, *TWO, "trainer.max_epochs=6", "hydra.run.dir=whole"))
     whole = parameters("rank0.pt")
-    stopped = train(
+    stopped = started(
         *FEW, *TWO, "+callbacks.stop._target_=tests.test_devices.Stop", "trainer.max_epochs=5", "hydra.run.dir=run"
     )
     output = stopped.communicate(timeout=300)[0]
     assert stopped.returncode == 143, output
     assert "stopped by SIGTERM after 10 batches; continue with" in output
     again = [FEW[-1], "+callbacks.stop._target_=tests.test_devices.Stop"]
-    finish(train("resume=run", *again, "trainer.max_epochs=6"))  # and made longer
+    finish(started("resume=run", *again, "trainer.max_epochs=6"))  # and made longer
     assert_ranks_agree()
     resumed = parameters("rank0.pt")
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)

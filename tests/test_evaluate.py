@@ -45,7 +45,7 @@ QUICK = ["n=40", "seeds=2", "accelerator=cpu"]
 def _few_steps() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module, name in ((reference, "STEPS"), (evaluation, "CLASSIFIER_STEPS"), (two_sample, "STEPS")):
-            patch.setattr(module, name, 20)
+            patch.setattr(module, name, 5)
         yield
 
 
@@ -159,7 +159,7 @@ def test_the_same_seed_gives_the_same_figures_whatever_the_batches(
     for at_once, output in ((64, "a"), (7, "b")):
         for module in ("model.running", "evaluation.features", "evaluation.diversity", "evaluation.reconstruction"):
             monkeypatch.setattr(f"vaegan_pl.{module}.AT_ONCE", at_once)
-        options = [*DATA, "n=40", "seeds=0", "accelerator=cpu", "weights=run/vae_gan_model.pth", f"output={output}"]
+        options = [*DATA, "n=40", "quick=true", "accelerator=cpu", "weights=run/vae_gan_model.pth", f"output={output}"]
         assert run_command(evaluate, "evaluate", *options) is None
         found.append(json.loads(Path(output, "metrics.json").read_text()))
     a, b = found
@@ -205,7 +205,7 @@ def test_a_gan_is_measured_without_encoder_and_classes(run_command: Run) -> None
 
 def test_several_models_share_one_table(run_command: Run) -> None:
     both = "weights=[run/vae_gan_model.pth,run/vae_gan_model_best.pth]"
-    assert run_command(evaluate, "evaluate", *DATA, "n=40", "seeds=0", "accelerator=cpu", both, "output=two") is None
+    assert run_command(evaluate, "evaluate", *DATA, "quick=true", "accelerator=cpu", both, "output=two") is None
     figures = json.loads(Path("two/metrics.json").read_text())
     assert [Path(model["weights"]).name for model in figures["models"]] == [
         "vae_gan_model.pth",
@@ -295,7 +295,7 @@ def test_models_of_earlier_versions_are_measured_with_the_split_of_their_time(ru
     for name in ("patients", "unknown_patients", "published", "families", "fold", "keeps_apart"):
         del content["trained_on"]["split"][name]
     tensor_files.save(Path("earlier.pth"), content)
-    options = [*DATA, "weights=earlier.pth", "accelerator=cpu", "n=20", "seeds=0"]
+    options = [*DATA, "weights=earlier.pth", "accelerator=cpu", "n=20", "quick=true"]
     said = run_command(evaluate, "evaluate", *options, "output=refused")
     assert said is not None
     assert "published False (here True)" in said

@@ -36,7 +36,7 @@ from tests.hostile import NAMES
 from vaegan_pl.cli.commands import CONFIG_DIRECTORY
 from vaegan_pl.cli.evaluate import evaluate
 from vaegan_pl.cli.inspect_data import inspect_data
-from vaegan_pl.evaluation import evaluation, privacy, reference, two_sample, usefulness
+from vaegan_pl.evaluation import evaluation, reference, two_sample
 from vaegan_pl.model import weights
 from vaegan_pl.model.mixtures import Mixture
 from vaegan_pl.report import data_report, model_card
@@ -259,8 +259,6 @@ def measured(world: World) -> Path:
     config = world.config("evaluate", "n=80", "seeds=1", "accelerator=cpu")
     config.weights, config.output = list(map(str, world.models[:2])), str(world.folder / "found")
     with pytest.MonkeyPatch.context() as patch:
-        for part in (privacy, two_sample, usefulness):
-            patch.setattr(part, "RESAMPLES", 20)
         for module, name in ((reference, "STEPS"), (evaluation, "CLASSIFIER_STEPS"), (two_sample, "STEPS")):
             patch.setattr(module, name, 5)
         evaluate(config)

@@ -141,7 +141,7 @@ def test_each_run_has_a_wandb_run_of_its_own_in_one_group(run_command: Run) -> N
 
 def test_a_sweep_that_was_killed_goes_on_and_repeats_nothing(run_command: Run) -> None:
     """Job 0 is done, job 1 is killed in its midst, job 2 was never begun."""
-    options = [*FEW, "logger=csv", "trainer.max_epochs=4", "callbacks.checkpoint.batches=1"]
+    options = [*FEW, "logger=csv", "trainer.max_epochs=2", "callbacks.checkpoint.batches=1"]
     swept = "model.gamma=0.1,1,10"
     undisturbed = [option for option in options if not option.startswith("sweep.name")]
     assert run_command(train, "train", "--multirun", *undisturbed, swept, "sweep.name=whole") is None

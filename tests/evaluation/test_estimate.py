@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import norm, ttest_1samp
+from sklearn.metrics import roc_auc_score
 
-from vaegan_pl.evaluation.estimate import Estimate, bootstrap_ci, difference, halved, wilson_ci
+from vaegan_pl.evaluation import estimate
+from vaegan_pl.evaluation.estimate import Estimate, area_under_roc, bootstrap_ci, difference, halved, wilson_ci
 
 
 @pytest.mark.parametrize(("count", "n", "low", "high"), [(10, 100, 0.05523, 0.17437), (0, 50, 0.0, 0.07135)])
@@ -57,3 +59,20 @@ def test_differences_on_the_same_halves_have_narrow_intervals() -> None:
 def test_without_halves_there_is_no_interval() -> None:
     found = halved(2.0, np.zeros((0, 2)))
     assert (found.low, found.value, found.high) == (2, 2, 2)
+
+
+def test_areas_agree_with_scikit_learn_ties_included() -> None:
+    random = np.random.default_rng(0)
+    trials = [(random.integers(0, 9, n).astype(float), random.integers(0, 8, 70).astype(float)) for n in (50, 90)]
+    expected = [roc_auc_score(np.repeat([1, 0], [len(a), len(b)]), np.r_[a, b]) for a, b in trials]
+    assert area_under_roc(trials, seed=0).value == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+def test_the_interval_of_an_area_contains_it_95_times_of_100(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Normal scores one standard deviation apart: the area is the normal distribution function at 1 / sqrt(2)."""
+    monkeypatch.setattr(estimate, "RESAMPLES", 300)
+    random = np.random.default_rng(0)
+    found = [
+        area_under_roc([(random.standard_normal(100) + 1, random.standard_normal(100))], seed) for seed in range(300)
+    ]
+    assert 0.91 <= np.mean([one.low <= norm.cdf(0.5**0.5) <= one.high for one in found]) <= 0.98

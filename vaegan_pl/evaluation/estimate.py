@@ -1,14 +1,16 @@
 """A figure with its interval."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float, Float64, Int64
 from numpy import ndarray
 from scipy.stats import binomtest
 from scipy.stats import t as student
+
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,40 @@ def bootstrap_ci(value: float, resampled: Sequence[float] | ndarray) -> Estimate
     """A figure with its 95 % percentile bootstrap interval, given its values on resamples."""
     low, high = np.quantile(resampled, (0.025, 0.975))
     return Estimate(value, float(low), float(high))
+
+
+def resampled_counts(random: np.random.Generator, n: int) -> Int64[ndarray, " n"]:
+    """How often each of `n` items is in a bootstrap resample of them."""
+    return np.bincount(random.integers(n, size=n), minlength=n)
+
+
+def area_under_roc(
+    trials: Sequence[tuple[Float[ndarray, " positive"], Float[ndarray, " negative"]]], seed: int
+) -> Estimate:
+    """How well scores tell positive items from negative ones, with its 95 % interval.
+
+    The area under the ROC curve is the share of pairs in which the positive item scores higher; ties count half (Hanley
+    and McNeil 1982). 0.5 is chance, 1 means that all are told apart. The interval is a bootstrap over items.
+
+    Args:
+        trials: scores of positive and of negative items, the mean of whose areas is wanted.
+        seed: seed of the bootstrap.
+    """
+    random = np.random.default_rng(seed)
+    places = [
+        [np.searchsorted(np.sort(negative), positive, side) for side in ("left", "right")]
+        for positive, negative in trials
+    ]
+
+    def area(counts: Callable[[int], Int64[ndarray, " n"]]) -> float:
+        areas = []
+        for (positive, negative), (less, not_more) in zip(trials, places, strict=True):
+            below = np.r_[0, counts(len(negative)).cumsum()]
+            areas.append(counts(len(positive)) @ (below[less] + below[not_more]) / (2 * len(positive) * len(negative)))
+        return float(np.mean(areas))
+
+    draws = [area(lambda n: resampled_counts(random, n)) for _ in range(RESAMPLES)]
+    return bootstrap_ci(area(lambda n: np.ones(n, dtype=np.int64)), draws)
 
 
 def wilson_ci(count: int, n: int) -> Estimate:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from scipy.stats import betabinom
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 from torchvision.transforms.functional import affine, gaussian_blur
@@ -21,7 +20,7 @@ from torchvision.transforms.functional import affine, gaussian_blur
 from vaegan_pl.data.copies import cosines
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation.classifier import Images
-from vaegan_pl.evaluation.estimate import Estimate, bootstrap_ci, wilson_ci
+from vaegan_pl.evaluation.estimate import Estimate, area_under_roc, wilson_ci
 from vaegan_pl.progress import track
 
 SHIFT = 4
@@ -31,7 +30,6 @@ TOO_MANY = 0.01
 HARDLY, UNLIKELY = 0.01, 0.05
 LEAST_HELD_OUT = 100
 
-RESAMPLES = 1000
 MOST_REDRAWS = 10
 
 _FREQUENCIES, _COMPARED, _QUERIES = 16, 16, 1024
@@ -280,15 +278,7 @@ def membership(members: Float[Tensor, " member"], others: Float[Tensor, " other"
         others: scores of held-out images.
         seed: seed of the bootstrap over images.
     """
-    random = np.random.default_rng(seed)
-    a, b = members.double().numpy(), others.double().numpy()
-    truth = np.r_[np.ones(len(a)), np.zeros(len(b))]
-
-    def area(first: np.ndarray, second: np.ndarray) -> float:
-        return float(roc_auc_score(truth, np.r_[first, second]))
-
-    draws = [area(random.choice(a, len(a)), random.choice(b, len(b))) for _ in range(RESAMPLES)]
-    return bootstrap_ci(area(a, b), draws)
+    return area_under_roc([(members.double().numpy(), others.double().numpy())], seed)
 
 
 def _noisy(x: Images, generator: torch.Generator) -> Images:

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 
 from vaegan_pl.evaluation.classifier import Classifier, Images, Labelled, Training, predict
-from vaegan_pl.evaluation.estimate import Estimate, bootstrap_ci
+from vaegan_pl.evaluation.estimate import Estimate, area_under_roc
 
 STEPS = 400
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -70,16 +68,8 @@ def auc(models: Sequence[Classifier], parts: tuple[Labelled, Labelled], seed: in
         parts: the halves.
         seed: seed of the bootstrap.
     """
-    random = np.random.default_rng(seed)
-    tested = [
+    scored = [
         (predict(model, part.x.to(next(model.parameters()).device))[:, 1].cpu().numpy(), part.labels.numpy())
         for model, part in zip(models, reversed(parts), strict=True)
     ]
-    draws = []
-    for _ in range(RESAMPLES):
-        areas = []
-        for scores, labels in tested:
-            chosen = np.concatenate([random.choice(np.flatnonzero(labels == k), (labels == k).sum()) for k in (0, 1)])
-            areas.append(roc_auc_score(labels[chosen], scores[chosen]))
-        draws.append(np.mean(areas))
-    return bootstrap_ci(float(np.mean([roc_auc_score(labels, scores) for scores, labels in tested])), draws)
+    return area_under_roc([(scores[labels == 1], scores[labels == 0]) for scores, labels in scored], seed)

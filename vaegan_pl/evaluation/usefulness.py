@@ -13,9 +13,8 @@ from numpy import ndarray
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from vaegan_pl.evaluation.classifier import Classifier, Labelled, balanced_accuracy, predict
-from vaegan_pl.evaluation.estimate import Estimate, bootstrap_ci
+from vaegan_pl.evaluation.estimate import RESAMPLES, Estimate, bootstrap_ci, resampled_counts
 
-RESAMPLES = 2000
 BINS = 15
 
 
@@ -78,12 +77,12 @@ def _resampled(trials: Sequence[Trial]) -> ndarray:
     random = np.random.default_rng(0)
     labels = trials[0].labels
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    images = np.empty(len(labels))
     draws = np.empty((RESAMPLES, len(trials)))
     for row in draws:
-        chosen = [random.choice(of_class, len(of_class)) for of_class in members]
-        for i, one in enumerate(trials):
-            some = one.right[random.integers(len(one.right), size=len(one.right))]
-            row[i] = np.mean([some[:, images].mean() for images in chosen])
+        for of_class in members:
+            images[of_class] = resampled_counts(random, len(of_class)) / (len(of_class) * len(members))
+        row[:] = [resampled_counts(random, len(one.right)) @ one.right @ images / len(one.right) for one in trials]
     return draws
 
 
