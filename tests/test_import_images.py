@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.conftest import SMALL
 from tests.data.importable import phantom, save_nifti, save_series
+from vaegan_pl.cli.evaluate import evaluate
 from vaegan_pl.cli.import_images import import_images
 from vaegan_pl.cli.inspect_data import inspect_data
 from vaegan_pl.cli.train import train
@@ -206,6 +207,11 @@ def test_a_labs_whole_way(run_command: Run, kind: str, capsys: pytest.CaptureFix
     assert Path("run/vae_gan_model.pth").exists()
     report = json.loads(Path("outputs/data_report/data_report.json").read_text())
     assert report["classes"]["all"]["images"] == 36
+    measured = ["weights=run/vae_gan_model.pth", "data.image_size=32", "quick=true", "n=12", "accelerator=cpu"]
+    assert run_command(evaluate, "evaluate", *data, *shares, *measured, "output=found") is None
+    figures = json.loads(Path("found/metrics.json").read_text())
+    assert figures["data"]["held_out"] == 12
+    assert set(figures["models"][0]["samples"]) == {"prior", "by class", "training posteriors"}
 
 
 def test_no_patient_is_in_two_splits(run_command: Run) -> None:

@@ -159,7 +159,9 @@ def test_a_process_whose_reader_goes_ends_as_ever() -> None:
     assert batches() == 4
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed", [">&- 2>&-", *(pytest.param(one, marks=pytest.mark.slow) for one in (">&-", "2>&-"))]
+)
 def test_a_stream_that_was_closed_before_the_start_is_done_without(closed: str) -> None:
     command = shlex.join([sys.executable, "-m", "vaegan_pl.train", *FEW, "logger=csv"])
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from vaegan_pl.data.collection import Collection, collect
+from vaegan_pl.data.images import read_file
 from vaegan_pl.data.masks import by_content, by_name
 from vaegan_pl.errors import UserError
 
@@ -43,6 +44,19 @@ def test_ordinary_names_are_no_masks() -> None:
 )
 def test_masks_by_their_values_are_a_minority(levels: list[int], masks: list[int]) -> None:
     assert by_content(levels) == masks
+
+
+@pytest.mark.parametrize(("radius", "quality", "levels"), [(12, 50, 2), (5, 90, 2), (30, 75, 2), (0, 75, 1)])
+def test_a_mask_saved_as_jpeg_has_two_values(tmp_path: Path, radius: int, quality: int, levels: int) -> None:
+    y, x = np.mgrid[:96, :96]
+    disc = ((y - 50) ** 2 + (x - 40) ** 2 < radius**2).astype(np.uint8) * 255
+    Image.fromarray(disc).save(tmp_path / "m.jpg", quality=quality)
+    assert read_file(tmp_path / "m.jpg", 65535, "fixed", None).levels == levels
+
+
+def test_real_slices_are_no_masks(mri_root: Path) -> None:
+    files = sorted(mri_root.rglob("*.jpg"))[::40]
+    assert {read_file(path, 65535, "fixed", None).levels for path in files} == {3}
 
 
 def test_masks_are_left_out_and_said(tmp_path: Path, write_classes: Write) -> None:

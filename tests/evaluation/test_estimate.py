@@ -70,9 +70,9 @@ def test_areas_agree_with_scikit_learn_ties_included() -> None:
 
 def test_the_interval_of_an_area_contains_it_95_times_of_100(monkeypatch: pytest.MonkeyPatch) -> None:
     """Normal scores one standard deviation apart: the area is the normal distribution function at 1 / sqrt(2)."""
-    monkeypatch.setattr(estimate, "RESAMPLES", 300)
+    monkeypatch.setattr(estimate, "RESAMPLES", 200)
     random = np.random.default_rng(0)
     found = [
-        area_under_roc([(random.standard_normal(100) + 1, random.standard_normal(100))], seed) for seed in range(300)
+        area_under_roc([(random.standard_normal(100) + 1, random.standard_normal(100))], seed) for seed in range(150)
     ]
-    assert 0.91 <= np.mean([one.low <= norm.cdf(0.5**0.5) <= one.high for one in found]) <= 0.98
+    assert 0.9 <= np.mean([one.low <= norm.cdf(0.5**0.5) <= one.high for one in found]) <= 0.99

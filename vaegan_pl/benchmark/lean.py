@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
+from vaegan_pl.hardware import native_bfloat16
 from vaegan_pl.model import adversary, algorithm, baselines
 from vaegan_pl.model.batch import Batch, Noise
 from vaegan_pl.model.generative import Gradients
@@ -19,6 +20,9 @@ from vaegan_pl.training.lightning_module import VAEGANModule
 
 MATRIX = {"cpu": 2048}
 """Side of the matrices whose product measures the machine's speed; 8192 on other devices."""
+
+EMULATED = 512
+"""The side where a CPU emulates bfloat16, a hundred times slower than float32."""
 
 
 def synchronise(device: torch.device) -> None:
@@ -69,6 +73,8 @@ class LeanStep:
         In float32 on CUDA devices it uses TF32 if convolutions do.
         """
         side = MATRIX.get(self.device.type, 8192)
+        if self.bfloat16 and self.device.type == "cpu" and not native_bfloat16(self.device):
+            side = EMULATED
         a = torch.randn(side, side, device=self.device, dtype=torch.bfloat16 if self.bfloat16 else torch.float32)
         rates = []
         products = torch.backends.cuda.matmul

@@ -11,6 +11,9 @@ RANGES = ("fixed", "file", "percentile", "series")
 
 PERCENTILES = (0.5, 99.5)
 
+LOSSY_REACH, LOSSY_EDGES = 32, 0.5
+"""See `count_levels`. Of 2,500 slices of the public set, all have at least 1.6 times as many pixels in between."""
+
 Grey = UInt8[ndarray, "height width"]
 
 
@@ -45,9 +48,18 @@ def own_range(values: Float[ndarray, "*shape"], range_: str) -> tuple[float, flo
     return (low, high) if low < high else (float(values.min()), float(values.max()))
 
 
-def count_levels(values: Shaped[ndarray, "*shape"]) -> int:
-    """Number of different values: 1, 2, or 3 for more."""
+def count_levels(values: Shaped[ndarray, "*shape"], *, lossy: bool = False) -> int:
+    """Number of different values: 1, 2, or 3 for more.
+
+    Args:
+        values: stored values.
+        lossy: whether they went through a compression such as JPEG's, which surrounds the edges of two-valued images
+            with other values. Such images count as two-valued if at most `LOSSY_EDGES` times as many pixels lie in
+            between as near the rarer of the two values.
+    """
     low, high = values.min(), values.max()
     if low == high:
         return 1
-    return 2 if bool(((values == low) | (values == high)).all()) else 3
+    reach = LOSSY_REACH if lossy and high - low >= 4 * LOSSY_REACH else 0
+    dark, bright = (int(near.sum()) for near in (values <= low + reach, values >= high - reach))
+    return 2 if values.size - dark - bright <= (LOSSY_EDGES * min(dark, bright) if reach else 0) else 3

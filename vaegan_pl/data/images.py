@@ -29,6 +29,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff",
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 """Formats that Pillow may decode. It goes by content, not by file name, and hands some formats to other programs."""
 
+_LOSSY = frozenset({"JPEG", "MPO", "WEBP"})
+
 UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, MemoryError, Image.DecompressionBombError)
 """What `read_file` raises for a file that is not a complete image with a known range of values."""
 
@@ -86,7 +88,7 @@ def read_file(path: Path, white: int, range_: str, series: dicom.Window | None) 
             if frames > 1 and image.format != "MPO":  # a camera's JPEG with previews
                 raise ValueError(f"holds {frames} images; save each as a separate file")
             tags = getattr(image, "tag_v2", {})
-            return _decoded(ImageOps.exif_transpose(image), tags, white, range_)
+            return _decoded(ImageOps.exif_transpose(image), tags, white, range_, lossy=image.format in _LOSSY)
     except UNREADABLE:
         _check_pointer(path)
         raise
@@ -105,7 +107,7 @@ def _check_pointer(path: Path) -> None:
             raise ValueError("a Git LFS pointer, not the image itself; run git lfs pull in this folder")
 
 
-def _decoded(image: Image.Image, tags: Mapping[int, Any], white: int, range_: str) -> GreyImage:
+def _decoded(image: Image.Image, tags: Mapping[int, Any], white: int, range_: str, *, lossy: bool) -> GreyImage:
     """Convert an open image.
 
     Args:
@@ -113,6 +115,7 @@ def _decoded(image: Image.Image, tags: Mapping[int, Any], white: int, range_: st
         tags: its TIFF tags; empty for other formats.
         white: see `read_file`.
         range_: see `read_file`.
+        lossy: see `grey.count_levels`.
     """
     if image.mode in _DEEP:
         values = np.asarray(image, dtype=np.float32)
@@ -137,7 +140,7 @@ def _decoded(image: Image.Image, tags: Mapping[int, Any], white: int, range_: st
     grey: Grey = np.asarray(image.convert("L"))
     if image.mode == "L" and 2 in np.atleast_1d(tags.get(_SAMPLE_FORMAT, ())):
         grey = np.bitwise_xor(grey, np.uint8(128))  # signed: -128, stored as 128, is black, and 127 is white
-    return GreyImage(grey, 0, count_levels(grey), _is_coloured(image))
+    return GreyImage(grey, 0, count_levels(grey, lossy=lossy), _is_coloured(image))
 
 
 def _is_coloured(image: Image.Image) -> bool:

@@ -31,7 +31,7 @@ from vaegan_pl.storage.files import MOST_TEXT, RefusedError, printable, read_jso
 
 log = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 _UNFINISHED, _FINISHED = ".vaegan_pl-", "vaegan_pl-"
 _ABANDONED = 24 * 3600
 _UNUSED = 30 * 24 * 3600
