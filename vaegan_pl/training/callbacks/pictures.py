@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from vaegan_pl.report import provenance
-from vaegan_pl.report.pictures import captioned, grid, pairs, read_picture, save_png, side_by_side
+from vaegan_pl.report.pictures import grid, pairs, read_picture, save_png, side_by_side
 from vaegan_pl.training.callbacks.common import check_prior, data_of, epochs_of, model_of, outlived
 from vaegan_pl.training.lightning_module import VAEGANModule
 from vaegan_pl.training.loggers import Album
@@ -58,15 +58,13 @@ class Pictures(L.Callback):
             both = pairs(x, reconstructions, caption)
         networks.train()
 
-        how = provenance.DRAWN[density]
-        last = grid(samples, 8, f"Samples after {epochs}, {how}. {source}")
+        last = grid(samples, 8, f"Samples after {epochs}, {provenance.DRAWN[density]}. {source}")
         with outlived("pictures of this epoch"):
             self._keep(trainer, "samples", f"samples_epoch_{number}.png", last)
             if both is not None:
                 self._keep(trainer, "reconstructions", f"reconstructions_epoch_{number}.png", both)
             first = read_picture(self.directory / "samples_epoch_0001.png")
-            caption = f"Samples after the first epoch (left) and after {epochs} (right), {how}. {source}"
-            self._keep(trainer, "progress", "progress.png", captioned(side_by_side([first, last]), caption))
+            self._keep(trainer, "progress", "progress.png", side_by_side([first, last]))
 
     def _keep(self, trainer: L.Trainer, name: str, file: str, picture: Image.Image) -> None:
         save_png(picture, self.directory / file, f"trained on {data_of(trainer).source.caption}")
