@@ -428,3 +428,16 @@ def test_every_test_file_of_nibabel_is_imported_or_left_out_with_a_reason(tmp_pa
     assert "48 slices do not fill" in str(found["0.dcm"])
     assert found["row_major.dconn.nii"] == "not a volume, but values on a surface or between regions"
     assert found["tiny.mnc"] == ".mnc not an image"
+
+
+def test_what_names_patients_is_removed_from_paths() -> None:
+    """Also short IDs, but not where the same letters mean something else."""
+    headers = [
+        dicom_headers.Header(patient, person, "", "", "", "", "")
+        for patient, person in (("7", "DOE^JO"), ("A-1203", ""))
+    ]
+    redacted = scan.Redaction(headers)
+    assert redacted("7/study/im1: 7 slices of 1.7 mm, series 17/7") == ".../study/im1: 7 slices of 1.7 mm, series 17/7"
+    assert redacted("in/7/7.dcm") == "in/.../....dcm"
+    assert redacted("in/a-1203_t1/x, Jo/doe/do") == "in/..._t1/x, .../.../do"
+    assert scan.Redaction([])("7/x") == "7/x"

@@ -83,13 +83,20 @@ class Redaction:
 
     def __init__(self, headers: Sequence[dicom_headers.Header]) -> None:
         names = {name for header in headers for name in (header.patient, header.person, *header.person.split("^"))}
-        self.names = sorted((name for name in names if len(name) > 3), key=len, reverse=True)
+        long, short = (
+            "|".join(re.escape(name) for name in sorted(some, key=len, reverse=True))
+            for some in ([name for name in names if len(name) > 3], [name for name in names if 0 < len(name) <= 3])
+        )
+        folders = rf"(?<![^\s/\\:'\"])(?:{short})(?=[/\\])|(?<=[/\\])(?:{short})(?=\.)"
+        patterns = [*([long] if long else []), *([folders] if short else [])]
+        self.pattern = re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
 
     def __call__(self, text: str) -> str:
-        """The text with dots in place of PatientIDs and names of more than three letters."""
-        for name in self.names:
-            text = re.sub(re.escape(name), "...", text, flags=re.IGNORECASE)
-        return text
+        """The text with dots in place of PatientIDs and names.
+
+        Those of at most three letters are replaced only where they are whole names of folders and files.
+        """
+        return text if self.pattern is None else self.pattern.sub("...", text)
 
 
 def _check_wanted(name: str, include: Sequence[str], is_bids: bool, names: set[str]) -> None:
