@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vaegan_pl.cli.export import export
 from vaegan_pl.model import exports, weights
-from vaegan_pl.model.mixtures import Mixture
+from vaegan_pl.model.mixtures import Mixture, from_plain, to_plain
 from vaegan_pl.model.networks import Networks
 from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.model.trained_on import TrainedOn
@@ -76,6 +76,49 @@ def test_files_say_what_they_are(model: SavedModel, run_command: Run) -> None:
     assert [output.name for output in onnx.load("export/encoder.onnx").graph.output] == ["mean", "log_variance"]
 
 
+def test_the_decoder_alone_draws_the_same_images_from_a_small_file(
+    model: SavedModel, run_command: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(export, "export", "weights=vae_gan_model.pth", "format=decoder", "output=export") is None
+    (path,) = Path("export").iterdir()
+    assert path.name == "vae_gan_decoder.pth"
+    shared = weights.load(path)
+    assert shared.networks.names == ["decoder"]
+    assert (shared.trained_on, shared.labels, shared.has_encoder) == (model.trained_on, ["a", "b"], False)
+    difference = (shared.sample(64) - model.sample(64)).square().flatten(1).mean(1).sqrt().max() * 255 / 2
+    (said,) = re.findall(r"by (\S+) of 255", capfd.readouterr().out)
+    assert 0 < difference <= 1
+    assert float(said) <= 1
+    content = torch.load(path, weights_only=True)
+    floats = [value for value in content["state_dict"]["decoder"].values() if value.is_floating_point()]
+    assert {value.dtype for value in floats} == {torch.float16}
+    for name, stored in content["mixtures"].items():
+        assert stored["factors"].shape == (len(MEANS[name]), 15)  # lower triangles, diagonals included, of 5 x 5
+        torch.testing.assert_close(shared.mixtures[name].factors, MIXTURES[name].factors, rtol=0, atol=3e-8)
+    assert run_command(export, "export", "weights=vae_gan_model.pth", "format=decoder", "output=export") is None
+
+
+def test_lower_triangles_come_back_as_factors(model: SavedModel) -> None:
+    random = torch.Generator().manual_seed(0)
+    factors = torch.randn(3, 5, 5, generator=random).half().float().tril()
+    mixture = Mixture(torch.tensor([0.5, 0.25, 0.25]), torch.zeros(3, 5), factors)
+    stored = to_plain({"a": mixture}, half=True)
+    assert stored["a"]["factors"][1].tolist() == [
+        factors[1, row, column] for row in range(5) for column in range(row + 1)
+    ]
+    torch.testing.assert_close(from_plain(stored, 5)["a"].factors, factors, rtol=0, atol=0)
+
+
+def test_a_decoder_too_large_for_half_precision_is_refused(model: SavedModel, run_command: Run) -> None:
+    with torch.no_grad():
+        model.networks.decoder.image[0].bias.fill_(1e6)  # larger than half precision allows, 65,504
+    weights.save(Path("large.pth"), model.networks, {"colour": "grey"}, TRAINED_ON, {"epochs": 1}, MIXTURES)
+    said = run_command(export, "export", "weights=large.pth", "format=decoder", "output=export")
+    assert said is not None
+    assert "vae_gan_decoder.pth: the decoder does not survive half precision" in said
+    assert not Path("export").exists()
+
+
 def test_an_export_that_differs_is_not_written(
     model: SavedModel, run_command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +153,7 @@ def test_a_missing_package_and_a_wrong_format(
     assert "format=onnx: needs onnx" in output
     assert "pip install -e '.[export]'" in output
     output = run_command(export, "export", "weights=vae_gan_model.pth", "format=tflite")
-    assert output == "error: format=tflite: must be one of safetensors, onnx, pt2"
+    assert output == "error: format=tflite: must be one of safetensors, onnx, pt2, decoder"
 
 
 def snippet(words: str) -> str:

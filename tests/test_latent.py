@@ -154,7 +154,7 @@ def test_models_that_lack_a_part_say_so(run_command: Run) -> None:
     save_model(Path("m.pth"), networks_with(encoder_channels=None), None)
     assert run_command(latent, "latent", "weights=m.pth", "frames=2") is None
     said = run_command(latent, "latent", "weights=m.pth", "images=[x.png,y.png]")
-    assert said == "error: weights: the model has no encoder (a GAN); it can only be sampled"
+    assert said == "error: weights: the file contains no encoder; the model can only be sampled"
     save_model(Path("m.pth"), networks_with(), None)
     said = run_command(latent, "latent", "weights=m.pth", "tool=attributes", "images=x.png")
     assert said is not None

@@ -67,8 +67,8 @@ def test_every_model_is_trained_used_and_measured(run_command: Run, name: str) -
     said = run_command(reconstruct, "reconstruct", file, "images=samples", "output=again", "accelerator=cpu")
     by_class = run_command(sample, "sample", file, "n=3", "label=notumor", "output=one", "accelerator=cpu")
     if name == "gan":
-        assert said == "error: weights: the model has no encoder (a GAN); it can only be sampled"
-        assert by_class == "error: weights: the model has no encoder (a GAN), so it has no classes to sample from"
+        assert said == "error: weights: the file contains no encoder; the model can only be sampled"
+        assert by_class == "error: weights: the file contains no encoder, so it has no classes to sample from"
     elif name == "conditional":
         assert said is not None
         assert "label: the model is conditional; give the images' class, glioma or meningioma" in said

@@ -96,7 +96,7 @@ def test_the_file_is_plain(tmp_path: Path, small_networks: Networks) -> None:
     assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
     content = torch.load(path, weights_only=True)
     assert content["format"] == "vaegan_pl"
-    assert content["format_version"] == 4
+    assert content["format_version"] == 5
     assert set(content["state_dict"]) == {"encoder", "decoder", "discriminator"}
     assert all(tensor.is_contiguous() for state in content["state_dict"].values() for tensor in state.values())
 
@@ -141,8 +141,8 @@ def test_foreign_newer_and_broken_files(tmp_path: Path, small_networks: Networks
     torch.save({"pytorch-lightning_version": "2.6.6", "state_dict": {}}, tmp_path / "last.ckpt")
     with pytest.raises(UserError, match=r"is a training checkpoint; give the vae_gan_model\.pth"):
         weights.load(tmp_path / "last.ckpt")
-    with pytest.raises(UserError, match="has format 5, but this vaegan_pl reads up to 4; upgrade"):
-        weights.load(altered(path, format_version=5))
+    with pytest.raises(UserError, match="has format 6, but this vaegan_pl reads up to 5; upgrade"):
+        weights.load(altered(path, format_version=6))
 
     for damage in (whole[: len(whole) // 2], b"", b"not a model"):
         path.write_bytes(damage)

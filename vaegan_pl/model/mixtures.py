@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 DRAWS = 4
@@ -26,6 +26,9 @@ STEPS = 10
 
 REGULARISATION = 1e-3
 """Added to the variances; the prior has a variance of 1."""
+
+STORED_AS = (torch.float32, torch.float16)
+"""Precisions of numbers in files."""
 
 Latents = Float[Tensor, "image latent"]
 
@@ -58,9 +61,28 @@ class Mixture:
 ClassMixtures = Mapping[str, Mixture]
 
 
-def to_plain(mixtures: ClassMixtures) -> dict[str, dict[str, Tensor]]:
-    """The mixtures in plain containers, for a file."""
-    return {name: dict(vars(mixture)) for name, mixture in mixtures.items()}
+def to_plain(mixtures: ClassMixtures, half: bool = False) -> dict[str, dict[str, Tensor]]:
+    """The mixtures in plain containers, for a file.
+
+    Args:
+        mixtures: the mixtures.
+        half: whether to store means and factors in half precision, and only the lower triangles of the factors.
+    """
+    if not half:
+        return {name: dict(vars(mixture)) for name, mixture in mixtures.items()}
+    return {
+        name: {
+            "weights": mixture.weights,
+            "means": mixture.means.half(),
+            "factors": mixture.factors.half()[(slice(None), *_triangle(mixture.means.shape[1]))],
+        }
+        for name, mixture in mixtures.items()
+    }
+
+
+def _triangle(side: int) -> Int64[Tensor, "2 element"]:
+    """Rows and columns of the elements of a lower triangle."""
+    return torch.tril_indices(side, side)
 
 
 def from_plain(content: Mapping[str, Mapping[str, Any]], latent_dim: int) -> ClassMixtures:
@@ -72,8 +94,9 @@ def from_plain(content: Mapping[str, Mapping[str, Any]], latent_dim: int) -> Cla
     """
     mixtures = {name: Mixture(**values) for name, values in content.items()}
     for name, mixture in mixtures.items():
-        if not all(isinstance(part, Tensor) and part.dtype == torch.float32 for part in vars(mixture).values()):
+        if not all(isinstance(part, Tensor) and part.dtype in STORED_AS for part in vars(mixture).values()):
             raise TypeError(f"the mixture of {name} contains values that are not numbers")
+        mixtures[name] = mixture = _unpacked(mixture, latent_dim)
         k = mixture.weights.numel()
         if mixture.weights.shape != (k,) or mixture.means.shape != (k, latent_dim):
             raise ValueError(f"the mixture of {name} does not fit a latent space of {latent_dim} dimensions")
@@ -84,6 +107,15 @@ def from_plain(content: Mapping[str, Mapping[str, Any]], latent_dim: int) -> Cla
         if (mixture.weights < 0).any() or not 0.99 < mixture.weights.sum() < 1.01:
             raise ValueError(f"the weights of the mixture of {name} do not sum to 1, or are negative")
     return mixtures
+
+
+def _unpacked(mixture: Mixture, latent_dim: int) -> Mixture:
+    """A mixture in single precision, with whole factors; factors of another shape stay as they are."""
+    weights, means, factors = (part.float() for part in vars(mixture).values())
+    if factors.shape == (len(weights), latent_dim * (latent_dim + 1) // 2):
+        triangles, factors = factors, factors.new_zeros(len(factors), latent_dim, latent_dim)
+        factors[(slice(None), *_triangle(latent_dim))] = triangles
+    return Mixture(weights, means, factors)
 
 
 def draw_posteriors(mean: Latents, log_variance: Latents, generator: torch.Generator) -> Latents:

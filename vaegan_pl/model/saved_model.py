@@ -55,7 +55,7 @@ class SavedModel:
 
     @property
     def has_encoder(self) -> bool:
-        """Whether images can be encoded; a GAN can only be sampled."""
+        """Whether images can be encoded; a GAN, or a decoder alone, can only be sampled."""
         return "encoder" in self.networks.names
 
     @property
@@ -80,7 +80,7 @@ class SavedModel:
         if self.is_conditional:
             return list(self.trained_on.classes)
         if not self.has_encoder:
-            raise UserError("weights: the model has no encoder (a GAN), so it has no classes to sample from")
+            raise UserError("weights: the file contains no encoder, so it has no classes to sample from")
         raise UserError("weights: the file contains no classes to sample from; a run adds them when it ends")
 
     @property
@@ -307,4 +307,4 @@ class SavedModel:
 
     def _check_encoder(self) -> None:
         if not self.has_encoder:
-            raise UserError("weights: the model has no encoder (a GAN); it can only be sampled")
+            raise UserError("weights: the file contains no encoder; the model can only be sampled")

@@ -20,8 +20,11 @@ from vaegan_pl.storage import tensor_files
 from vaegan_pl.storage.files import LONGEST_NAME, RefusedError, check_model_path, printable
 
 FORMAT = "vaegan_pl"
-FORMAT_VERSION = 4
-"""Files before version 3 always contain the three networks of the report's table. Versions 2 and 3 have a checksum."""
+FORMAT_VERSION = 5
+"""Files before version 3 always contain the three networks of the report's table. Versions 2 and 3 have a checksum.
+
+From version 5 on, a file may be in half precision, and may contain the decoder alone.
+"""
 
 MOST = {"image_size": 1024, "image_channels": 1, "classes": 10_000}
 """Upper limits of sizes in a file; `MOST_UNITS` applies to all others."""
@@ -45,6 +48,7 @@ def save(
     trained_on: TrainedOn,
     training: Mapping[str, Any],
     mixtures: ClassMixtures | None = None,
+    half: bool = False,
 ) -> None:
     """Write a model file; an existing file at `path` is replaced once the new one is complete.
 
@@ -55,6 +59,7 @@ def save(
         trained_on: the training images.
         training: plain values; see `SavedModel`.
         mixtures: see `SavedModel`.
+        half: whether to store floats in half precision, except for the weights of mixtures.
 
     Raises:
         OSError: if it cannot be written.
@@ -64,13 +69,16 @@ def save(
         "format_version": FORMAT_VERSION,
         "networks": networks.arguments,
         "state_dict": {
-            name: {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+            name: {
+                key: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
+                for key, value in network.state_dict().items()
+            }
             for name, network in networks.named_children()
         },
         "preprocessing": {"image_size": networks.image_size, **preprocessing},
         "trained_on": trained_on.plain,
         "training": dict(training),
-        "mixtures": None if mixtures is None else to_plain(mixtures),
+        "mixtures": None if mixtures is None else to_plain(mixtures, half),
     }
     tensor_files.save(path, content)
 

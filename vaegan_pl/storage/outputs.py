@@ -78,6 +78,14 @@ def _is_pt2(path: Path) -> bool:
         return any(name.endswith("/extra/vaegan_pl") for name in archive.namelist())
 
 
+def _is_model(path: Path) -> bool:
+    """Look for the name of the format among the values of the pickle."""
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        with archive.open(name) as file:
+            return b"vaegan_pl" in file.read(4096)
+
+
 def _is_density(path: Path) -> bool:
     with zipfile.ZipFile(path) as archive, archive.open("made_by.npy") as file:
         return _OURS.encode() in file.read(4096)
@@ -93,6 +101,7 @@ _KINDS = {
     ".onnx": _is_onnx,
     ".pt2": _is_pt2,
     ".npz": _is_density,
+    ".pth": _is_model,
 }
 
 
