@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 QUICK := trainer.max_epochs=6 trainer.max_time=00:00:08:00
 
 .DEFAULT_GOAL := help
-.PHONY: help install train explore test test-minimum test-slow faults gpu lint check format clean
+.PHONY: help install train explore blind test test-minimum test-slow faults gpu lint check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ train: $(READY) ## Train on phantoms for a few epochs; ARGS='...' adds or change
 
 explore: $(READY) ## Open the newest run's model in the browser; ARGS='...' adds or changes options
 	$(BIN)/python -m vaegan_pl.explore $(ARGS)
+
+blind: $(READY) ## Test whether you can tell real slices from samples; ARGS='...' names model and data
+	$(BIN)/python -m vaegan_pl.blind_test weights=outputs/latest/vae_gan_model.pth data=phantom $(ARGS)
 
 test: $(READY) ## Run the tests; ARGS='...' goes to pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)

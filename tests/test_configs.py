@@ -234,7 +234,7 @@ def test_the_gate_is_chosen_by_name() -> None:
     assert model.fakes == "prior"
 
 
-@pytest.mark.parametrize("name", ["sample", "reconstruct", "evaluate", "latent", "export"])
+@pytest.mark.parametrize("name", ["sample", "reconstruct", "evaluate", "blind_test", "latent", "export"])
 def test_the_commands_on_models_compose(name: str) -> None:
     assert composed("weights=m.pth", name=name).weights == "m.pth"
 
@@ -267,6 +267,7 @@ def test_the_reports_data_is_the_official_split_unchanged() -> None:
         "sample",
         "reconstruct",
         "evaluate",
+        "blind_test",
         "latent",
         "export",
         "inspect_data",

@@ -14,10 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
+import vaegan_pl
+from vaegan_pl.cli.blind_test import blind_test
 from vaegan_pl.cli.evaluate import evaluate
 from vaegan_pl.cli.sample import sample
 from vaegan_pl.cli.train import train
-from vaegan_pl.data.images import to_unit_range
+from vaegan_pl.data.datamodule import images_of
+from vaegan_pl.data.images import to_grey_values, to_unit_range
 from vaegan_pl.evaluation import evaluation, privacy, reference, two_sample
 from vaegan_pl.model import weights
 from vaegan_pl.storage import tensor_files
@@ -376,3 +379,28 @@ def test_samples_that_become_alike_are_warned_of_in_words(
     found = re.findall(r"epoch (\d): samples have lost variety: it fell from (\d+)% .* (\d+)%", said)
     assert found == [("2", "40", "15")]
     assert re.findall(r"samples have collapsed: their variety is (\d+)% of", said) == ["30"]
+
+
+def test_the_blind_test_pairs_held_out_slices_with_samples(run_command: Run) -> None:
+    options = ["weights=run/vae_gan_model.pth", *DATA, "accelerator=cpu"]
+    said = run_command(blind_test, "blind_test", *options, "pairs=1000")
+    assert said is not None
+    assert re.fullmatch(r"error: pairs=1000: only \d+ images are held out; lower pairs, or add images", said)
+    assert str(run_command(blind_test, "blind_test", *options, "pairs=0")).startswith("error: pairs=0: must be")
+    assert run_command(blind_test, "blind_test", *options, "pairs=6", "seed=3") is None
+    page = Path("outputs/blind_test/blind_test.html").read_text()
+    found = re.search(r"const pairs = (.*);", page)
+    assert found is not None
+    pairs = json.loads(found[1])
+    drawn = weights.load("run/vae_gan_model.pth").sample(6, seed=3)
+    data = vaegan_pl.build(*DATA).data
+    data.prepare_data()
+    split = data.collection.split
+    held_out = images_of(data.collection, split.images("validation") + split.images("test"))
+    known = [{image.tobytes() for image in to_grey_values(x).numpy()} for x in (held_out, drawn)]
+    assert {pair["left"] for pair in pairs} == {True, False}
+    for pair in pairs:
+        shown = [Image.open(BytesIO(base64.b64decode(address.partition(",")[2]))) for address in pair["images"]]
+        real_first = shown if pair["left"] else shown[::-1]
+        for picture, of_its_kind in zip(real_first, known, strict=True):
+            assert picture.tobytes() in of_its_kind

@@ -10,6 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from vaegan_pl.benchmark.command import benchmark
+from vaegan_pl.cli.blind_test import blind_test
 from vaegan_pl.cli.dashboard import dashboard
 from vaegan_pl.cli.download import download
 from vaegan_pl.cli.evaluate import evaluate
@@ -58,6 +59,7 @@ def commands() -> dict[str, tuple[Any, list[str], str]]:
         "latent": (latent, [weights_, "tool=walk", "n=1", "frames=2", output], "mine/walk.gif"),
         "export": (export, [weights_, "format=safetensors", output], "mine/decoder.safetensors"),
         "evaluate": (evaluate, [weights_, "data.root=data", output], "mine/report.html"),
+        "blind_test": (blind_test, [weights_, "data.root=data", output], "mine/blind_test.html"),
         "inspect_data": (inspect_data, ["data.root=data", output], "mine/data_report.json"),
         "sweep_report": (sweep_report, ["sweep=sweep"], "sweep/sweep.csv"),
         "benchmark": (benchmark, [*SMALL, "output=mine"], "mine/benchmark.png"),
@@ -80,7 +82,7 @@ def test_a_file_of_the_users_stays_and_the_option_that_says_otherwise_is_named(r
     assert sorted(file.parent.iterdir()) == around
 
 
-@pytest.mark.parametrize("case", [name for name in commands() if name not in ("evaluate", "benchmark")])
+@pytest.mark.parametrize("case", [name for name in commands() if name not in ("evaluate", "blind_test", "benchmark")])
 def test_what_the_user_gives_away_and_what_this_project_wrote_is_replaced(run_command: Run, case: str) -> None:
     task, options, name = commands()[case]
     Path(name).write_bytes(MINE)

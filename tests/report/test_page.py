@@ -1,20 +1,17 @@
 """The page that all HTML reports share, parsed, and on a screen as narrow as a phone's."""
 
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
-import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 from selenium import webdriver
 
 from vaegan_pl.report.page import Section, Table, picture, render
 
-PHONE = 400
+from .conftest import PHONE
 
 
 class Terms(HTMLParser):
@@ -77,22 +74,6 @@ def test_charts_keep_a_legible_width_and_photographs_shrink() -> None:
     page = render("t", [], [Section("pictures", pictures=[wide, photograph])])
     assert re.findall(r"min-width: (\d+)px\"", page) == [str(wide.least_width)]
     assert re.search(r"figure img \{[^}]*max-width: 100%", page)
-
-
-@pytest.fixture
-def phone() -> Iterator[webdriver.Chrome]:
-    browser, driver = (shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver"))
-    if browser is None or driver is None:
-        pytest.skip("no Chromium with its driver (packages chromium and chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"):
-        options.add_argument(argument)
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    size = {"width": PHONE, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    yield chrome
-    chrome.quit()
 
 
 def test_a_phone_scrolls_wide_tables_and_charts_but_not_the_page(phone: webdriver.Chrome, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def _plain(value: object) -> object:
     return "\n".join(map(printable, value.split("\n")))
 
 
-_PAGES = Environment(
+PAGES = Environment(
     loader=PackageLoader("vaegan_pl.report", "."),
     autoescape=True,
     finalize=_plain,
@@ -104,7 +104,7 @@ class Section:
 
 def render(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
     """The page as HTML; needs no other file and no network."""
-    return _PAGES.get_template("page.html.j2").render(title=title, lead=lead, sections=sections, generator=MADE_BY)
+    return PAGES.get_template("page.html.j2").render(title=title, lead=lead, sections=sections, generator=MADE_BY)
 
 
 def picture(image: Image.Image | Figure, alt: str, caption: str = "", drawn_caption: str = "") -> Picture:
