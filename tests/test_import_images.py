@@ -207,6 +207,7 @@ def test_a_labs_whole_way(run_command: Run, kind: str, capsys: pytest.CaptureFix
     assert Path("run/vae_gan_model.pth").exists()
     report = json.loads(Path("outputs/data_report/data_report.json").read_text())
     assert report["classes"]["all"]["images"] == 36
+    assert set(report["left_out"]["ignored"].values()) == {"written by import_images"}
     measured = ["weights=run/vae_gan_model.pth", "data.image_size=32", "quick=true", "n=12", "accelerator=cpu"]
     assert run_command(evaluate, "evaluate", *data, *shares, *measured, "output=found") is None
     figures = json.loads(Path("found/metrics.json").read_text())

@@ -83,15 +83,15 @@ def _import(
 def _show(imported: writer.Imported, to: Path) -> None:
     """Write the contact sheet, and log what was imported, what was left out, and how to go on."""
     commands.import_torch()
-    from vaegan_pl.data.patients import REPORT
-    from vaegan_pl.report.contact_sheet import NAME, contact_sheet
+    from vaegan_pl.data.patients import CONTACT_SHEET, REPORT
+    from vaegan_pl.report.contact_sheet import contact_sheet
     from vaegan_pl.report.pictures import save_png
 
     titles = {}
     for label, files in imported.classes.items():
         n = imported.patients(files)
         titles[label] = f"{label}: {len(files):,} slices" + (f" of {n:,} patients" if n else "")
-    save_png(contact_sheet(to, imported.classes, titles), to / NAME, "Slices that import_images wrote")
+    save_png(contact_sheet(to, imported.classes, titles), to / CONTACT_SHEET, "Slices that import_images wrote")
     if imported.skipped:
         log.info("continued    %d files or series were finished before", imported.skipped)
     patients = imported.patients(list(imported.files))
@@ -108,7 +108,7 @@ def _show(imported: writer.Imported, to: Path) -> None:
         log.warning(
             "WARNING      each class has only one patient; if the folders are patients, give table or class_pattern"
         )
-    log.info("look at      %s", to / NAME)
+    log.info("look at      %s", to / CONTACT_SHEET)
     command = ["python -m vaegan_pl.inspect_data", "data=mri", as_typed("data.root", to.resolve()), "data.classes=null"]
     log.info("then         %s", " ".join(command))
 

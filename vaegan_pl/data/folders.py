@@ -10,6 +10,7 @@ from statistics import median
 from vaegan_pl.data import refusals
 from vaegan_pl.data.images import SUFFIXES
 from vaegan_pl.data.masks import by_name
+from vaegan_pl.data.patients import IMPORTED, OF_AN_IMPORT
 from vaegan_pl.errors import UserError
 from vaegan_pl.storage.files import LONGEST_NAME, printable
 
@@ -181,7 +182,8 @@ def _listed(root: Path, classes: Sequence[str] | None, aliases: Mapping[str, str
                 ignored.append((entry, "hidden"))
                 continue
             if not entry.is_dir():
-                ignored.append((entry, "not in a class folder"))
+                imported = entry.name in OF_AN_IMPORT and (root / IMPORTED).is_file()
+                ignored.append((entry, "written by import_images" if imported else "not in a class folder"))
                 continue
             name = plain(entry.name)
             name = name if name in named else targets.get(name, name)

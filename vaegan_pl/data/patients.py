@@ -49,6 +49,10 @@ IMPORTED = "imported.jsonl"
 TABLE, REPORT = "patients.csv", "import_report.json"
 """What it writes there when it has finished: the table of patients, if any are known, and the report."""
 
+CONTACT_SHEET = "contact_sheet.png"
+OF_AN_IMPORT = (IMPORTED, TABLE, REPORT, CONTACT_SHEET)
+"""All that an import writes next to the class folders."""
+
 _NAMED = 3
 
 

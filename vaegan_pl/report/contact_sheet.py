@@ -9,8 +9,6 @@ from PIL import Image
 from vaegan_pl.data.images import fit, read_grey
 from vaegan_pl.report.pictures import MARGIN, PAPER, captioned
 
-NAME = "contact_sheet.png"
-
 _SIDE = 128
 _COLUMNS = 8
 _MOST = 24
