@@ -86,7 +86,8 @@ def features_trained_on(x: Tensor, seed: int) -> nn.Module:
 
 def test_features_trained_on_the_members_would_find_a_leak_where_there_is_none() -> None:
     """Why `density_ratio` fits its space to the population. Samples are pale images of strangers."""
-    honest, biased = [], []
+    honest: list[float] = []
+    biased: list[float] = []
     for seed in range(12):
         members, others, population, strangers = (patients(30, 10 * seed + i, 1)[0] for i in range(4))
         samples = 0.5 * strangers
@@ -159,7 +160,8 @@ def saved(network: nn.Module) -> Any:
 
     @torch.no_grad()
     def reconstruct(x: Tensor, labels: Tensor) -> Tensor:
-        return network(x).clamp(-1, 1)
+        reconstructed: Tensor = network(x)
+        return reconstructed.clamp(-1, 1)
 
     model = SimpleNamespace(has_encoder=True, networks=SimpleNamespace(names=["encoder"]), reconstruct=reconstruct)
     model.to = lambda device: model
