@@ -41,6 +41,7 @@ DATA = [
     "data.test_fraction=0.2",
 ]
 LOGGED = ["logger=csv", "trainer.log_every_n_steps=1"]
+ATTACK_FIGURES = ("auc", "tpr_at_1_percent_fpr", "auc_of_most_exposed_tenth")
 QUICK = ["n=40", "seeds=2", "accelerator=cpu"]
 
 
@@ -121,6 +122,14 @@ def test_everything_is_measured_and_written(run_command: Run, capfd: pytest.Capt
     assert 0 <= figures["two_sample_auc_of_real_images"]["value"] <= 1
     assert figures["copy_audit"]["detects"]["exact"]["value"] == 1
     assert model["verdict"] in ("NO POWER", "WARN")  # hardly trained, its reconstructions look like no training image
+    assert list(model["attacks"]) == ["reconstruction error", "discriminator's score", "density ratio of samples"]
+    assert list(model["membership"]) == ["reconstruction error", "discriminator's score"]
+    for name, attack in model["attacks"].items():
+        assert attack["auc"] == model["membership"].get(name, attack["auc"])
+        assert all(0 <= attack[figure]["low"] <= attack[figure]["high"] <= 1 for figure in ATTACK_FIGURES)
+        assert attack["members"] == attack["others"] == figures["data"]["held_out"]
+        assert attack["guesses"] == 2 * attack["others"]  # fewer images than guesses
+        assert attack["epsilon_lower_bound"] >= 0
     useful = model["usefulness"]
     assert useful["seeds"] == 2
     with Image.open("found/by_class.png") as picture:
@@ -139,7 +148,7 @@ def test_everything_is_measured_and_written(run_command: Run, capfd: pytest.Capt
     heading, *rows = Page(page[page.index("<table>") : page.index("</table>")]).rows
     assert {*names, "TSTR", "TRTR", "augmentation gain", "copies of training images"} < {row[0] for row in rows}
     explained = Terms(page).terms
-    for term in (*heading[1:], *(row[0] for row in rows), "[low, high]", "verdict", "AUC", *model["membership"]):
+    for term in (*heading[1:], *(row[0] for row in rows), "[low, high]", "verdict", "AUC", *model["attacks"]):
         assert term in explained
     for words in (
         "These are PHANTOMS",
@@ -147,12 +156,17 @@ def test_everything_is_measured_and_written(run_command: Run, capfd: pytest.Capt
         figures["features"]["name"],
         "TRTR",
         "latent space",
+        "A lower bound is no guarantee",
+        "here, groups of near-copies were",
+        "Not tried: the calibrated reconstruction error (needs an encoder and references=[PATH,...])",
     ):
         assert words in page
     card = Path("run/model_card.md").read_text()
     for words in (figures["data"]["fingerprint"], "TSTR / TRTR", model["verdict"], "Intended use", "not a guarantee"):
         assert words in card
-    assert f"{model['verdict']}: " in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert f"{model['verdict']}: " in said
+    assert "attack: density ratio of samples (samples): AUC 0." in said
 
 
 def test_the_same_seed_gives_the_same_figures_whatever_the_batches(
@@ -206,6 +220,22 @@ def test_a_gan_is_measured_without_encoder_and_classes(run_command: Run) -> None
     assert "unknown whether the audit would recognise its copies" in Path("of_gan/report.html").read_text()
 
 
+def test_models_of_other_splits_calibrate_attacks(run_command: Run) -> None:
+    """More images are held out of the reference model, so that it saw few of the images under attack."""
+    held_out = ["data.validation_fraction=0.4", "data.test_fraction=0.4", "data.split_seed=3"]
+    small = [option for option in SMALL if not option.startswith(("data.image_size", "data.batch_size"))]
+    options = [*LOGGED, "trainer.max_epochs=1", "hydra.run.dir=other", *small, *DATA, *held_out, "data.batch_size=8"]
+    assert run_command(train, "train", *options) is None
+    options = [*DATA, "n=40", "seeds=0", "accelerator=cpu", "weights=run/vae_gan_model.pth", "output=calibrated"]
+    assert run_command(evaluate, "evaluate", *options, "references=[other/vae_gan_model.pth]") is None
+    figures = json.loads(Path("calibrated/metrics.json").read_text())
+    assert figures["reference_models"] == 1
+    attack = figures["models"][0]["attacks"]["calibrated reconstruction error"]
+    assert 10 <= attack["others"] < figures["data"]["held_out"]
+    assert 10 <= attack["members"] <= attack["others"]
+    assert "LiRA (needs an encoder and at least 8 reference models)" in Path("calibrated/report.html").read_text()
+
+
 def test_several_models_share_one_table(run_command: Run) -> None:
     both = "weights=[run/vae_gan_model.pth,run/vae_gan_model_best.pth]"
     assert run_command(evaluate, "evaluate", *DATA, "quick=true", "accelerator=cpu", both, "output=two") is None
@@ -231,6 +261,10 @@ def test_several_models_share_one_table(run_command: Run) -> None:
         (["weights=run/vae_gan_model.pth", "n=3"], "n=3: must be at least 6"),
         (["weights=run/vae_gan_model.pth", "seed=4294967296"], "seed=4294967296: must lie between 0 and 4294967295"),
         (["weights=[]"], "weights=[]: give at least one model file"),
+        (
+            ["weights=run/vae_gan_model.pth", "references=[run/vae_gan_model.pth]"],
+            "references: 0 of 72 training images and 24 of 24 held-out images are of patients that no reference model",
+        ),
         (
             ["weights=run/vae_gan_model.pth", "features=inception", "inception_weights=no.pth"],
             "use features=classifier",

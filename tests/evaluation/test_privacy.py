@@ -1,4 +1,4 @@
-"""The audit of copies on planted ones, and membership on scores with known answers."""
+"""The audit of copies on planted ones."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +27,6 @@ from vaegan_pl.evaluation.privacy import (
     audit,
     calibrate,
     detection,
-    membership,
     without_copies,
 )
 from vaegan_pl.evaluation.reference import audit_of
@@ -197,17 +196,6 @@ def test_copies_are_drawn_again(detector: CopyDetector, train: Tensor, limit: fl
 def test_a_model_that_only_copies_ends_in_a_message(detector: CopyDetector, train: Tensor, limit: float) -> None:
     with pytest.raises(UserError, match="samples are copies of training images; do not share them"):
         without_copies(lambda n: train[:n], 10, detector, limit)
-
-
-def test_membership_by_hand() -> None:
-    """Of the six pairs, the member scores higher in five."""
-    found = membership(torch.tensor([3.0, 1.5]), torch.tensor([0.0, 1.0, 2.0]), seed=0)
-    assert found.value == pytest.approx(5 / 6)
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(500, generator=generator) for _ in range(2))
-    none = membership(a, b, seed=0)
-    assert none.low < 0.5 < none.high
-    assert membership(a + 10, b, seed=0).value == 1
 
 
 def test_real_slices_are_found_at_the_rates_the_page_on_evaluation_states(mri_root: Path, mri_cache: Path) -> None:

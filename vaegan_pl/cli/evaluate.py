@@ -29,18 +29,20 @@ def evaluate(config: DictConfig) -> None:
     if config.features not in ("classifier", "inception"):
         raise UserError(f"features={config.features}: must be classifier or inception")
     paths = commands.model_paths(config.weights)
+    references = commands.model_paths(config.references) if config.references else []
     commands.import_torch()
     from hydra.utils import instantiate
 
     from vaegan_pl.evaluation import evaluation
     from vaegan_pl.evaluation.features import classifier_features, inception_features
     from vaegan_pl.evaluation.reference import Reference, check_trained_on
+    from vaegan_pl.evaluation.reference_models import reference_model
     from vaegan_pl.hardware import pick_device, prepare_cpu
     from vaegan_pl.model import weights
     from vaegan_pl.report import evaluation_report as report
     from vaegan_pl.report import model_card
     from vaegan_pl.report.evaluation_card import card
-    from vaegan_pl.report.evaluation_words import sentences
+    from vaegan_pl.report.evaluation_words import attack_lines, sentences
 
     started, output = monotonic(), Path(str(config.output))
     claim(output, report.NAMES, config.overwrite)
@@ -52,6 +54,7 @@ def evaluate(config: DictConfig) -> None:
     data.prepare_data()
     for path, model in models.items():
         check_trained_on(path, model, data.source, data.decoding)
+    others = [reference_model(path, weights.load(path), data.source, data.collection) for path in references]
     if config.features == "inception":
         file = None if config.inception_weights is None else Path(str(config.inception_weights))
         space = inception_features(device, file)
@@ -60,7 +63,12 @@ def evaluate(config: DictConfig) -> None:
     log.info("%s; features: %s", data.source.caption, space)
     quick = {"n": min(config.n, QUICK_N), "seeds": 0, "divisions": QUICK_DIVISIONS} if config.quick else {}
     reference = Reference(
-        data.collection, space, device, **{"n": config.n, "seeds": config.seeds, **quick}, seed=config.seed
+        data.collection,
+        space,
+        device,
+        **{"n": config.n, "seeds": config.seeds, **quick},
+        seed=config.seed,
+        models=others,
     )
     found = [evaluation.evaluate(path, model, reference, log.info) for path, model in models.items()]
     for path in report.write(found, reference, output):
@@ -68,6 +76,8 @@ def evaluate(config: DictConfig) -> None:
     for one in found:
         for topic, words in sentences(one, reference).items():
             log.info("%s: %s", topic, words)
+        for line in attack_lines(one):
+            log.info("attack: %s", line)
         try:
             model_card.write(one.path, card(one, reference), config.overwrite)
         except (OSError, UserError) as error:

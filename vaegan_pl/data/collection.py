@@ -5,9 +5,10 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
@@ -25,6 +26,9 @@ from vaegan_pl.errors import UserError
 from vaegan_pl.storage.files import printable
 
 log = logging.getLogger(__name__)
+
+RESPLIT = ("validation_fraction", "test_fraction", "fold", "copies", "seed")
+"""Options of a split that leave groups, patients and published folds as they are."""
 
 _NAMED = 5
 _LOOKED_AT = 20
@@ -161,6 +165,11 @@ class Collection:
         published = [codes[self.prepared.slices[i]] if self.folds[i] >= 0 else "" for i in images]
         named = [self.patients.of[i] or code for i, code in zip(images, published, strict=True)]
         return [f"patient {name}" if name else f"group {self.groups[i]}" for i, name in zip(images, named, strict=True)]
+
+    def other_split(self, **options: Any) -> Split:
+        """The split that other values of the options in `RESPLIT` give, with the same groups and patients."""
+        splitting = replace(self.splitting, **options)
+        return _split(self.listing, self.prepared, self.groups, self.patients, self.folds, splitting)[1]
 
     @cached_property
     def leaking(self) -> dict[str, list[int]]:
@@ -407,31 +416,41 @@ def collect(
     patients = _patients(root, [path.relative_to(root).as_posix() for path in paths], splitting, prepared)
     pairs = prepared.pairs.between_patients(patients.of, prepared.keys) if patients.known else prepared.pairs
     groups = np.where(usable, pairs.groups(len(paths)), -1).astype(np.int32)
-    labels = np.array([file.label for file in listing.files])
     published = splitting.published and splitting.by == "group" and not patients.known
     slices = figshare.slices()
     folds = [slices[i].fold if published and i >= 0 else -1 for i in prepared.slices.tolist()]
-    fold = 0 if splitting.fold is None and max(folds) >= 0 else splitting.fold
-    if splitting.by == "official":
-        split = by_folder(folders, usable)
-    else:
-        split = by_group(
-            groups,
-            labels,
-            patients.of,
-            folds,
-            prepared.keys,
-            [height * width for height, width in prepared.shapes],
-            {"validation": splitting.validation_fraction, "test": splitting.test_fraction},
-            fold,
-            splitting.copies,
-            splitting.seed,
-        )
+    fold, split = _split(listing, prepared, groups, patients, folds, splitting)
     collection = Collection(
         root, listing, decoding, prepared, of_values, groups, patients, folds, fold, splitting, split
     )
     _check_empty(collection)
     return collection
+
+
+def _split(
+    listing: Listing,
+    prepared: Prepared,
+    groups: Int32[ndarray, " file"],
+    patients: Patients,
+    folds: Sequence[int],
+    splitting: Splitting,
+) -> tuple[int | None, Split]:
+    """The test fold, and the split."""
+    fold = 0 if splitting.fold is None and max(folds) >= 0 else splitting.fold
+    if splitting.by == "official":
+        return fold, by_folder([file.folder for file in listing.files], groups >= 0)
+    return fold, by_group(
+        groups,
+        np.array([file.label for file in listing.files]),
+        patients.of,
+        folds,
+        prepared.keys,
+        [height * width for height, width in prepared.shapes],
+        {"validation": splitting.validation_fraction, "test": splitting.test_fraction},
+        fold,
+        splitting.copies,
+        splitting.seed,
+    )
 
 
 def _patients(root: Path, paths: Sequence[str], splitting: Splitting, prepared: Prepared) -> Patients:

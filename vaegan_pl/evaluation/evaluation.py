@@ -5,21 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from vaegan_pl.evaluation import privacy, reconstruction, two_sample
+from vaegan_pl.evaluation import two_sample
+from vaegan_pl.evaluation.attacks import attacks
 from vaegan_pl.evaluation.classifier import STEPS as CLASSIFIER_STEPS
 from vaegan_pl.evaluation.classifier import Images, Labelled, fit
 from vaegan_pl.evaluation.diversity import Manifold
 from vaegan_pl.evaluation.estimate import Estimate, Halved
 from vaegan_pl.evaluation.latent_space import LatentSpace, aggregate
+from vaegan_pl.evaluation.membership import Attack
 from vaegan_pl.evaluation.metrics import ImageSet, Metrics
 from vaegan_pl.evaluation.privacy import Audit
 from vaegan_pl.evaluation.reconstruction import quality
 from vaegan_pl.evaluation.reference import Reference, as_saved, audits
 from vaegan_pl.evaluation.two_sample import Grouped
 from vaegan_pl.evaluation.usefulness import Usefulness
-from vaegan_pl.model.running import in_batches
 from vaegan_pl.model.saved_model import NORMAL, SavedModel
 
 LINES, STEPS = 4, 8
@@ -47,7 +47,7 @@ class Evaluation:
         memorised: share of training images whose reconstructions the audit counts as copies, which shows how many of
             the copies that this model can produce it would find.
         audits: copies among each of `samples`.
-        membership: see `privacy.membership`; for each score that the model provides.
+        attacks: what membership attacks find; see `attacks.attacks`.
         usefulness: of samples by class; None if it was not measured.
     """
 
@@ -65,13 +65,18 @@ class Evaluation:
     latent_space: LatentSpace | None
     memorised: Estimate | None
     audits: dict[str, Audit]
-    membership: dict[str, Estimate]
+    attacks: dict[str, Attack]
     usefulness: Usefulness | None
 
     @property
     def default(self) -> str:
         """Which of `samples` a user gets by default."""
         return BY_CLASS if BY_CLASS in self.samples else PRIOR
+
+    @property
+    def membership(self) -> dict[str, Estimate]:
+        """The area under the ROC curve of each attack."""
+        return {name: attack.auc for name, attack in self.attacks.items()}
 
 
 def evaluate(path: Path, model: SavedModel, reference: Reference, progress: Callable[[str], None]) -> Evaluation:
@@ -122,7 +127,7 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, progress: Call
         _latent_space(model, reference) if encodes else None,
         memorised,
         audited,
-        _membership(model, reference, reconstructions),
+        attacks(model, default.x, reference),
         trial,
     )
 
@@ -163,25 +168,6 @@ def _latent_space(model: SavedModel, reference: Reference) -> LatentSpace:
     y = train.labels[torch.randint(len(train.labels), (reference.n,), generator=generator)]
     kids = reference.kid(reference.with_features(as_saved(model.decode(z, y))))
     return LatentSpace(posterior, sum(kids) / len(kids))
-
-
-def _membership(model: SavedModel, reference: Reference, reconstructions: Images | None) -> dict[str, Estimate]:
-    device, held_out = reference.device, reference.held_out
-    members = reference.train.some(len(held_out.x), reference.seed)
-    scores: dict[str, tuple[Tensor, Tensor]] = {}
-    if reconstructions is not None:
-        decoded = as_saved(model.reconstruct(members.x, members.labels))
-        both = (members.x, decoded), (held_out.x, reconstructions)
-        of_members, of_others = (-reconstruction.squared_error(x, x_tilde) for x, x_tilde in both)
-        scores["reconstruction error"] = of_members, of_others
-    if "discriminator" in model.networks.names:
-        discriminator = model.networks.discriminator
-        of_members, of_others = (
-            in_batches(lambda x, y: discriminator(x, y)[0], images.x, images.labels, device, "judging")
-            for images in (members, held_out)
-        )
-        scores["discriminator's score"] = of_members, of_others
-    return {name: privacy.membership(*both, reference.seed) for name, both in scores.items()}
 
 
 def _classifiers(

@@ -1,4 +1,4 @@
-"""An empirical audit of what a model reveals about its training images: copies among samples, and membership.
+"""An empirical audit of copies of training images among a model's samples; `attacks` infer membership.
 
 A copy is found by the highest normalised cross-correlation of a sample with any training image, blurred, mirrored or
 not, at shifts of up to `SHIFT` pixels each way, among the most promising matches. The threshold is calibrated: 1 % of
@@ -20,7 +20,7 @@ from torchvision.transforms.functional import affine, gaussian_blur
 from vaegan_pl.data.copies import cosines
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation.classifier import Images
-from vaegan_pl.evaluation.estimate import Estimate, area_under_roc, wilson_ci
+from vaegan_pl.evaluation.estimate import Estimate, wilson_ci
 from vaegan_pl.progress import track
 
 SHIFT = 4
@@ -268,17 +268,6 @@ def without_copies(draw: Callable[[int], Images], n: int, detector: CopyDetector
         kept.append(x[detector.nearest(x).correlation <= limit])
         drawn, have = drawn + len(x), have + len(kept[-1])
     return torch.cat(kept), drawn - have
-
-
-def membership(members: Float[Tensor, " member"], others: Float[Tensor, " other"], seed: int) -> Estimate:
-    """How well a score tells training images from held-out ones: area under the ROC curve, in [0, 1]; 0.5 is chance.
-
-    Args:
-        members: scores of training images; higher should mean more likely a member.
-        others: scores of held-out images.
-        seed: seed of the bootstrap over images.
-    """
-    return area_under_roc([(members.double().numpy(), others.double().numpy())], seed)
 
 
 def _noisy(x: Images, generator: torch.Generator) -> Images:

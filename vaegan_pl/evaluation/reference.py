@@ -23,12 +23,14 @@ from vaegan_pl.evaluation.metrics import DIVISIONS, ImageSet, Metrics, kid_by_ne
 from vaegan_pl.evaluation.pca_baseline import PrincipalComponents, principal_components
 from vaegan_pl.evaluation.privacy import Audit, Calibration, CopyDetector
 from vaegan_pl.evaluation.reconstruction import quality
+from vaegan_pl.evaluation.reference_models import ReferenceModel, check_unseen, unseen
 from vaegan_pl.evaluation.two_sample import Grouped
 from vaegan_pl.evaluation.usefulness import Trial, judge
 from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.model.trained_on import TrainedOn
 
 PLANTED = 100
+LEAST_POPULATION = 20
 LEAST_SIDE = 16
 SMALL = 64
 
@@ -122,6 +124,19 @@ class Baselines:
     gaussian: list[Classifier]
 
 
+@dataclass(frozen=True)
+class Attacked:
+    """Images whose membership an attack tries to infer.
+
+    Attributes:
+        images: the images.
+        groups: the patient, or what else belongs together, of each image.
+    """
+
+    images: Labelled
+    groups: list[str]
+
+
 @dataclass
 class Reference:
     """The real images that models are measured against, with the figures that all models share.
@@ -134,6 +149,10 @@ class Reference:
         seeds: classifiers to train for each figure of usefulness; 0 skips what they measure.
         seed: seed of all random draws.
         divisions: see `metrics.metrics`.
+        models: reference models, which calibrate attacks.
+
+    Raises:
+        UserError: if there are too few images of a kind.
     """
 
     collection: Collection
@@ -143,6 +162,7 @@ class Reference:
     seeds: int
     seed: int
     divisions: int = DIVISIONS
+    models: Sequence[ReferenceModel] = ()
     classes: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -162,6 +182,8 @@ class Reference:
                 f"no test image of {', '.join(self.classes[label] for label in sorted(untested))} is without a copy in "
                 "training; set seeds=0 to skip usefulness, or data.split=group"
             )
+        if self.models:
+            check_unseen(self.collection, self._held_out_files, self.models)
 
     @cached_property
     def train(self) -> Labelled:
@@ -184,6 +206,44 @@ class Reference:
 
     def _labelled(self, images: list[int]) -> Labelled:
         return Labelled(images_of(self.collection, images), labels_of(self.collection, images))
+
+    def _attacked(self, images: list[int]) -> Attacked:
+        return Attacked(self._labelled(images), self.collection.together(images))
+
+    def _some(self, images: list[int], n: int) -> list[int]:
+        """At most `n` of some images; the same ones as `Labelled.some`."""
+        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))[:n]
+        return [images[i] for i in chosen.tolist()]
+
+    @cached_property
+    def members(self) -> Attacked:
+        """As many training images as images are held out, at random."""
+        train = self.collection.split.images("train")
+        return self._attacked(self._some(train, len(self._held_out_files)))
+
+    @cached_property
+    def others(self) -> Attacked:
+        """The held-out images."""
+        return self._attacked(self._held_out_files)
+
+    @cached_property
+    def population(self) -> Images | None:
+        """Validation images that are not held-out images; None if there are fewer than `LEAST_POPULATION`."""
+        held_out = set(self._held_out_files)
+        files = [image for image in held_out_images(self.collection) if image not in held_out]
+        return None if len(files) < LEAST_POPULATION else images_of(self.collection, files)
+
+    @cached_property
+    def unseen(self) -> tuple[Attacked, Attacked] | None:
+        """The training and held-out images that no reference model was trained on; None without reference models.
+
+        There are at most as many of the first as of the second.
+        """
+        if not self.models:
+            return None
+        others = unseen(self.collection, self._held_out_files, self.models)
+        members = unseen(self.collection, self.collection.split.images("train"), self.models)
+        return self._attacked(self._some(members, len(others))), self._attacked(others)
 
     @cached_property
     def compared(self) -> int:

@@ -5,10 +5,12 @@ from dataclasses import asdict
 from typing import Any
 
 from vaegan_pl.data.splits import SPLITS
-from vaegan_pl.evaluation import privacy
+from vaegan_pl.evaluation import one_run, privacy
+from vaegan_pl.evaluation.attacks import DISCRIMINATOR, RECONSTRUCTION
 from vaegan_pl.evaluation.estimate import Estimate
 from vaegan_pl.evaluation.evaluation import Evaluation
 from vaegan_pl.evaluation.latent_space import LatentSpace
+from vaegan_pl.evaluation.membership import Attack
 from vaegan_pl.evaluation.privacy import Audit
 from vaegan_pl.evaluation.reference import Reference
 from vaegan_pl.evaluation.usefulness import Usefulness
@@ -35,6 +37,7 @@ def gather(evaluations: Sequence[Evaluation], reference: Reference) -> dict[str,
         "seed": reference.seed,
         "seeds": reference.seeds,
         "divisions": reference.divisions,
+        "reference_models": len(reference.models),
         "features": {"name": reference.space.name, "balanced_accuracy": reference.space.accuracy},
         "real": _plain(reference.real),
         "two_sample_auc_of_real_images": _interval(reference.told_apart) if reference.seeds else None,
@@ -72,7 +75,12 @@ def _model(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
         "latent_space": None if space is None else _latent_space(space),
         "copies": {name: _audit(audit) for name, audit in evaluation.audits.items()},
         "own_reconstructions_of_training_images_found": None if memorised is None else _interval(memorised),
-        "membership": _plain(evaluation.membership),
+        "membership": {
+            name: _interval(attack.auc)
+            for name, attack in evaluation.attacks.items()
+            if name in (RECONSTRUCTION, DISCRIMINATOR)
+        },
+        "attacks": {name: _attack(attack) for name, attack in evaluation.attacks.items()},
         "verdict": decided.privacy,
         "collapsed": decided.collapsed is not None,
     }
@@ -89,6 +97,25 @@ def _audit(audit: Audit) -> dict[str, Any]:
         "rate": _interval(audit.rate),
         "chance": audit.chance,
         "verdict": audit.verdict,
+    }
+
+
+def _attack(attack: Attack) -> dict[str, Any]:
+    return {
+        "members": attack.members,
+        "others": attack.others,
+        "groups_of_members": attack.groups[0],
+        "groups_of_others": attack.groups[1],
+        "auc": _interval(attack.auc),
+        "tpr_at_1_percent_fpr": _interval(attack.tpr),
+        "auc_of_most_exposed_tenth": _interval(attack.highest),
+        "detectable_auc": attack.detectable,
+        "guesses": attack.guesses,
+        "correct_guesses": attack.correct,
+        "epsilon_lower_bound": attack.epsilon,
+        "delta": one_run.DELTA,
+        "confidence": 1 - one_run.ERROR,
+        "conclusion": attack.conclusion,
     }
 
 

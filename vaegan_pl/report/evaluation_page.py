@@ -13,8 +13,17 @@ from vaegan_pl.evaluation.reference import Reference
 from vaegan_pl.evaluation.usefulness import Usefulness
 from vaegan_pl.evaluation.verdict import decide
 from vaegan_pl.model.saved_model import SavedModel
-from vaegan_pl.report.evaluation_table import CLOSE, USEFULNESS, columns, table
-from vaegan_pl.report.evaluation_words import COMPARED, SAMPLES, comparisons, names, sentences
+from vaegan_pl.report.evaluation_table import ATTACK, CLOSE, USEFULNESS, columns, table
+from vaegan_pl.report.evaluation_words import (
+    ATTACKED,
+    COMPARED,
+    SAMPLES,
+    comparisons,
+    conclusion,
+    names,
+    not_tried,
+    sentences,
+)
 from vaegan_pl.report.model_card import NOT_A_GUARANTEE
 from vaegan_pl.report.page import Picture, Section, Table, literal, picture, render
 from vaegan_pl.report.pictures import Images, grid, pairs
@@ -25,6 +34,26 @@ CHART_WIDTH = 4.4
 """Inches: narrow enough for a phone without shrinking the text."""
 
 _LABEL_WIDTH = 22
+
+_ATTACK_COLUMNS = {
+    "attacked": "What the attacker has.",
+    "AUC": "Area under the ROC curve: how often a random training image scores higher than a random held-out one. 0.5 "
+    "is chance; 1 means that the score shows for every image whether the model was trained on it. Intervals of this "
+    "table are bootstraps over patients.",
+    "found at 1 % FPR": "Share of training images above the score that 1 % of the held-out images exceed: the "
+    "true-positive rate at a false-positive rate of 1 %. 0.01 is chance.",
+    "most exposed tenth": "AUC of the tenth of the training images with the highest scores against the tenth of the "
+    "held-out images with the highest scores. It shows whether a few images are given away, which the AUC of all can "
+    "hide. 0.5 is chance.",
+    "correct guesses": "The images with the highest scores were guessed to be training images, those with the lowest "
+    "not to be. Their number was fixed beforehand.",
+    "epsilon at least": "If the training were differentially private with a smaller epsilon, this many correct guesses "
+    "would have a probability below 5 % (arXiv 2305.08846). It assumes that each image was assigned to training on its "
+    "own, at random; where patients are split, it was not. A lower bound is no guarantee.",
+    "detectable AUC": "Smallest AUC that would have been told from 0.5 with a probability of 80 %: the power of the "
+    "attack.",
+    "conclusion": "NO POWER: the interval of the AUC contains 0.5, and an AUC of 0.55 could have gone unnoticed.",
+}
 
 
 def page(evaluations: Sequence[Evaluation], reference: Reference) -> str:
@@ -173,19 +202,37 @@ def _privacy(one: Evaluation, reference: Reference, prefix: str) -> Section:
         "verdict": "FAIL: too many to be chance. WARN: unlikely to be chance. NO POWER: no sign of copies, but the "
         "audit would hardly recognise this model's copies. PASS: no sign of copies.",
     }
-    meanings = {
-        "reconstruction error": "Does the model reconstruct training images better than held-out ones?",
-        "discriminator's score": "Does the discriminator take training images for real more often than held-out ones?",
-        "AUC": "Area under the ROC curve: how often a random training image scores higher than a random held-out one. "
-        "0.5 is chance; 1 means that the score shows for every image whether the model was trained on it.",
-    }
-    membership = [[name, str(value)] for name, value in one.membership.items()]
+    attacks = [
+        [
+            name,
+            ATTACKED[name],
+            str(attack.auc),
+            str(attack.tpr),
+            str(attack.highest),
+            f"{attack.correct} of {attack.guesses}",
+            f"{attack.epsilon:.2f}",
+            f"{attack.detectable:.3f}",
+            conclusion(attack),
+        ]
+        for name, attack in one.attacks.items()
+    ]
+    terms = {name: ATTACK[name] for name in one.attacks} | _ATTACK_COLUMNS
     tables = [
         Table(["samples", "copies", "rate", "verdict"], rows, terms=copies),
-        Table(["score", "AUC"], membership, terms={name: meanings[name] for name in (*one.membership, "AUC")}),
+        Table(["attack", *_ATTACK_COLUMNS], attacks, terms=terms),
     ]
     nearest = [_nearest(one, samples, audit, reference) for samples, audit in one.audits.items()]
-    return Section(f"{prefix}privacy", [sentences(one, reference)["privacy"]], tables, nearest)
+    text = [sentences(one, reference)["privacy"], _sizes(one), not_tried(one)]
+    return Section(f"{prefix}privacy", list(filter(None, text)), tables, nearest)
+
+
+def _sizes(one: Evaluation) -> str:
+    sizes = [
+        f"{attack.members:,} training images of {attack.groups[0]:,} patients (where they are unknown, groups of "
+        f"near-copies) and {attack.others:,} held-out images of {attack.groups[1]:,}"
+        for attack in one.attacks.values()
+    ]
+    return f"Attacked were {', and with reference models '.join(dict.fromkeys(sizes))}." if sizes else ""
 
 
 def _nearest(one: Evaluation, samples: str, audit: Audit, reference: Reference) -> Picture:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from vaegan_pl.evaluation.attacks import ATTACKS, CALIBRATED, DENSITY, DISCRIMINATOR, LIRA, RECONSTRUCTION
 from vaegan_pl.evaluation.evaluation import BY_CLASS, CEILING, PRIOR, Evaluation
 from vaegan_pl.evaluation.reference import Reference
 from vaegan_pl.evaluation.verdict import decide
@@ -46,6 +47,18 @@ USEFULNESS = {
 }
 """Figures of classifiers."""
 
+ATTACK = {
+    RECONSTRUCTION: "Does the model reconstruct training images better than held-out ones?",
+    DISCRIMINATOR: "Does the discriminator take training images for real more often than held-out ones?",
+    DENSITY: "Are samples denser around training images than around held-out ones, each relative to validation images "
+    "(DOMIAS, arXiv 2302.12580)? This needs only the samples, not the model file.",
+    CALIBRATED: "By how much less is the model's reconstruction error than that of reference models, which were not "
+    "trained on the image (GAN-Leaks, arXiv 1909.03935)?",
+    LIRA: "The same in standard deviations of the reference models' errors, for each image (LiRA's offline attack, "
+    "arXiv 2112.03570).",
+}
+"""What each attack asks."""
+
 _COPIES, _TOLD_APART = "copies of training images", "AUC of two-sample test"
 _FRECHET, _RELATIVE = "Fréchet distance", "Fréchet distance / that of real images"
 _RECONSTRUCTION = {"PSNR": "reconstruction PSNR (dB)"}
@@ -74,6 +87,13 @@ def table(evaluations: Sequence[Evaluation], reference: Reference) -> Table:
     audits = [one.audits.get(samples) for one, samples in sets]
     cells = ["" if audit is None else f"{audit.rate.value:.1%} {audit.verdict}" for audit in audits]
     rows.append([_COPIES, "lower", "1 %", "", *cells])
+    for name in ATTACKS:
+        if any(name in one.attacks for one in evaluations):
+            cells = [
+                str(one.attacks[name].auc) if samples == one.default and name in one.attacks else ""
+                for one, samples in sets
+            ]
+            rows.append([_auc_of(name), "near 0.5", "", "", *cells])
     if any(one.usefulness is not None for one in evaluations):
         rows += [
             [name, "higher", "", "", *(_useful_cell(one, samples, name, reference) for one, samples in sets)]
@@ -85,6 +105,10 @@ def table(evaluations: Sequence[Evaluation], reference: Reference) -> Table:
     terms["[low, high]"] = known["[low, high]"]
     terms |= {row[0]: known[row[0]] for row in rows}
     return Table(["", "better", "real images", "Gaussian", *columns(evaluations)], rows, terms=terms)
+
+
+def _auc_of(attack: str) -> str:
+    return f"attack: {attack} (AUC)"
 
 
 def columns(evaluations: Sequence[Evaluation]) -> list[str]:
@@ -125,8 +149,8 @@ def meanings(reference: Reference) -> dict[str, str]:
         SAMPLES[CEILING]: "Images decoded from the posteriors of training images: the best that drawing z in another "
         "way can reach. Any remaining gap to real images is due to the networks.",
         "[low, high]": "95 % interval: from random divisions of the images into halves or, for "
-        "accuracies and AUC, from resampling. Slices of one patient are treated as "
-        "independent, and no model is retrained.",
+        "accuracies and AUC, from resampling. Attacks resample patients; elsewhere, slices of one patient are treated "
+        "as independent. No model is retrained.",
         "KID": "Kernel Inception Distance: how far the distribution of a set of images is from that of held-out "
         f"images. 0 means no difference; values near 0 can be negative. Measured in {features}",
         "fine detail": "Share of the power of the images' spectrum above half the Nyquist frequency. A lower value "
@@ -152,5 +176,6 @@ def meanings(reference: Reference) -> dict[str, str]:
         "reconstruction MS-SSIM": "Structural similarity on several scales.",
         _COPIES: "The copy audit: share of samples so similar to a training image that they count as copies, and the "
         "verdict. By construction, 1 % of held-out images count as copies too.",
+        **{_auc_of(name): f"Membership attack: {asks}" for name, asks in ATTACK.items()},
         **USEFULNESS,
     }

@@ -2,11 +2,21 @@
 
 from collections.abc import Sequence
 
+from vaegan_pl.evaluation.attacks import (
+    ATTACKS,
+    CALIBRATED,
+    DENSITY,
+    DISCRIMINATOR,
+    LEAST_MODELS,
+    LIRA,
+    RECONSTRUCTION,
+)
 from vaegan_pl.evaluation.estimate import difference
 from vaegan_pl.evaluation.evaluation import BY_CLASS, CEILING, PRIOR, Evaluation
+from vaegan_pl.evaluation.membership import Attack
 from vaegan_pl.evaluation.metrics import Metrics
 from vaegan_pl.evaluation.privacy import POWER
-from vaegan_pl.evaluation.reference import Reference
+from vaegan_pl.evaluation.reference import LEAST_POPULATION, Reference
 from vaegan_pl.evaluation.verdict import Limits, Verdict, decide, effect, grade, order
 from vaegan_pl.report.model_card import NOT_A_GUARANTEE
 
@@ -21,6 +31,36 @@ _DISTANCES = {
 }
 COMPARED = {"KID": False, "coverage": True, "precision": True, "PSNR": True}
 """Figures in which models are compared with each other, and whether higher values are better."""
+
+ATTACKED = {
+    RECONSTRUCTION: "model file",
+    DISCRIMINATOR: "model file",
+    DENSITY: "samples",
+    CALIBRATED: "model file",
+    LIRA: "model file",
+}
+"""What each attack needs."""
+
+_UNTRIED = {
+    RECONSTRUCTION: "the reconstruction error (the model has no encoder)",
+    DISCRIMINATOR: "the discriminator's score (the file contains no discriminator)",
+    DENSITY: f"the density ratio of samples (needs {LEAST_POPULATION} validation images besides the held-out ones)",
+    CALIBRATED: "the calibrated reconstruction error (needs an encoder and references=[PATH,...])",
+    LIRA: f"LiRA (needs an encoder and at least {LEAST_MODELS} reference models)",
+}
+_NEVER_TRIED = (
+    "reference models that were trained on the image in question (LiRA's online attack)",
+    "recovering training images by optimisation",
+    "inferring attributes",
+    "attacks with other images of the same patient",
+)
+
+_ASSIGNED = {
+    "patients": "here, whole patients were",
+    "pictures": "here, groups of near-copies were",
+    "nothing": "here, the folders decided",
+}
+"""How images became training images, by what the split keeps apart."""
 
 _EFFECTS = {"helps": "helps", "harms": "hurts", "no difference": "makes no measurable difference"}
 
@@ -56,7 +96,7 @@ def sentences(evaluation: Evaluation, reference: Reference) -> dict[str, str]:
         f"{metrics['MS-SSIM of pairs'].value:.2f} on average, two real images {real['MS-SSIM of pairs'].value:.2f}: "
         "the higher, the more alike.",
         "usefulness": _useful_words(decided),
-        "privacy": _private_words(evaluation, decided),
+        "privacy": _private_words(evaluation, decided, reference.collection.keeps_apart),
     }
 
 
@@ -77,21 +117,58 @@ def _useful_words(decided: Verdict) -> str:
     )
 
 
-def _private_words(evaluation: Evaluation, decided: Verdict) -> str:
+def _private_words(evaluation: Evaluation, decided: Verdict, keeps_apart: str) -> str:
     copies = " and ".join(
         f"{audit.copies} of {len(audit.nearest.correlation)} {SAMPLES[name]} ({audit.rate.value:.1%})"
         for name, audit in evaluation.audits.items()
     )
-    score, area = max(evaluation.membership.items(), key=lambda item: abs(item[1].value - 0.5))
     words = [
         f"{decided.privacy}: {copies} count as copies of training images. "
         "So do 1 % of the held-out images, by construction.",
         _limits(decided.limits),
         _memorised(evaluation),
-        f"The {score} tells training images from held-out ones with an AUC of {area.value:.2f} (0.5 is chance).",
+        _attacked(evaluation, keeps_apart),
         NOT_A_GUARANTEE,
     ]
     return " ".join(filter(None, words))
+
+
+def _attacked(evaluation: Evaluation, keeps_apart: str) -> str:
+    if not evaluation.attacks:
+        return "No membership attack was possible."
+    name, attack = max(evaluation.attacks.items(), key=lambda item: abs(item[1].auc.value - 0.5))
+    return (
+        f"Of {len(evaluation.attacks)} membership attacks, the {name} tells training images from held-out ones best: "
+        f"with an AUC of {attack.auc} (0.5 is chance), finding {attack.tpr.value:.1%} of the training images at 1 % "
+        f"false positives ({conclusion(attack)}). Its {attack.guesses} guesses, a number fixed beforehand, bound "
+        f"epsilon from below by {attack.epsilon:.1f}. The bound assumes that images were assigned to training one by "
+        f"one at random; {_ASSIGNED[keeps_apart]}. A lower bound is no guarantee: another attack may find more."
+    )
+
+
+def conclusion(attack: Attack) -> str:
+    """What follows from an attack, in a few words."""
+    return {
+        "found": "membership leaks",
+        "reversed": "training images score lower than held-out ones",
+        "nothing found": f"nothing found, although an AUC of {attack.detectable:.2f} would have been",
+        "no power": f"NO POWER: an AUC below {attack.detectable:.2f} would have gone unnoticed",
+    }[attack.conclusion]
+
+
+def attack_lines(evaluation: Evaluation) -> list[str]:
+    """What each attack found, in a line each."""
+    return [
+        f"{name} ({ATTACKED[name]}): AUC {attack.auc}, {attack.tpr.value:.1%} of training images at 1 % false "
+        f"positives, epsilon at least {attack.epsilon:.1f}; {conclusion(attack)}"
+        for name, attack in evaluation.attacks.items()
+    ]
+
+
+def not_tried(evaluation: Evaluation) -> str:
+    """Which attacks were not tried, and why."""
+    missing = [_UNTRIED[name] for name in ATTACKS if name not in evaluation.attacks]
+    return f"Not tried: {'; '.join([*missing, *_NEVER_TRIED])}."
 
 
 def _limits(limits: Limits) -> str:

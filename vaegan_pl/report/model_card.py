@@ -13,8 +13,8 @@ from vaegan_pl.storage.files import RefusedError, atomic_write, printable, read_
 from vaegan_pl.storage.outputs import MADE_BY
 
 NOT_A_GUARANTEE = (
-    "This is an empirical audit, not a guarantee of privacy: it finds what resembles a training image pixel by pixel, "
-    "and nothing else."
+    "This is an empirical audit, not a guarantee of privacy: it finds what its own comparisons and attacks find, and "
+    "nothing else."
 )
 
 _KINDS = {
