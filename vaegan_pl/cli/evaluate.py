@@ -68,6 +68,7 @@ def evaluate(config: DictConfig) -> None:
         device,
         **{"n": config.n, "seeds": config.seeds, **quick},
         seed=config.seed,
+        cache=data.cache,
         models=others,
     )
     found = [evaluation.evaluate(path, model, reference, log.info) for path, model in models.items()]

@@ -15,10 +15,11 @@ from vaegan_pl.data.images import to_grey_values, to_unit_range
 from vaegan_pl.data.prepared import Decoding
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation import privacy, two_sample
-from vaegan_pl.evaluation.classifier import STEPS, Classifier, Images, Labelled, Training, fit
+from vaegan_pl.evaluation.classifier import STEPS, Classifier, Images, Labelled, Training
 from vaegan_pl.evaluation.diversity import NEIGHBOURS, Manifold, mean_manifold
 from vaegan_pl.evaluation.estimate import Estimate, Halved, wilson_ci
 from vaegan_pl.evaluation.features import FeatureSpace, held_out_images
+from vaegan_pl.evaluation.kept import fit_once
 from vaegan_pl.evaluation.metrics import DIVISIONS, ImageSet, Metrics, kid_by_network, metrics
 from vaegan_pl.evaluation.pca_baseline import PrincipalComponents, principal_components
 from vaegan_pl.evaluation.privacy import Audit, Calibration, CopyDetector
@@ -148,6 +149,7 @@ class Reference:
         n: samples to draw of each model.
         seeds: classifiers to train for each figure of usefulness; 0 skips what they measure.
         seed: seed of all random draws.
+        cache: folder in which the classifiers of real images are kept.
         divisions: see `metrics.metrics`.
         models: reference models, which calibrate attacks.
 
@@ -161,6 +163,7 @@ class Reference:
     n: int
     seeds: int
     seed: int
+    cache: Path
     divisions: int = DIVISIONS
     models: Sequence[ReferenceModel] = ()
     classes: list[str] = field(init=False)
@@ -356,7 +359,7 @@ class Reference:
             *self.trainings(self.train, 2 * STEPS),
             *self.trainings(self.gaussian_by_class, STEPS),
         ]
-        found = fit(trainings, "training classifiers on real images")
+        found = fit_once(trainings, "training classifiers on real images (first time only)", self.cache)
         return Baselines(*(found[i * self.seeds : (i + 1) * self.seeds] for i in range(3)))
 
     def halves(self, other: Grouped) -> tuple[Labelled, Labelled]:
@@ -373,7 +376,8 @@ class Reference:
         """How well training images can be told from held-out images; see `two_sample.auc`."""
         files = self.collection.split.images("train")
         parts = self.halves(Grouped(self.train.x, self.collection.together(files)))
-        found = fit(two_sample.trainings(parts, self.seed, self.device), "telling real images apart")
+        trainings = two_sample.trainings(parts, self.seed, self.device)
+        found = fit_once(trainings, "telling real images apart (first time only)", self.cache)
         return two_sample.auc(found, parts, self.seed)
 
 
