@@ -176,7 +176,7 @@ def _words(text: str) -> str:
     return _MARKED.sub(r"\1", _BOLD.sub(r"<b>\1</b>", html.escape(text)))
 
 
-def _literal(text: object) -> str:
+def literal(text: object) -> str:
     """Text with Markdown's marks escaped."""
     return _MARKS.sub(r"\\\g<0>", printable(text))
 
@@ -201,14 +201,14 @@ def text(path: Path, model: SavedModel, figures: Sequence[str]) -> str:
         label="the class that its decoder was conditioned on"
         if model.networks.classes
         else "the part of the latent space that it was drawn from",
-        file=_literal(path.name),
+        file=literal(path.name),
         sha256=sha256(path),
-        caption=_literal(trained_on.caption),
-        counts=_literal("; ".join(counts)),
+        caption=literal(trained_on.caption),
+        counts=literal("; ".join(counts)),
         apart=_APART.get(str((trained_on.split or {}).get("keeps_apart")), _APART["pictures"]),
-        split=_literal(", ".join(f"{name} {value}" for name, value in (trained_on.split or {}).items())),
-        fingerprint=_literal(trained_on.fingerprint),
-        training="\n".join(f"- {_literal(f'{name}: {value}')}" for name, value in configuration.items()),
+        split=literal(", ".join(f"{name} {value}" for name, value in (trained_on.split or {}).items())),
+        fingerprint=literal(trained_on.fingerprint),
+        training="\n".join(f"- {literal(f'{name}: {value}')}" for name, value in configuration.items()),
         figures="\n".join(figures),
         not_a_guarantee=NOT_A_GUARANTEE,
     )
