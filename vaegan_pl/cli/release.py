@@ -32,6 +32,7 @@ def release(config: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from vaegan_pl.data.units import independent_images
+    from vaegan_pl.evaluation.reference import check_read_alike
     from vaegan_pl.hardware import prepare_cpu
     from vaegan_pl.inference import noisy_sums
     from vaegan_pl.model import mechanism, private_density, sharing, weights
@@ -54,8 +55,8 @@ def release(config: DictConfig) -> None:
     if deviation * mechanism.SCALE < mechanism.LEAST_DEVIATION:
         raise UserError(f"epsilon={config.epsilon}, delta={config.delta}: are so large that they guarantee nothing")
     data: ImageFolders = instantiate(config.data, _convert_="all")
+    check_read_alike(path, public, data.decoding)
     data.prepare_data()
-    _check_preprocessing(path, public, data)
     images = independent_images(data, config.unit)
     sums = noisy_sums(public.networks, data.collection, images, where, clip, deviation)
     mixtures, noisy_counts = private_density.density(sums, where, clip, deviation)
@@ -137,20 +138,3 @@ def _check_public(path: Path, model: "SavedModel") -> None:
         raise UserError(f"weights={path}: is conditional, so it knows no other classes; give a model of another kind")
     if model.mixtures is None:
         raise UserError(f"weights={path}: contains no density of public images; give the file of a finished run")
-
-
-def _check_preprocessing(path: Path, model: "SavedModel", data: "ImageFolders") -> None:
-    """Check that the private images are read as the public ones were.
-
-    Raises:
-        UserError: names the options to give.
-    """
-    own = {
-        "image_size": model.networks.image_size,
-        "aspect_ratio": model.preprocessing["aspect_ratio"],
-        "white": model.preprocessing["white"],
-        "range": model.preprocessing["grey_range"],
-    }
-    if any(getattr(data.decoding, name) != value for name, value in own.items()):
-        options = " ".join(f"data.{name}={value}" for name, value in own.items())
-        raise UserError(f"weights={path}: was trained on images that were read differently; give {options}")

@@ -32,7 +32,7 @@ those of small classes are so noisy that the moments, which are divided by them,
 FLOOR = 0.01
 """Least variance along an axis, relative to that of the public density."""
 
-QUANTILE = 0.75
+QUANTILE = 0.95
 """Quantile of public norms that is the default clip norm; chosen on public images (docs/release.md)."""
 
 DRAWN = 2**14

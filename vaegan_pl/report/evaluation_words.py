@@ -82,16 +82,22 @@ def _private_words(evaluation: Evaluation, decided: Verdict) -> str:
         f"{audit.copies} of {len(audit.nearest.correlation)} {SAMPLES[name]} ({audit.rate.value:.1%})"
         for name, audit in evaluation.audits.items()
     )
-    score, area = max(evaluation.membership.items(), key=lambda item: abs(item[1].value - 0.5))
     words = [
         f"{decided.privacy}: {copies} count as copies of training images. "
         "So do 1 % of the held-out images, by construction.",
         _limits(decided.limits),
         _memorised(evaluation),
-        f"The {score} tells training images from held-out ones with an AUC of {area.value:.2f} (0.5 is chance).",
+        _membership(evaluation),
         NOT_A_GUARANTEE,
     ]
     return " ".join(filter(None, words))
+
+
+def _membership(evaluation: Evaluation) -> str:
+    if not evaluation.membership:
+        return ""  # a decoder alone gives images no scores
+    score, area = max(evaluation.membership.items(), key=lambda item: abs(item[1].value - 0.5))
+    return f"The {score} tells training images from held-out ones with an AUC of {area.value:.2f} (0.5 is chance)."
 
 
 def _limits(limits: Limits) -> str:

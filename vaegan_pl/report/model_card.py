@@ -17,6 +17,12 @@ NOT_A_GUARANTEE = (
     "and nothing else."
 )
 
+RELEASED = (
+    "- certificate.md states what is guaranteed about the images that the classes' density came from. The figures "
+    "above were computed from images without any noise, so they are not covered: do not publish them with the model.\n"
+)
+"""What the card of a model released under differential privacy adds."""
+
 _KINDS = {
     "VAE/GAN": "Larsen et al.'s VAE/GAN (arXiv 1512.09300)",
     "VAE": "A variational autoencoder (arXiv 1312.6114)",
@@ -54,7 +60,7 @@ Not for diagnosis, not for decisions about patients, and not as evidence of anat
 - The model knows one data set of single slices. {apart}
 - Lesions in samples have no known diagnosis. A sample's label names {label}.
 - {not_a_guarantee}
-"""
+{released}"""
 
 
 _APART = {
@@ -207,6 +213,7 @@ def text(path: Path, model: SavedModel, figures: Sequence[str]) -> str:
         counts=literal("; ".join(counts)),
         apart=_APART.get(str((trained_on.split or {}).get("keeps_apart")), _APART["pictures"]),
         split=literal(", ".join(f"{name} {value}" for name, value in (trained_on.split or {}).items())),
+        released="" if trained_on.release is None else RELEASED,
         fingerprint=literal(trained_on.fingerprint),
         training="\n".join(f"- {literal(f'{name}: {value}')}" for name, value in configuration.items()),
         figures="\n".join(figures),
