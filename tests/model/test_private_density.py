@@ -39,7 +39,7 @@ def posteriors(n: int, scale: float = 1.0, seed: int = 1) -> tuple[Tensor, Tenso
 
 def total(mean: Tensor, log_variance: Tensor, where: Coordinates, clip: float) -> np.ndarray:
     each = [contribution(m, v, where, clip) for m, v in zip(mean, log_variance, strict=True)]
-    return np.sum(each, axis=0, dtype=np.int64, initial=0)
+    return np.stack(each).sum(0)
 
 
 def test_in_public_coordinates_the_public_density_is_standard() -> None:
