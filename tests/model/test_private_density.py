@@ -39,7 +39,8 @@ def posteriors(n: int, scale: float = 1.0, seed: int = 1) -> tuple[Tensor, Tenso
 
 def total(mean: Tensor, log_variance: Tensor, where: Coordinates, clip: float) -> np.ndarray:
     each = [contribution(m, v, where, clip) for m, v in zip(mean, log_variance, strict=True)]
-    return np.stack(each).sum(0)
+    found: np.ndarray = np.stack(each).sum(0)
+    return found
 
 
 def test_in_public_coordinates_the_public_density_is_standard() -> None:
