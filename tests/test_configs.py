@@ -234,7 +234,11 @@ def test_the_gate_is_chosen_by_name() -> None:
     assert model.fakes == "prior"
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("name", ["sample", "reconstruct", "evaluate", "blind_test", "latent", "export"])
+=======
+@pytest.mark.parametrize("name", ["sample", "reconstruct", "evaluate", "latent", "export", "release"])
+>>>>>>> release
 def test_the_commands_on_models_compose(name: str) -> None:
     assert composed("weights=m.pth", name=name).weights == "m.pth"
 
@@ -270,6 +274,7 @@ def test_the_reports_data_is_the_official_split_unchanged() -> None:
         "blind_test",
         "latent",
         "export",
+        "release",
         "inspect_data",
         "import_images",
         "download",

@@ -1,12 +1,12 @@
 """Running the networks of a saved model, with a progress bar."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from vaegan_pl.data import dicom
@@ -16,8 +16,10 @@ from vaegan_pl.data.folders import list_loose_images
 from vaegan_pl.data.images import UNREADABLE, read_file, to_unit_range, warnings_in_one_line
 from vaegan_pl.data.images import fit as fit_image
 from vaegan_pl.errors import UserError
+from vaegan_pl.model.mechanism import noisy
 from vaegan_pl.model.mixtures import COMPONENTS, ClassMixtures, draw_posteriors, fit, gaussian, log_likelihood
 from vaegan_pl.model.networks import Networks
+from vaegan_pl.model.private_density import Coordinates, contribution, entries
 from vaegan_pl.model.running import posteriors
 from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.progress import announce, track
@@ -99,6 +101,41 @@ def class_mixtures(
         )
         for name in classes
     }
+
+
+@torch.no_grad()
+def noisy_sums(
+    networks: Networks,
+    collection: Collection,
+    images: Mapping[int, int],
+    where: Coordinates,
+    clip: float,
+    deviation: float,
+) -> dict[str, Float64[np.ndarray, " entry"]]:
+    """Sums of the contributions of each class's images, with noise; see `private_density.contribution`.
+
+    Images are encoded one by one, on the CPU, because the last digits of results depend on what else is in a batch.
+
+    Args:
+        networks: the public networks, on the CPU and in evaluation mode.
+        collection: the private images.
+        images: indices of the images to use, each with the number of images of its unit.
+        where: the public coordinates.
+        clip: the clip norm.
+        deviation: standard deviation of the noise; see `mechanism.noisy`.
+
+    Raises:
+        UserError: if the encoder's output is not finite.
+    """
+    totals = {name: np.zeros(entries(where.k), dtype=np.int64) for name in collection.listing.classes}
+    for image, of in track(list(images.items()), "encoding", "image"):
+        mean, log_variance = networks.encoder(images_of(collection, [image]), None)
+        if not (mean.isfinite().all() and log_variance.exp().isfinite().all()):
+            raise UserError(f"{collection.name(image)}: the model outputs NaN or infinity; leave out with data.exclude")
+        totals[collection.listing.classes[collection.labels[image]]] += contribution(
+            mean[0], log_variance[0], where, clip, of
+        )
+    return {name: noisy(total, deviation) for name, total in totals.items()}
 
 
 def read_images(

@@ -399,6 +399,9 @@ _EARLIER_SPLIT = {"patients": None, "published": False, "families": False, "fold
 def check_trained_on(path: Path, model: SavedModel, source: TrainedOn, decoding: Decoding) -> None:
     """Check that images and their split are those a model was trained on; otherwise, its metrics would mean nothing.
 
+    A model released under differential privacy does not say which images its density came from; any with the same
+    classes, read in the same way, are accepted.
+
     Args:
         path: the model's file.
         model: the model.
@@ -408,6 +411,9 @@ def check_trained_on(path: Path, model: SavedModel, source: TrainedOn, decoding:
     Raises:
         UserError: names what differs.
     """
+    if model.trained_on.release is not None:
+        _check_released(path, model, source, decoding)
+        return
     if model.trained_on.training_images is None:
         raise UserError(f"weights={path}: does not say which images it was trained on; train it again to evaluate it")
     read = {"white": decoding.white, "range": decoding.range}
@@ -437,3 +443,34 @@ def check_trained_on(path: Path, model: SavedModel, source: TrainedOn, decoding:
             f"weights={path}: was trained with {', '.join(differing)}; give the data options of its training, "
             "so that no image it was trained on counts as held out"
         )
+
+
+def _check_released(path: Path, model: SavedModel, source: TrainedOn, decoding: Decoding) -> None:
+    """Check that images have the classes and the preprocessing of a released model.
+
+    Raises:
+        UserError: names what differs.
+    """
+    if set(model.labels) != set(source.classes):
+        raise UserError(
+            f"weights={path}: has the classes {', '.join(model.labels)}; give images of these with data.root and "
+            "data.classes"
+        )
+    check_read_alike(path, model, decoding)
+
+
+def check_read_alike(path: Path, model: SavedModel, decoding: Decoding) -> None:
+    """Check that images are read as those were that a model was trained on.
+
+    Raises:
+        UserError: names the options to give.
+    """
+    own = {
+        "image_size": model.networks.image_size,
+        "aspect_ratio": model.preprocessing["aspect_ratio"],
+        "white": model.preprocessing["white"],
+        "range": model.preprocessing["grey_range"],
+    }
+    if any(getattr(decoding, name) != value for name, value in own.items()):
+        options = " ".join(f"data.{name}={value}" for name, value in own.items())
+        raise UserError(f"weights={path}: was trained on images that were read differently; give {options}")

@@ -18,6 +18,8 @@ class TrainedOn:
         fingerprint: identifies the images; see `Collection.fingerprint`. None in files of earlier versions.
         training_images: the fingerprint of the training images alone. None in files of earlier versions.
         split: how the images were split, and the seed. None in files of earlier versions.
+        release: what differential privacy guarantees, if the classes' density is that of other, private images; with
+            the description of the public images that trained the networks. None otherwise.
     """
 
     kind: str
@@ -28,6 +30,7 @@ class TrainedOn:
     fingerprint: str | None = None
     training_images: str | None = None
     split: Mapping[str, Any] | None = None
+    release: Mapping[str, Any] | None = None
 
     @property
     def is_phantom(self) -> bool:

@@ -213,8 +213,9 @@ def _trained_on(stored: Mapping[str, Any]) -> TrainedOn:
         for n in _mapping(counts, f"trained_on.counts.{split}").values():
             if type(n) is not int or n < 0:
                 raise ValueError("trained_on.counts contains values other than numbers of images")
-    if found["split"] is not None:
-        _mapping(found["split"], "trained_on.split")
+    for key in ("split", "release"):
+        if found[key] is not None:
+            _mapping(found[key], f"trained_on.{key}")
     return TrainedOn(**found)
 
 

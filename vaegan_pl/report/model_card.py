@@ -17,6 +17,12 @@ NOT_A_GUARANTEE = (
     "nothing else."
 )
 
+RELEASED = (
+    "- certificate.md states what is guaranteed about the images that the classes' density came from. The figures "
+    "above were computed from images without any noise, so they are not covered: do not publish them with the model.\n"
+)
+"""What the card of a model released under differential privacy adds."""
+
 _KINDS = {
     "VAE/GAN": "Larsen et al.'s VAE/GAN (arXiv 1512.09300)",
     "VAE": "A variational autoencoder (arXiv 1312.6114)",
@@ -54,7 +60,7 @@ Not for diagnosis, not for decisions about patients, and not as evidence of anat
 - The model knows one data set of single slices. {apart}
 - Lesions in samples have no known diagnosis. A sample's label names {label}.
 - {not_a_guarantee}
-"""
+{released}"""
 
 
 _APART = {
@@ -176,7 +182,7 @@ def _words(text: str) -> str:
     return _MARKED.sub(r"\1", _BOLD.sub(r"<b>\1</b>", html.escape(text)))
 
 
-def _literal(text: object) -> str:
+def literal(text: object) -> str:
     """Text with Markdown's marks escaped."""
     return _MARKS.sub(r"\\\g<0>", printable(text))
 
@@ -201,14 +207,15 @@ def text(path: Path, model: SavedModel, figures: Sequence[str]) -> str:
         label="the class that its decoder was conditioned on"
         if model.networks.classes
         else "the part of the latent space that it was drawn from",
-        file=_literal(path.name),
+        file=literal(path.name),
         sha256=sha256(path),
-        caption=_literal(trained_on.caption),
-        counts=_literal("; ".join(counts)),
+        caption=literal(trained_on.caption),
+        counts=literal("; ".join(counts)),
         apart=_APART.get(str((trained_on.split or {}).get("keeps_apart")), _APART["pictures"]),
-        split=_literal(", ".join(f"{name} {value}" for name, value in (trained_on.split or {}).items())),
-        fingerprint=_literal(trained_on.fingerprint),
-        training="\n".join(f"- {_literal(f'{name}: {value}')}" for name, value in configuration.items()),
+        split=literal(", ".join(f"{name} {value}" for name, value in (trained_on.split or {}).items())),
+        released="" if trained_on.release is None else RELEASED,
+        fingerprint=literal(trained_on.fingerprint),
+        training="\n".join(f"- {literal(f'{name}: {value}')}" for name, value in configuration.items()),
         figures="\n".join(figures),
         not_a_guarantee=NOT_A_GUARANTEE,
     )
