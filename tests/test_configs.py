@@ -234,11 +234,7 @@ def test_the_gate_is_chosen_by_name() -> None:
     assert model.fakes == "prior"
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("name", ["sample", "reconstruct", "evaluate", "blind_test", "latent", "export"])
-=======
-@pytest.mark.parametrize("name", ["sample", "reconstruct", "evaluate", "latent", "export", "release"])
->>>>>>> release
+@pytest.mark.parametrize("name", ["sample", "reconstruct", "evaluate", "blind_test", "latent", "export", "release"])
 def test_the_commands_on_models_compose(name: str) -> None:
     assert composed("weights=m.pth", name=name).weights == "m.pth"
 
