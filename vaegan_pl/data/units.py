@@ -1,7 +1,8 @@
 """The images that a release with a guarantee uses, and how they count.
 
 Differential privacy compares two data sets that differ in one image (or patient). Therefore whether an image is used
-must depend on this image (or patient) alone. Splits by group do not satisfy this: adding an image can move others.
+must depend on this image (or patient) alone. Splits by group do not satisfy this: adding an image can move others
+to another split.
 """
 
 from collections import Counter

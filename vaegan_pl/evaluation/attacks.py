@@ -17,10 +17,10 @@ from vaegan_pl.model.saved_model import SavedModel
 RECONSTRUCTION, DISCRIMINATOR = "reconstruction error", "discriminator's score"
 DENSITY, CALIBRATED, LIRA = "density ratio of samples", "calibrated reconstruction error", "likelihood ratio (LiRA)"
 ATTACKS = (RECONSTRUCTION, DISCRIMINATOR, DENSITY, CALIBRATED, LIRA)
-"""All attacks. They use, in this order: the model file (twice), samples alone, the model file and reference models."""
+"""All attacks. The first two use the model file, the third samples, the last two the file and reference models."""
 
 LEAST_MODELS = 8
-"""Number of reference models from which the errors of each image get a standard deviation of their own."""
+"""Least number of reference models for LiRA, which estimates a standard deviation for each image from their errors."""
 
 LEAST_DEVIATION = 0.1
 
@@ -63,13 +63,14 @@ def density_ratio(x: Images, samples: Images, population: Images) -> Score:
 
     The score estimates log(p_samples / p_population) / d by the distances to the nearest sample and to the nearest
     image of the population, since the density at a distance r to the nearest of n points is about 1 / (n r^d)
-    (Loftsgarden and Quesenberry 1965). Nearest neighbours find single copies, which a kernel as wide as Scott's rule
-    makes it in d dimensions smooths away.
+    (Loftsgarden and Quesenberry 1965). Nearest neighbours find single copies. A kernel smooths them away if it is as
+    wide as Scott's rule makes it in d dimensions.
 
     Distances are taken in the first 64 principal components of the population's pixels, each divided by its standard
     deviation (at least `LEAST_DEVIATION` times the largest, so that directions in which images hardly vary do not
-    count most). Neither members nor others have a part in choosing this space, so that without a leak both are equally
-    far from everything. In the features of a network that was trained on the members, they would not be.
+    count most). Neither members nor others have a part in choosing this space, so that without a leak both are, on
+    average, equally far from everything. In the features of a network that was trained on the members, this need not
+    hold.
 
     Args:
         x: images under attack, in [-1, 1].

@@ -1,4 +1,4 @@
-"""How well an attack tells training images (members) from other images, with intervals over patients."""
+"""How well an attack tells training images (members) from held-out images (others), with intervals over patients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,12 +44,13 @@ class Attack:
 
     Attributes:
         members: number of training images.
-        others: number of images that were not trained on.
+        others: number of held-out images, which the model was not trained on.
         groups: number of groups (patients) of the members and of the others.
-        auc: area under the ROC curve: how often a member scores higher than another image, in [0, 1]; 0.5 is chance.
-        tpr: share of members above the score that a share of `FALSE_POSITIVES` of the others exceeds.
-        highest: AUC of the most exposed tenth: members and others of the highest scores, a tenth of each. The average
-            hides a few images that are given away; this does not. 0.5 is chance.
+        auc: area under the ROC curve: how often a member scores higher than one of the others, in [0, 1]; 0.5 is
+            chance.
+        tpr: share of members above the score that at most a share of `FALSE_POSITIVES` of the others exceeds.
+        highest: AUC of the most exposed tenth: members and others with the highest scores, a tenth of each. It shows
+            whether a few images are given away, which the average over all can hide. 0.5 is chance.
         detectable: smallest AUC above 0.5 whose interval would exclude 0.5 with probability `POWER`.
         guesses: number of guesses of the audit of epsilon; see `one_run.guess`.
         correct: how many were correct.
@@ -70,7 +71,7 @@ class Attack:
 
     @property
     def conclusion(self) -> Conclusion:
-        """`found` or `reversed` if the interval of the AUC excludes 0.5, otherwise whether there was power to find."""
+        """`found` or `reversed` if the interval of the AUC excludes 0.5, else whether there was power to find it."""
         if self.auc.low > 0.5:
             return "found"
         if self.auc.high < 0.5:
@@ -83,7 +84,7 @@ def measure(members: Scored, others: Scored, seed: int) -> Attack:
 
     Args:
         members: training images.
-        others: images of other patients.
+        others: held-out images, of other patients.
         seed: seed of the bootstrap and of the audit of epsilon.
     """
     random = np.random.default_rng(seed)

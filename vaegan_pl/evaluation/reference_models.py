@@ -17,7 +17,7 @@ from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.model.trained_on import TrainedOn
 
 LEAST = 10
-"""Smallest number of members, and of other images, that no reference model may have been trained on."""
+"""Least number of members, and of others, that belong to patients that no reference model was trained on."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def _names(collection: Collection, images: Sequence[int]) -> list[set[str]]:
 def check_unseen(collection: Collection, held_out: Sequence[int], models: Sequence[ReferenceModel]) -> None:
     """Check that there are images that no reference model was trained on, both members and others.
 
-    All images are calibrated by the same models. If some models calibrated the members and others the held-out images,
-    a difference between the models would look like a leak.
+    All images are calibrated by the same models. If some models calibrated the members and different ones the held-out
+    images, a difference between the models would look like a leak.
 
     Args:
         collection: the images and the split of the model under attack.

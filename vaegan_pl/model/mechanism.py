@@ -15,15 +15,15 @@ from numpy import ndarray
 from scipy.special import log_ndtr, ndtr, ndtri
 
 SCALE = 2**30
-"""Integers that stand for 1. Vectors of norm `SCALE` at most are summed."""
+"""The integer that stands for 1. The vectors that are summed have a norm of `SCALE` at most."""
 
 MARGIN = 1e-6
 """Relative reduction of epsilon and delta before the noise is chosen: the calibration is that of continuous noise.
 
 On a lattice as fine as `SCALE`, the probability of each point under the discrete Gaussian differs from that of its cell
 under the continuous one, whose rounding is post-processing, by a factor of at most exp(t^2 / 24 s^2) within t standard
-deviations s of the mean. For t = 40 (beyond which lie less than 1e-340 of either) and s > 2^27, this is less than 4e-15
-for each number, so less than 1e-8 for a million numbers.
+deviations s of the mean. For t = 40 (beyond which less than 1e-340 of either lies) and s > 2^27, this is less than
+4e-15 for each number, so less than 1e-8 for a million numbers.
 """
 
 LEAST_DEVIATION = 2**27
@@ -61,7 +61,7 @@ def deviation_for(epsilon: float, delta: float) -> float:
 
 
 def power(deviation: float, false_positives: float) -> float:
-    """The largest share of true positives of any test whether a unit was included, given its share of false positives.
+    """The largest share of true positives of any test of whether a unit was included, given that of false positives.
 
     This is the Gaussian mechanism's trade-off function (Dong, Roth and Su, arXiv 1905.02383, equation 6).
     """

@@ -25,8 +25,8 @@ Vector = Float[Tensor, " latent"]
 SHARES = (0.1, 0.3, 0.6)
 """Shares of count, mean and second moment in the squared sensitivity.
 
-Chosen on public images (docs/release.md): results hardly depend on the last two, but with a smaller share for counts,
-those of small classes are so noisy that the moments, which are divided by them, go astray.
+Chosen on public images (docs/release.md): results hardly depend on the last two. But with a smaller share for the
+count, the counts of small classes are so noisy that the moments, which are divided by them, go astray.
 """
 
 FLOOR = 0.01
@@ -63,7 +63,7 @@ def coordinates(mixtures: ClassMixtures, counts: Mapping[str, int], k: int) -> C
 
     Args:
         mixtures: the mixture of each public class.
-        counts: their numbers of images.
+        counts: number of images of each public class.
         k: number of axes to release, at most the number of dimensions.
     """
     total = sum(counts[name] for name in mixtures)
@@ -113,7 +113,7 @@ def contribution(
         log_variance: logarithms of its variances.
         where: the public coordinates.
         clip: the clip norm.
-        of: number of images of the patient. Each adds as much less, so that a patient adds as much as an image.
+        of: number of images of the patient. Each adds 1 / `of` as much, so that a patient adds no more than one image.
 
     Returns:
         1 + k + k (k + 1) / 2 entries, of a norm of `mechanism.SCALE` / `of` at most.
@@ -188,7 +188,7 @@ def moments(sums: Float64[ndarray, " entry"], k: int, clip: float, deviation: fl
 
 
 def shrunk(value: Tensor, target: Tensor, error: float) -> Tensor:
-    """A noisy value, drawn to a target by the share of their squared distance that noise explains.
+    """A noisy value, pulled towards a target by the share of their squared distance that noise explains.
 
     This is James and Stein's estimator, with its positive part.
 
@@ -206,8 +206,8 @@ def density(
 ) -> tuple[ClassMixtures, dict[str, int]]:
     """A Gaussian of each class, and the noisy counts (at least 1); post-processing.
 
-    The moments of all classes together are drawn to those of the public density, and those of each class to these;
-    see `shrunk`. Variances are raised to `FLOOR`.
+    The moments of all classes together are pulled towards those of the public density, and those of each class towards
+    these; see `shrunk`. Variances are raised to at least `FLOOR`.
 
     Args:
         sums: noisy sums of the contributions of each class.

@@ -1,6 +1,6 @@
 """A model file meant for sharing: the decoder and the density of z, in half precision, without the other networks.
 
-Encoder and discriminator reveal most about the training images, and drawing samples does not need them.
+Drawing samples needs neither encoder nor discriminator, and both can reveal more about the training images.
 """
 
 from dataclasses import replace
@@ -41,7 +41,7 @@ def save_decoder(path: Path, model: SavedModel) -> float:
         model: the model, on the CPU.
 
     Returns:
-        The root mean square difference that rounding makes, in the sample where it is largest; in grey levels of 255.
+        The root mean square difference that rounding makes in the sample where it is largest, in grey levels of 255.
 
     Raises:
         OSError: if the file cannot be written.

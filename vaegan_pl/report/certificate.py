@@ -14,7 +14,7 @@ from vaegan_pl.storage.outputs import MADE_BY
 PAGE, JSON = "certificate.md", "certificate.json"
 
 FALSE_ALARMS = 0.01
-"""Share of images (or patients) that were not used, but that an attacker takes for used."""
+"""Of the images (or patients) that were not used, the share that an attacker takes for used."""
 
 PHANTOMS = "PHANTOMS (drawings, not MRI)"
 
@@ -76,7 +76,7 @@ class Terms:
 def described(
     public: TrainedOn, sha256: str, counts: Mapping[str, int], terms: Terms, private_phantoms: bool
 ) -> TrainedOn:
-    """What a released model was made from. Of the private images, it contains the class names and noisy counts.
+    """What a released model was made from. About the private images, it says only the class names and noisy counts.
 
     Args:
         public: the images that trained the networks.
@@ -115,10 +115,11 @@ def facts(released: TrainedOn, terms: Terms, sha256: str) -> dict[str, Any]:
 
 
 NOT_COVERED = (
-    "**The public model**: encoder, decoder and the public density were made before, from other images. The guarantee "
-    "says nothing about those images, and it fails if private images, or copies of them, were among them.",
-    "**The choice of options**: it holds if epsilon, the clip norm, the number of axes and all other options were "
-    "chosen without looking at the private images, and if this is not the best of several releases.",
+    "**The public model**: encoder, decoder and the public density (that of its latents) were made before, from other "
+    "images. The guarantee says nothing about those images, and it does not hold for private images that were, "
+    "themselves or as copies, among them.",
+    "**The choice of options**: the guarantee holds only if epsilon, the clip norm, the number of axes and all other "
+    "options were chosen without looking at the private images, and if this is not the best of several releases.",
     "**The class names, and that the hospital took part**: both are public.",
     "**Other uses of the images**: other releases, publications, and figures about this model that were computed from "
     "the private images, such as those of `evaluate`. Keep such figures with the images.",
@@ -133,46 +134,46 @@ File: {file}, SHA-256 {sha256}
 
 ## In short
 
-The file was computed from private images. Random noise was added, so that the file would look almost the same if any
-one {unit} had been left out. So nobody, whatever else they know and whatever they do with the file, can
-learn much from it about whether {whose} used, or about what
-{shows}. This is a mathematical property of the procedure, not the result of a test. It also holds for all images
-drawn from the file.
+The file was computed from private images. Random noise was added, which limits how different the file would be if any
+one {unit} had been left out. So there is a limit to what anybody, whatever else they know and whatever they do with the
+file, can learn from it about whether {whose} used, or about what
+{shows}. The numbers below say how strict this limit is. It is a mathematical property of the procedure, not the
+result of a test. It also holds for all images drawn from the file.
 
 | | |
 | --- | --- |
 | what is protected | {protected} |
-| privacy loss, epsilon | {epsilon:g} |
+| privacy loss, epsilon (the smaller, the stricter) | {epsilon:g} |
 | probability that epsilon does not cover, delta | {delta:g} |
 
-**What this means.** Somebody who knows all other images tries to find out from the file whether a certain {unit} was
-used. If they are wrong about 1 in 100 of those that were not used, they are right about {found} in 100 of those that
-were, at most. Without the file, it would be 1. If they thought before that the chances were even, they can be {belief}
-certain afterwards, at most, except with a probability of about delta.
+**What this means.** Suppose that somebody who knows all other images tries to find out from the file whether
+{whose} used. If they wrongly say so for 1 in 100 {unit}s that were not used, they are right about {found} in 100 of
+those that were, at most. Without the file, they would be right about 1. If they thought before that the chances were
+even, they can be {belief} certain afterwards, at most, except in rare cases. Delta limits how rare these are.
 
 **Budgets add up.** Every other release from the same images adds its own epsilon and delta to these. Keep a list.
 
 ## What was computed
 
-1. A public encoder, whose training never saw the private images, turned each image into a Gaussian distribution in
+1. A public encoder, which was trained on other images, turned each image into a Gaussian distribution in
    {dimensions} dimensions. It was centred and scaled by constants of the public model, and reduced to {axes} axes.
 2. Distributions far from the centre were scaled down to a norm of {clip:.4g} public standard deviations (the clip norm,
    from {clip_from}).
 3. For each class, three sums were formed over its images: number, means, and second moments.{weighing}
 4. Noise was added to all these sums at once. From the noisy sums alone, the mean and the covariance of each class were
-   computed. Where noise prevails, they were drawn to those of the public density. The file contains them and the public
-   decoder.
+   computed. Where the noise dominates, they were pulled towards those of the public density. The file contains them and
+   the public decoder.
 
-Images used: {images}. Whether an image was used depends on itself and its folder alone. If there is a mask of it, the
-two count as one.
+Images used: {images}. Whether an image was used depends on that image and its folder alone. If there is a file with a
+mask of it, the two count as one image.
 
 | | |
 | --- | --- |
 | mechanism | one Gaussian mechanism for all sums of all classes; discrete noise on multiples of 2^-30 |
 | neighbouring data sets | one {unit} is added or removed |
 | L2 sensitivity | 1 (the sums are divided by their bounds, and weighted by the roots of {shares}) |
-| standard deviation of the noise | {deviation:.6g} |
-| of the noise on the number of {unit}s of a class | {of_counts:.3g} |
+| standard deviation of the noise on the weighted sums | {deviation:.6g} |
+| standard deviation of the noise on the number of {unit}s of a class | {of_counts:.3g} |
 | source of the noise | the operating system's cryptographic generator; there is no seed |
 | calibration of the noise | Balle and Wang 2018 (arXiv 1805.06530), Theorem 8 |
 | sampling of the noise, exactly | Canonne, Kamath and Steinke 2020 (arXiv 2004.00010), Algorithm 3 |
@@ -213,7 +214,7 @@ def text(released: TrainedOn, terms: Terms, sha256: str) -> str:
         axes=terms.axes,
         clip=terms.clip,
         clip_from=terms.clip_from,
-        weighing=" The images\n   of a patient counted as one image together." if by_patient else "",
+        weighing=" All images\n   of a patient together counted as one image." if by_patient else "",
         images=terms.images,
         shares=", ".join(f"{share:g}" for share in SHARES),
         deviation=terms.deviation,

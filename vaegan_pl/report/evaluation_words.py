@@ -44,7 +44,7 @@ ATTACKED = {
 _UNTRIED = {
     RECONSTRUCTION: "the reconstruction error (the model has no encoder)",
     DISCRIMINATOR: "the discriminator's score (the file contains no discriminator)",
-    DENSITY: f"the density ratio of samples (needs {LEAST_POPULATION} validation images besides the held-out ones)",
+    DENSITY: f"the density ratio of samples (needs at least {LEAST_POPULATION} validation images not held out)",
     CALIBRATED: "the calibrated reconstruction error (needs an encoder and references=[PATH,...])",
     LIRA: f"LiRA (needs an encoder and at least {LEAST_MODELS} reference models)",
 }
@@ -138,11 +138,12 @@ def _attacked(evaluation: Evaluation, keeps_apart: str) -> str:
         return "No membership attack was possible."
     name, attack = max(evaluation.attacks.items(), key=lambda item: abs(item[1].auc.value - 0.5))
     return (
-        f"Of {len(evaluation.attacks)} membership attacks, the {name} tells training images from held-out ones best: "
-        f"with an AUC of {attack.auc} (0.5 is chance), finding {attack.tpr.value:.1%} of the training images at 1 % "
-        f"false positives ({conclusion(attack)}). Its {attack.guesses} guesses, a number fixed beforehand, bound "
-        f"epsilon from below by {attack.epsilon:.1f}. The bound assumes that images were assigned to training one by "
-        f"one at random; {_ASSIGNED[keeps_apart]}. A lower bound is no guarantee: another attack may find more."
+        f"Of the membership attacks ({len(evaluation.attacks)}), the {name} is furthest from chance: it tells training "
+        f"images from held-out ones with an AUC of {attack.auc} (0.5 is chance), and finds {attack.tpr.value:.1%} of "
+        f"the training images at 1 % false positives ({conclusion(attack)}). Its {attack.guesses} guesses, a number "
+        f"fixed beforehand, bound epsilon from below by {attack.epsilon:.1f}. The bound assumes that images were "
+        f"assigned to training one by one at random; {_ASSIGNED[keeps_apart]}. A lower bound is no guarantee: another "
+        "attack may find more."
     )
 
 
@@ -151,8 +152,8 @@ def conclusion(attack: Attack) -> str:
     return {
         "found": "membership leaks",
         "reversed": "training images score lower than held-out ones",
-        "nothing found": f"nothing found, although an AUC of {attack.detectable:.2f} would have been",
-        "no power": f"NO POWER: an AUC below {attack.detectable:.2f} would have gone unnoticed",
+        "nothing found": f"nothing found, although an AUC of {attack.detectable:.2f} would probably have been",
+        "no power": f"NO POWER: an AUC below {attack.detectable:.2f} could have gone unnoticed",
     }[attack.conclusion]
 
 
