@@ -12,7 +12,7 @@ from scipy.integrate import quad
 from scipy.stats import chisquare, kstest, norm
 
 from vaegan_pl.model import mechanism
-from vaegan_pl.model.mechanism import delta_of, deviation_for, discrete_gaussian, noisy, power
+from vaegan_pl.model.mechanism import delta_of, deviation_for, discrete_gaussian, exceeding, noisy, power
 
 OF_DP_ACCOUNTING = [
     (0.1, 1e-6, 36.30469045643756),
@@ -119,3 +119,12 @@ def test_half_of_the_noise_would_break_the_promise() -> None:
     noise = np.array([discrete_gaussian(integer, below) for _ in range(2 * n)]) / 64
     shares = [((1 + noise[n:] > t).mean(), (noise[:n] > t).mean()) for t in np.linspace(-2, 3, 60)]
     assert max(p - math.exp(epsilon) * q for p, q in shares) > 4 * delta
+
+
+def test_the_loss_exceeds_epsilon_as_often_as_simulated() -> None:
+    """The loss is the logarithm of the ratio of the densities, with and without a unit, at what was released."""
+    for epsilon, deviation in ((1.0, 3.73), (0.5, 1.0), (3.0, 0.6)):
+        released = norm(1, deviation).rvs(1_000_000, random_state=np.random.default_rng(0))
+        loss = norm(1, deviation).logpdf(released) - norm(0, deviation).logpdf(released)
+        share = (loss > epsilon).mean()
+        assert exceeding(epsilon, deviation) == pytest.approx(share, abs=4 * (share / 1e6) ** 0.5)

@@ -41,6 +41,19 @@ def delta_of(epsilon: float, deviation: float) -> float:
     return math.exp(log_ndtr(half - ratio)) - math.exp(epsilon + log_ndtr(-half - ratio))
 
 
+def exceeding(epsilon: float, deviation: float) -> float:
+    """Probability that the privacy loss of one release exceeds epsilon; it is larger than `delta_of`.
+
+    With Gaussian noise, the loss is normal with mean 1 / 2 deviation^2 and variance 1 / deviation^2 (Balle and Wang,
+    Lemma 3).
+
+    Args:
+        epsilon: at least 0.
+        deviation: see `delta_of`.
+    """
+    return float(ndtr(1 / (2 * deviation) - epsilon * deviation))
+
+
 def deviation_for(epsilon: float, delta: float) -> float:
     """The least noise that gives (epsilon, delta)-differential privacy, by bisection (arXiv 1805.06530, Algorithm 1).
 

@@ -25,7 +25,7 @@ class Terms:
 
     Attributes:
         epsilon: the privacy loss.
-        delta: the probability that epsilon does not cover.
+        delta: the probability that may be added to the limit set by epsilon.
         unit: what is protected: `image` or `patient`.
         deviation: standard deviation of the noise, divided by the sensitivity.
         clip: largest norm of latents, in public standard deviations.
@@ -144,12 +144,12 @@ result of a test. It also holds for all images drawn from the file.
 | --- | --- |
 | what is protected | {protected} |
 | privacy loss, epsilon (the smaller, the stricter) | {epsilon:g} |
-| probability that epsilon does not cover, delta | {delta:g} |
+| probability that may be added to the limit set by epsilon, delta | {delta:g} |
 
 **What this means.** Suppose that somebody who knows all other images tries to find out from the file whether
 {whose} used. If they wrongly say so for 1 in 100 {unit}s that were not used, they are right about {found} in 100 of
 those that were, at most. Without the file, they would be right about 1. If they thought before that the chances were
-even, they can be {belief} certain afterwards, at most, except in rare cases. Delta limits how rare these are.
+even, they can be {belief} certain afterwards, at most, except in {rare} of 100,000 releases.
 
 **Budgets add up.** Every other release from the same images adds its own epsilon and delta to these. Keep a list.
 
@@ -210,6 +210,7 @@ def text(released: TrainedOn, terms: Terms, sha256: str) -> str:
         delta=terms.delta,
         found=f"{100 * mechanism.power(terms.deviation, FALSE_ALARMS):.2g}",
         belief=_percent(1 / (1 + math.exp(-terms.epsilon))),
+        rare=f"{1e5 * mechanism.exceeding(terms.epsilon, terms.deviation):.2g}",
         dimensions=terms.dimensions,
         axes=terms.axes,
         clip=terms.clip,
