@@ -164,6 +164,13 @@ def test_everything_is_measured_and_written(run_command: Run, capfd: pytest.Capt
     card = Path("run/model_card.md").read_text()
     for words in (figures["data"]["fingerprint"], "TSTR / TRTR", model["verdict"], "Intended use", "not a guarantee"):
         assert words in card
+    auc = model["attacks"]["reconstruction error"]["auc"]["value"]
+    for text, mark in ((page, ""), (card, "**")):
+        assert f"{mark}If the decoder is shared{mark}: whoever has it can draw any number of samples" in text
+        whole = (
+            f"{mark}If the whole file is shared{mark}: what samples reveal, and: reconstruction error: AUC {auc:.3f}"
+        )
+        assert whole in text
     said = capfd.readouterr().out
     assert f"{model['verdict']}: " in said
     assert "attack: density ratio of samples (samples): AUC 0." in said

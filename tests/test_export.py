@@ -92,6 +92,7 @@ def test_the_decoder_alone_draws_the_same_images_from_a_small_file(
     content = torch.load(path, weights_only=True)
     floats = [value for value in content["state_dict"]["decoder"].values() if value.is_floating_point()]
     assert {value.dtype for value in floats} == {torch.float16}
+    assert shared.mixtures is not None
     for name, stored in content["mixtures"].items():
         assert stored["factors"].shape == (len(MEANS[name]), 15)  # lower triangles, diagonals included, of 5 x 5
         torch.testing.assert_close(shared.mixtures[name].factors, MIXTURES[name].factors, rtol=0, atol=3e-8)
@@ -111,7 +112,9 @@ def test_lower_triangles_come_back_as_factors(model: SavedModel) -> None:
 
 def test_a_decoder_too_large_for_half_precision_is_refused(model: SavedModel, run_command: Run) -> None:
     with torch.no_grad():
-        model.networks.decoder.image[0].bias.fill_(1e6)  # larger than half precision allows, 65,504
+        dict(model.networks.decoder.named_parameters())["image.0.bias"].fill_(
+            1e6
+        )  # larger than half precision allows, 65,504
     weights.save(Path("large.pth"), model.networks, {"colour": "grey"}, TRAINED_ON, {"epochs": 1}, MIXTURES)
     said = run_command(export, "export", "weights=large.pth", "format=decoder", "output=export")
     assert said is not None

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
+import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 from selenium import webdriver

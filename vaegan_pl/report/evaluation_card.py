@@ -4,7 +4,7 @@ from vaegan_pl.evaluation.evaluation import Evaluation
 from vaegan_pl.evaluation.reference import Reference
 from vaegan_pl.report import model_card
 from vaegan_pl.report.evaluation_table import table
-from vaegan_pl.report.evaluation_words import sentences
+from vaegan_pl.report.evaluation_words import if_shared, not_tried, sentences
 
 
 def card(one: Evaluation, reference: Reference) -> str:
@@ -17,6 +17,9 @@ def card(one: Evaluation, reference: Reference) -> str:
         one.model,
         [
             *claims,
+            "",
+            *(f"- **{what}**: {words}." for what, words in if_shared(one).items()),
+            f"- {not_tried(one)}",
             "",
             *("| " + " | ".join(map(str, row)) + " |" for row in rows),
             "",

@@ -20,6 +20,7 @@ from vaegan_pl.report.evaluation_words import (
     SAMPLES,
     comparisons,
     conclusion,
+    if_shared,
     names,
     not_tried,
     sentences,
@@ -222,7 +223,8 @@ def _privacy(one: Evaluation, reference: Reference, prefix: str) -> Section:
         Table(["attack", *_ATTACK_COLUMNS], attacks, terms=terms),
     ]
     nearest = [_nearest(one, samples, audit, reference) for samples, audit in one.audits.items()]
-    text = [sentences(one, reference)["privacy"], _sizes(one), not_tried(one)]
+    shared = [f"{what}: {words}." for what, words in if_shared(one).items()]
+    text = [sentences(one, reference)["privacy"], _sizes(one), *shared, not_tried(one)]
     return Section(f"{prefix}privacy", list(filter(None, text)), tables, nearest)
 
 

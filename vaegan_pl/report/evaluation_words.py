@@ -1,6 +1,6 @@
 """The sentences that say what an evaluation found; the page, the model card and the console share them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vaegan_pl.evaluation.attacks import (
     ATTACKS,
@@ -164,6 +164,25 @@ def attack_lines(evaluation: Evaluation) -> list[str]:
         f"positives, epsilon at least {attack.epsilon:.1f}; {conclusion(attack)}"
         for name, attack in evaluation.attacks.items()
     ]
+
+
+def if_shared(evaluation: Evaluation) -> dict[str, str]:
+    """What the attacks found, by what is shared: samples, the decoder, or the whole file."""
+    from_samples = {name: attack for name, attack in evaluation.attacks.items() if ATTACKED[name] == "samples"}
+    found = {
+        "If samples are shared": _found(from_samples),
+        "If the decoder is shared": "whoever has it can draw any number of samples, so at least what samples reveal",
+    }
+    if set(evaluation.model.networks.names) > {"decoder"}:
+        from_file = {name: attack for name, attack in evaluation.attacks.items() if name not in from_samples}
+        found["If the whole file is shared"] = f"what samples reveal, and: {_found(from_file)}"
+    return found
+
+
+def _found(attacks: Mapping[str, Attack]) -> str:
+    return "; ".join(f"{name}: AUC {attack.auc}, {conclusion(attack)}" for name, attack in attacks.items()) or (
+        "no attack was possible, which shows nothing"
+    )
 
 
 def not_tried(evaluation: Evaluation) -> str:
