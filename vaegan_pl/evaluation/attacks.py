@@ -29,24 +29,29 @@ _SMALLEST = 1e-12
 Score = Float[Tensor, " image"]
 
 
-def attacks(model: SavedModel, samples: Images, reference: Reference) -> dict[str, Attack]:
+def attacks(
+    model: SavedModel, samples: Images, reference: Reference, reconstructions: Images | None
+) -> dict[str, Attack]:
     """The attacks of `ATTACKS` for which the model has the networks, and the reference the images or models.
 
     Args:
         model: the model, on the reference's device.
         samples: images that it drew, in [-1, 1].
         reference: the images under attack, the population and the reference models.
+        reconstructions: those of the held-out images; None if the model has no encoder.
     """
     pair, seed = (reference.members, reference.others), reference.seed
     found: dict[str, Attack] = {}
-    if model.has_encoder:
-        found[RECONSTRUCTION] = _attack(pair, lambda images: -_error(model, images), seed)
+    if reconstructions is not None:
+        members, others = (one.images for one in pair)
+        errors_of_pair = [_error(model, members), squared_error(others.x, reconstructions)]
+        found[RECONSTRUCTION] = _measured(pair, [-error for error in errors_of_pair], seed)
     if "discriminator" in model.networks.names:
         found[DISCRIMINATOR] = _attack(pair, lambda images: _logits(model, images), seed)
     population = reference.population
     if population is not None:
         found[DENSITY] = _attack(pair, lambda images: density_ratio(images.x, samples, population), seed)
-    if model.has_encoder and reference.unseen is not None:
+    if reconstructions is not None and reference.unseen is not None:
         models = [one.model.to(reference.device) for one in reference.models]
         errors = [
             (_error(model, one.images), torch.stack([_error(other, one.images) for other in models]))

@@ -127,7 +127,7 @@ def evaluate(path: Path, model: SavedModel, reference: Reference, progress: Call
         _latent_space(model, reference) if encodes else None,
         memorised,
         audited,
-        attacks(model, default.x, reference),
+        attacks(model, default.x, reference, reconstructions),
         trial,
     )
 

@@ -32,9 +32,9 @@ from vaegan_pl.evaluation.classifier import (
     fit,
     predict,
 )
+from vaegan_pl.evaluation.kept import read_parts
 from vaegan_pl.progress import announce
 from vaegan_pl.storage import tensor_files
-from vaegan_pl.storage.files import RefusedError, printable
 
 log = logging.getLogger(__name__)
 
@@ -137,17 +137,7 @@ def _restored(part: dict[str, Any], classes: int) -> Classifier:
 
 
 def _read(path: Path) -> list[dict[str, Any]] | None:
-    if not path.exists():
-        return None
-    try:
-        content = tensor_files.load(path)["networks"]
-        if not isinstance(content, list) or len(content) != len(SEEDS):
-            raise ValueError(f"does not contain {len(SEEDS)} classifiers")
-        return [_checked(part) for part in content]
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, RefusedError) as error:
-        reason = printable(str(error).partition("\n")[0])[:200]
-        log.warning("%s cannot be used and will be rebuilt: %s", path, reason)
-        return None
+    return read_parts(path, "networks", len(SEEDS), lambda _, part: _checked(part))
 
 
 def _checked(part: dict[str, Any]) -> dict[str, Any]:

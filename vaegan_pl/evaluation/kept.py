@@ -3,16 +3,20 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from vaegan_pl.evaluation.classifier import Classifier, Training, fit
 from vaegan_pl.storage import tensor_files
 from vaegan_pl.storage.files import RefusedError, printable
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 VERSION = 1
 """To be raised when `classifier.fit` trains differently."""
@@ -27,7 +31,16 @@ def fit_once(trainings: Sequence[Training], description: str, cache: Path) -> li
         cache: folder of the cache.
     """
     path = cache / f"classifiers-{_digest(trainings)}.pth"
-    found = _read(path, trainings)
+
+    def restored(i: int, state: dict[str, Tensor]) -> Classifier:
+        if not all(tensor.isfinite().all() for tensor in state.values()):
+            raise ValueError("contains numbers that are not finite")
+        device = trainings[i].images.x.device
+        model = Classifier(trainings[i].classes).to(device).to(memory_format=torch.channels_last)
+        model.load_state_dict(state)
+        return model.eval()
+
+    found = read_parts(path, "classifiers", len(trainings), restored)
     if found is not None:
         return found
     models = fit(trainings, description)
@@ -51,22 +64,23 @@ def _digest(trainings: Sequence[Training]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _read(path: Path, trainings: Sequence[Training]) -> list[Classifier] | None:
+def read_parts(path: Path, key: str, n: int, restored: Callable[[int, Any], T]) -> list[T] | None:
+    """What a file of the cache holds for each of `n` classifiers; None, with a warning, if it cannot be used.
+
+    Args:
+        path: the file, which need not exist.
+        key: the name of the list in it.
+        n: number of its parts.
+        restored: checks and converts a part, given its index.
+    """
     if not path.exists():
         return None
     try:
-        states = tensor_files.load(path)["classifiers"]
-        if not isinstance(states, list) or len(states) != len(trainings):
-            raise ValueError(f"does not contain {len(trainings)} classifiers")
-        found = []
-        for state, training in zip(states, trainings, strict=True):
-            if not all(tensor.isfinite().all() for tensor in state.values()):
-                raise ValueError("contains numbers that are not finite")
-            model = Classifier(training.classes).to(training.images.x.device).to(memory_format=torch.channels_last)
-            model.load_state_dict(state)
-            found.append(model.eval())
+        parts = tensor_files.load(path)[key]
+        if not isinstance(parts, list) or len(parts) != n:
+            raise ValueError(f"does not contain {n} classifiers")
+        return [restored(i, part) for i, part in enumerate(parts)]
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, RefusedError) as error:
         reason = printable(str(error).partition("\n")[0])[:200]
         log.warning("%s cannot be used and will be rebuilt: %s", path, reason)
         return None
-    return found

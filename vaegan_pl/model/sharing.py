@@ -53,8 +53,8 @@ def save_decoder(path: Path, model: SavedModel) -> float:
     finite = all(tensor.isfinite().all() for tensor in rounded.networks.state_dict().values())
     if not (finite and levels <= 1):
         raise UserError(
-            f"{path}: the decoder does not survive half precision; use format=safetensors, onnx or pt2, which keep "
-            "single precision"
+            f"{path}: the decoder does not survive half precision, in which it is shared; export with "
+            "format=safetensors, onnx or pt2 keeps single precision"
         )
     weights.save(
         path,
