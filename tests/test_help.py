@@ -1,6 +1,7 @@
 """`--help`: every option is described next to its value, and shown with it."""
 
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_examples_of_commands_have_options_that_exist(command: str) -> None:
     choices = {group.name: list(group.choices) for group in composed.groups}
     assert composed.examples
     for example in composed.examples:
-        program, *options = example.split()[2:]
+        program, *options = shlex.split(example)[2:]
         assert (example.startswith("python -m "), program) == (True, f"vaegan_pl.{command}")
         for name, _, value in (option.partition("=") for option in options):
             assert value in choices[name] if name in choices else name in names(composed.values)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vaegan_pl.pretrained import path_of
 from vaegan_pl.version import __version__
 
 if TYPE_CHECKING:
@@ -35,7 +36,11 @@ def build(*options: str, config_dir: "str | Path | None" = None) -> "Experiment"
 
 
 def load(path: "str | Path") -> "SavedModel":
-    """Open a model file, `vae_gan_model.pth`, without executing code in it; see `vaegan_pl.model.weights.load`."""
+    """Open a model file, `vae_gan_model.pth`, without executing code in it; see `vaegan_pl.model.weights.load`.
+
+    Args:
+        path: the file; `pretrained` is the model that comes with the project.
+    """
     from vaegan_pl.model import weights  # imported late: torch takes seconds to import
 
-    return weights.load(path)
+    return weights.load(path_of(path))

@@ -1,4 +1,4 @@
-"""Explore models in the browser: `python -m vaegan_pl.explore weights=PATH`, or `weights=[A,B]` to compare several."""
+"""Explore models in the browser: `python -m vaegan_pl.explore weights=PATH`, or `'weights=[A,B]'` to compare."""
 
 from vaegan_pl.cli import commands
 from vaegan_pl.cli.explore import explore

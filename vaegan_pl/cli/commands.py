@@ -26,6 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from vaegan_pl import pretrained
 from vaegan_pl.cli import help_page
 from vaegan_pl.console import as_option, as_typed, enduring_streams
 from vaegan_pl.errors import UserError
@@ -180,7 +181,7 @@ def model_paths(weights: object) -> list[Path]:
     names = list(weights) if isinstance(weights, ListConfig) else [weights]
     if not names:
         raise UserError("weights=[]: give at least one model file")
-    paths = [Path(str(name)) for name in names]
+    paths = [pretrained.path_of(str(name)) for name in names]
     for path in paths:
         check_model_path(path)
     return paths

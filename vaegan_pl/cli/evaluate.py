@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from vaegan_pl import pretrained
 from vaegan_pl.cli import commands
 from vaegan_pl.errors import UserError
 from vaegan_pl.storage.outputs import claim
@@ -79,6 +80,8 @@ def evaluate(config: DictConfig) -> None:
             log.info("%s: %s", topic, words)
         for line in attack_lines(one):
             log.info("attack: %s", line)
+        if one.path == pretrained.FILE:
+            continue  # its card is part of the project
         try:
             model_card.write(one.path, card(one, reference), config.overwrite)
         except (OSError, UserError) as error:

@@ -1,4 +1,4 @@
-"""Explore models in the browser: `python -m vaegan_pl.explore weights=PATH`, or `weights=[A,B]` to compare several."""
+"""Explore models in the browser: `python -m vaegan_pl.explore weights=PATH`, or `'weights=[A,B]'` to compare."""
 
 import logging
 import os
@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from vaegan_pl import pretrained
 from vaegan_pl.cli import commands
 from vaegan_pl.errors import UserError
 from vaegan_pl.runs import stored_config
@@ -44,7 +45,7 @@ def explore(config: DictConfig) -> None:
     for path in paths:
         model = weights.load(path).to(device)
         resolved = path.resolve()  # outputs/latest may point elsewhere tomorrow
-        studios.append(Studio(str(path), resolved, sha256(resolved), model))
+        studios.append(Studio(pretrained.name_of(path), resolved, sha256(resolved), model))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with TemporaryDirectory(prefix="vaegan_pl-", dir=os.environ.get("GRADIO_TEMP_DIR")) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # which Gradio looks at when it is imported

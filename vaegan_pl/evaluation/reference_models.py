@@ -46,7 +46,7 @@ def reference_model(path: Path, model: SavedModel, source: TrainedOn, collection
         UserError: if the model has no encoder, reads images differently, or its training images cannot be determined.
     """
     if not model.has_encoder:
-        raise UserError(f"references={path}: the model has no encoder (a GAN), so it cannot reconstruct images")
+        raise UserError(f"references={path}: has no encoder (a GAN, or a decoder alone), so it reconstructs nothing")
     decoding, own = collection.decoding, model.preprocessing
     read = (decoding.image_size, decoding.aspect_ratio, decoding.white, decoding.range)
     if (own["image_size"], own["aspect_ratio"], own["white"], own["grey_range"]) != read:

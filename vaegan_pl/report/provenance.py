@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vaegan_pl.model.saved_model import FITTED, NORMAL, SavedModel
+from vaegan_pl.pretrained import name_of
 from vaegan_pl.storage.outputs import MADE_BY
 
 NAME = "provenance.json"
@@ -36,7 +37,7 @@ def facts(path: Path, digest: str, model: SavedModel, seed: int, temperature: fl
     return {
         "what": f"synthetic images, drawn from a {model.kind}; not scans of anyone",
         "made_by": MADE_BY,
-        "weights": str(path),
+        "weights": name_of(path),
         "weights_sha256": digest,
         "trained_on": model.trained_on.plain,
         "seed": seed,

@@ -148,4 +148,7 @@ def check_model_path(path: Path) -> None:
     if path.is_dir():
         raise UserError(f"weights={path}: is a folder; give the vae_gan_model.pth in it")
     if not path.exists():
-        raise UserError(f"weights={path}: no such file; a training run writes vae_gan_model.pth in its directory")
+        raise UserError(
+            f"weights={path}: no such file; a training run writes vae_gan_model.pth in its directory, "
+            "and weights=pretrained is the model that comes with the project"
+        )
