@@ -56,7 +56,7 @@ class Process(Protocol):
 
     def wait(self, timeout: float) -> int: ...
 
-    def communicate(self, *, timeout: float) -> tuple[str, None]: ...
+    def communicate(self, *, timeout: float) -> tuple[str, str]: ...
 
     def kill(self) -> None: ...
 
@@ -113,7 +113,7 @@ class _Fork:
             raise subprocess.TimeoutExpired(str(self.pid), timeout)
         return self._process.exitcode
 
-    def communicate(self, *, timeout: float) -> tuple[str, None]:
+    def communicate(self, *, timeout: float) -> tuple[str, str]:
         end, output = time.monotonic() + timeout, b""
         while wait([self._output], end - time.monotonic()):
             read = os.read(self._output.fileno(), 2**16)
@@ -121,7 +121,7 @@ class _Fork:
                 break
             output += read
         self.wait(max(0.0, end - time.monotonic()))
-        return output.decode(), None
+        return output.decode(), ""
 
     def kill(self) -> None:
         self._process.kill()

@@ -143,8 +143,8 @@ def test_two_processes_are_one_with_the_joint_batch(run_command: Run, options: l
     exact = ["trainer.precision=64-true", *options]
     assert run_command(train, "train", *FEW, *exact, "hydra.run.dir=one") is None
     alone = parameters("rank0.pt")
-    two = [*FEW, *exact, *TWO, "trainer.sync_batchnorm=true", "hydra.run.dir=two"]
-    console = finish(*([training(*two)] if options is GATE else both(torchrun(), *two)))
+    given = [*FEW, *exact, *TWO, "trainer.sync_batchnorm=true", "hydra.run.dir=two"]
+    console = finish(*([training(*given)] if options is GATE else both(torchrun(), *given)))
     assert "2 x cpu" in console
     assert_ranks_agree()
     together = parameters("rank0.pt")
