@@ -260,38 +260,39 @@ def test_the_reports_data_is_the_official_split_unchanged() -> None:
     assert data.augmentation == Augmentation(horizontal_flip=0.0, shift=0.0, brightness=0.0, contrast=0.0)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "train",
-        "sample",
-        "reconstruct",
-        "evaluate",
-        "blind_test",
-        "latent",
-        "export",
-        "release",
-        "inspect_data",
-        "import_images",
-        "download",
-        "push",
-        "pull",
-        "sweep_report",
-        "dashboard",
-    ],
-)
-def test_help_and_refusals_do_not_wait_for_torch(command: str) -> None:
-    arguments = [("--help", 0), ("no_such_option=1", 1)]
-    opens = command in ("sample", "evaluate", "latent", "export")
-    for argument, code in [*arguments, ("weights=nowhere.pth", 1)] if opens else arguments:
-        script = (
-            f"import runpy, sys; sys.argv[1:] = [{argument!r}]\n"
-            f"try: runpy.run_module('vaegan_pl.{command}', run_name='__main__')\n"
-            "except SystemExit as stop: code = 1 if stop.code else 0\n"
-            "else: code = 0\n"
-            f"assert code == {code}, code\n"
-            "heavy = {'torch', 'lightning', 'matplotlib', 'wandb'} & set(sys.modules)\n"
-            "assert not heavy, heavy"
-        )
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+COMMANDS = [
+    "train",
+    "sample",
+    "reconstruct",
+    "evaluate",
+    "blind_test",
+    "latent",
+    "export",
+    "release",
+    "inspect_data",
+    "import_images",
+    "download",
+    "push",
+    "pull",
+    "sweep_report",
+    "dashboard",
+]
+
+
+def test_help_and_refusals_do_not_wait_for_torch() -> None:
+    starts = [(command, argument, code) for command in COMMANDS for argument, code in (("--help", 0), ("no_such=1", 1))]
+    starts += [(command, "weights=nowhere.pth", 1) for command in ("sample", "evaluate", "latent", "export")]
+    script = f"""
+import runpy, sys
+for command, argument, expected in {starts}:
+    sys.argv[1:], code = [argument], 0
+    try:
+        runpy.run_module(f"vaegan_pl.{{command}}", run_name="__main__")
+    except SystemExit as stop:
+        code = 1 if stop.code else 0
+    assert code == expected, (command, argument, code)
+    heavy = {{"torch", "lightning", "matplotlib", "wandb"}} & set(sys.modules)
+    assert not heavy, (command, argument, heavy)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,12 +1,9 @@
 """Training on several processes (gloo, two CPU processes), started by Lightning, torchrun and Slurm."""
 
 import csv
-import os
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lightning as L
@@ -14,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import SMALL
 from vaegan_pl.cli.train import train
 from vaegan_pl.evaluation import features
 from vaegan_pl.training import checkpoints
 from vaegan_pl.training.lightning_module import VAEGANModule
+
+from .conftest import SMALL
+from .processes import Process, interpreted, started
 
 Run = Callable[..., str | None]
 FEW = [
@@ -54,22 +53,16 @@ class Stop(L.Callback):
             signal.raise_signal(signal.SIGTERM)
 
 
-def environment(**variables: str) -> dict[str, str]:
-    checkout = str(Path(__file__).parents[1])
-    return {**os.environ, "PYTHONPATH": checkout, "OMP_NUM_THREADS": "1", **variables}
+def training(*arguments: str, **variables: str) -> Process:
+    """With `trainer.devices=2`, and unless the variables say that there are several, Lightning starts the second."""
+    return started("vaegan_pl.train", *arguments, OMP_NUM_THREADS="1", **variables)
 
 
-def started(*arguments: str, module: str = "vaegan_pl.train", **variables: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(**variables),
-    )
+def both(tasks: Sequence[dict[str, str]], *arguments: str) -> list[Process]:
+    return [training(*arguments, **variables) for variables in tasks]
 
 
-def finish(*processes: subprocess.Popen[str]) -> str:
+def finish(*processes: Process) -> str:
     try:
         outputs = [process.communicate(timeout=300)[0] for process in processes]
     finally:
@@ -90,8 +83,17 @@ def parameters(file: str) -> dict[str, Tensor]:
     return loaded
 
 
-def torchrun() -> list[str]:
-    return ["--nproc-per-node=2", f"--master-port={free_port()}", "-m", "vaegan_pl.train"]
+def torchrun() -> list[dict[str, str]]:
+    """The environment of each of two processes, as torchrun sets it."""
+    job = {
+        "TORCHELASTIC_RUN_ID": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "0",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": free_port(),
+    }
+    return [{**job, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
 
 
 def slurm(tasks: int) -> list[dict[str, str]]:
@@ -141,7 +143,8 @@ def test_two_processes_are_one_with_the_joint_batch(run_command: Run, options: l
     exact = ["trainer.precision=64-true", *options]
     assert run_command(train, "train", *FEW, *exact, "hydra.run.dir=one") is None
     alone = parameters("rank0.pt")
-    console = finish(started(*FEW, *exact, *TWO, "trainer.sync_batchnorm=true", "hydra.run.dir=two"))
+    given = [*FEW, *exact, *TWO, "trainer.sync_batchnorm=true", "hydra.run.dir=two"]
+    console = finish(*([training(*given)] if options is GATE else both(torchrun(), *given)))
     assert "2 x cpu" in console
     assert_ranks_agree()
     together = parameters("rank0.pt")
@@ -164,7 +167,9 @@ def test_two_processes_are_one_with_the_joint_batch(run_command: Run, options: l
 def test_under_torchrun_processes_agree_and_leave_one_directory() -> None:
     """With W&B, which keeps one run as well, and with samples measured, which the first process does alone."""
     all_on = [option for option in FEW if option not in ("logger=csv", "callbacks.quality.n=0")]
-    finish(started(*torchrun(), *all_on, *TWO, "callbacks.quality.n=10", module="torch.distributed.run"))
+    launch = ["--nproc-per-node=2", f"--master-port={free_port()}", "-m", "vaegan_pl.train"]
+    options = [*all_on, *TWO, "callbacks.quality.n=10"]
+    finish(interpreted("torch.distributed.run", *launch, *options, OMP_NUM_THREADS="1"))
     assert_ranks_agree()
     (model,) = Path("outputs").glob("*/*/vae_gan_model.pth")
     assert model.parent == Path("outputs/latest").resolve().relative_to(Path.cwd())
@@ -175,45 +180,45 @@ def test_under_torchrun_processes_agree_and_leave_one_directory() -> None:
 
 
 def test_under_slurm_processes_agree_and_leave_one_directory() -> None:
-    finish(*(started(*FEW, *TWO, **variables) for variables in slurm(2)))
+    finish(*both(slurm(2), *FEW, *TWO))
     assert_ranks_agree()
     assert len(list(Path("outputs").glob("*/*/vae_gan_model.pth"))) == 1
     assert {path.name for path in Path().iterdir()} == {"outputs", "rank0.pt", "rank1.pt"}
 
 
-def refusal(process: subprocess.Popen[str]) -> str:
+def refusal(process: Process) -> str:
     """What a failed command said."""
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 1
-    assert "vaegan_pl/" not in output  # no traceback of ours; torchrun adds its own
+    assert "vaegan_pl/" not in output  # no traceback
     assert not list(Path().glob("**/*.pth"))
     return output
 
 
 def test_as_many_processes_as_devices_or_a_message() -> None:
-    output = refusal(started(*torchrun(), *FEW, "trainer.devices=1", module="torch.distributed.run"))
-    assert "error: several processes were started for one device; set trainer.devices" in output
-    output = refusal(started(*FEW, *TWO, **slurm(4)[0]))
+    for process in both(torchrun(), *FEW, "trainer.devices=1"):
+        assert "error: several processes were started for one device; set trainer.devices" in refusal(process)
+    output = refusal(training(*FEW, *TWO, **slurm(4)[0]))
     assert "error: trainer.devices=2 on each of 1 nodes: You set `devices=2`" in output
 
 
 def test_what_cannot_be_dealt_out_ends_with_one_message() -> None:
-    output = refusal(started(*FEW, *TWO, "data.batch_size=30"))
+    output = refusal(training(*FEW, *TWO, "data.batch_size=30"))
     assert output.count("error: ") == 1
     assert "are fewer than one batch on each of 2 devices; lower data.batch_size=30" in output
 
 
 def test_two_processes_are_stopped_by_one_signal_and_end_as_if_they_had_not_been() -> None:
-    finish(started(*FEW, *TWO, "trainer.max_epochs=6", "hydra.run.dir=whole"))
+    finish(*both(torchrun(), *FEW, *TWO, "trainer.max_epochs=6", "hydra.run.dir=whole"))
     whole = parameters("rank0.pt")
-    stopped = started(
+    stopped = training(
         *FEW, *TWO, "+callbacks.stop._target_=tests.test_devices.Stop", "trainer.max_epochs=5", "hydra.run.dir=run"
     )
     output = stopped.communicate(timeout=300)[0]
     assert stopped.returncode == 143, output
     assert "stopped by SIGTERM after 10 batches; continue with" in output
     again = [FEW[-1], "+callbacks.stop._target_=tests.test_devices.Stop"]
-    finish(started("resume=run", *again, "trainer.max_epochs=6"))  # and made longer
+    finish(training("resume=run", *again, "trainer.max_epochs=6"))  # and made longer
     assert_ranks_agree()
     resumed = parameters("rank0.pt")
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)

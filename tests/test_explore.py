@@ -24,6 +24,7 @@ from vaegan_pl.model import weights
 from vaegan_pl.report.provenance import sha256
 
 from .conftest import SMALL, networks_with, save_model
+from .processes import started
 
 Run = Callable[..., str | None]
 pytest.importorskip("gradio")
@@ -73,14 +74,13 @@ def test_mistakes_end_with_one_clear_message(run_command: Run, monkeypatch: pyte
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        command = [sys.executable, "-m", "vaegan_pl.explore", "weights=m.pth", f"port={port}", "open=false"]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-        ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert ended.returncode == 1
-    said = ended.stderr.strip().splitlines()[-1]
+        process = started("vaegan_pl.explore", "weights=m.pth", f"port={port}", "open=false")
+        output = process.communicate(timeout=120)[0]
+    assert process.returncode == 1
+    said = output.strip().splitlines()[-1]
     assert said.startswith(f"error: host=127.0.0.1 port={port}: ")
     assert "port=null" in said
-    assert "Traceback" not in ended.stderr
+    assert "Traceback" not in output
     monkeypatch.setitem(sys.modules, "gradio", None)
     for name in ("server", "page"):
         monkeypatch.delitem(sys.modules, f"vaegan_pl.explorer.{name}", raising=False)

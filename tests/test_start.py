@@ -22,6 +22,7 @@ from vaegan_pl.cli.train import train
 from vaegan_pl.console import EnduringStream, as_option
 
 from .conftest import SMALL, networks_with, save_model
+from .processes import started
 
 Run = Callable[..., str | None]
 FEW = [
@@ -149,11 +150,9 @@ def test_training_outlives_the_console(run_command: Run, monkeypatch: pytest.Mon
 
 
 def test_a_process_whose_reader_goes_ends_as_ever() -> None:
-    command = [sys.executable, "-m", "vaegan_pl.train", *FEW, "logger=csv"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    process = started("vaegan_pl.train", *FEW, "logger=csv")
     assert process.stdout is not None
-    process.stdout.read(10)
+    assert os.read(process.stdout.fileno(), 10)
     process.stdout.close()
     assert process.wait(120) == 0
     assert batches() == 4

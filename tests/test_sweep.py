@@ -35,6 +35,7 @@ from vaegan_pl.training import checkpoints
 from vaegan_pl.training.loggers import WandB
 
 from .conftest import SMALL, networks_with, save_model
+from .processes import started
 
 Run = Callable[..., str | None]
 FEW = [
@@ -145,22 +146,15 @@ def test_a_sweep_that_was_killed_goes_on_and_repeats_nothing(run_command: Run) -
     swept = "model.gamma=0.1,1,10"
     undisturbed = [option for option in options if not option.startswith("sweep.name")]
     assert run_command(train, "train", "--multirun", *undisturbed, swept, "sweep.name=whole") is None
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vaegan_pl.train", "--multirun", *options, swept],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(Path(__file__).parents[1]),
-            "OMP_NUM_THREADS": str(torch.get_num_threads()),
-        },
-        start_new_session=True,
-    )
+    threads = str(torch.get_num_threads())
+    process = started("vaegan_pl.train", "--multirun", *options, swept, OMP_NUM_THREADS=threads)
     end = time.monotonic() + 120
     while not (SWEEP / "1" / "seed_0" / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None
         assert time.monotonic() < end
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate(timeout=60)
     assert jobs.read(SWEEP / "1").state == "running"
     done = (SWEEP / "0" / "seed_0" / "vae_gan_model.pth").stat().st_mtime_ns
     assert run_command(train, "train", "--multirun", *options, swept) is None

@@ -1,0 +1,156 @@
+"""Commands as processes of their own that start at once, forked from one that has imported PyTorch and Lightning.
+
+An interpreter takes more than ten seconds of CPU to import them. Python's fork server does it once for all tests of a
+process, starts no thread, and forks. A fork has a session, a folder, an environment and an output of its own, runs a
+module as `python -m` does, and ends as an interpreter does, by signals, exceptions and exit codes.
+
+What differs: variables that are read by an import or before it (`MPLBACKEND`, `PYTHONHASHSEED`) have no effect, nor can
+a test see what a command imports; and whatever a command itself starts (torchrun, Lightning) is an interpreter. Tests
+of such things use `interpreted`. Where there is no fork server, as on Windows, everything is interpreted.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Protocol
+
+CHECKOUT = Path(__file__).parents[1]
+IMPORTED = [
+    "lightning.pytorch",
+    "sklearn.cluster",
+    "sklearn.mixture",
+    "vaegan_pl.cli.train",
+    "vaegan_pl.evaluation.features",
+    "vaegan_pl.training.callbacks",
+]
+"""What the fork server imports; with these come all modules that training needs, but for loggers."""
+
+
+class Pipe(Protocol):
+    """The reading end of one."""
+
+    def fileno(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class Process(Protocol):
+    """A process that was started, as `subprocess.Popen` has it; standard error goes where standard output goes."""
+
+    pid: int
+
+    @property
+    def stdout(self) -> Pipe | None: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float) -> int: ...
+
+    def communicate(self, *, timeout: float) -> tuple[str, str]: ...
+
+    def kill(self) -> None: ...
+
+
+def interpreted(module: str, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
+    """Start a module in an interpreter of its own, with some environment variables."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=_environment(variables),
+        start_new_session=True,
+    )
+
+
+def started(module: str, *arguments: str, **variables: str) -> Process:
+    """Start a module in a fork, with some environment variables."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        return _Fork(module, arguments, _environment(variables))
+    return interpreted(module, *arguments, **variables)
+
+
+def _environment(variables: dict[str, str]) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(CHECKOUT), **variables}
+
+
+class _Fork:
+    def __init__(self, module: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(IMPORTED)
+        self._output, output = context.Pipe(duplex=False)
+        given = (module, arguments, Path.cwd(), environment, output)
+        self._process = context.Process(target=_run, args=given, name="MainProcess")
+        self._process.start()
+        output.close()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def stdout(self) -> Pipe:
+        return self._output
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout)
+        return self._process.exitcode
+
+    def communicate(self, *, timeout: float) -> tuple[str, str]:
+        end, output = time.monotonic() + timeout, b""
+        while wait([self._output], end - time.monotonic()):
+            read = os.read(self._output.fileno(), 2**16)
+            if not read:
+                break
+            output += read
+        self.wait(max(0.0, end - time.monotonic()))
+        return output.decode(), ""
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def _run(
+    module: str, arguments: tuple[str, ...], folder: Path, environment: dict[str, str], output: "Connection[str, str]"
+) -> None:
+    """What a fork does. The fork server ends it with the code of a `SystemExit`, or prints the traceback."""
+    os.setsid()
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for descriptor in (1, 2):
+        os.dup2(output.fileno(), descriptor)
+    output.close()
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)  # type: ignore[misc]
+    sys.argv[1:] = arguments
+    sys.path.insert(0, str(folder))
+    multiprocessing.set_start_method(None, force=True)  # what it starts itself is started as ever
+    if "OMP_NUM_THREADS" in environment:
+        import torch
+
+        torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        for thread in {*threading.enumerate()} - {threading.main_thread()}:
+            if not thread.daemon:
+                thread.join()
+        atexit._run_exitfuncs()
