@@ -34,6 +34,8 @@ from vaegan_pl.model.mixtures import Mixture
 from vaegan_pl.model.networks import Networks
 from vaegan_pl.model.trained_on import TrainedOn
 
+from .processes import end_forks
+
 CLASSES = ["glioma", "meningioma", "notumor", "pituitary"]
 
 SMALL = [
@@ -160,6 +162,12 @@ def _equal_configurations_are_composed_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigLoaderImpl, "_load_configuration_impl", remembered)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_fork_outlives_its_test() -> Iterator[None]:
+    yield
+    end_forks()
 
 
 @pytest.fixture

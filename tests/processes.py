@@ -1,8 +1,9 @@
-"""Commands as processes of their own that start at once, forked from one that has imported PyTorch and Lightning.
+"""Start commands quickly, as forks of a process that has already imported PyTorch and Lightning.
 
 An interpreter takes more than ten seconds of CPU to import them. Python's fork server does it once for all tests of a
 process, starts no thread, and forks. A fork has a session, a folder, an environment and an output of its own, runs a
-module as `python -m` does, and ends as an interpreter does, by signals, exceptions and exit codes.
+module as `python -m` does, and ends as an interpreter does, by signals, exceptions and exit codes (but with 1 and a
+traceback, where an interpreter ends by SIGINT because nobody handles it).
 
 What differs: variables that are read by an import or before it (`MPLBACKEND`, `PYTHONHASHSEED`) have no effect, nor can
 a test see what a command imports; and whatever a command itself starts (torchrun, Lightning) is an interpreter. Tests
@@ -13,11 +14,14 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
@@ -30,11 +34,14 @@ IMPORTED = [
     "vaegan_pl.evaluation.features",
     "vaegan_pl.training.callbacks",
 ]
-"""What the fork server imports; with these come all modules that training needs, but for loggers."""
+"""What the fork server imports; these import everything that training needs, except loggers."""
+
+
+_FORKS: list[BaseProcess] = []
 
 
 class Pipe(Protocol):
-    """The reading end of one."""
+    """The reading end of a pipe."""
 
     def fileno(self) -> int: ...
 
@@ -42,7 +49,7 @@ class Pipe(Protocol):
 
 
 class Process(Protocol):
-    """A process that was started, as `subprocess.Popen` has it; standard error goes where standard output goes."""
+    """A started process with the interface of `subprocess.Popen`, standard error merged into its output."""
 
     pid: int
 
@@ -84,6 +91,17 @@ def _environment(variables: dict[str, str]) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(CHECKOUT), **variables}
 
 
+def end_forks() -> None:
+    """Kill the forks that still run, with what they started: pytest would wait for them when it ends."""
+    for process in _FORKS:
+        if process.is_alive() and process.pid is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            process.join()
+    _FORKS.clear()
+
+
 class _Fork:
     def __init__(self, module: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -92,7 +110,9 @@ class _Fork:
         given = (module, arguments, Path.cwd(), environment, output)
         self._process = context.Process(target=_run, args=given, name="MainProcess")
         self._process.start()
+        _FORKS.append(self._process)
         output.close()
+        self._read = b""
         assert self._process.pid is not None
         self.pid = self._process.pid
 
@@ -114,14 +134,14 @@ class _Fork:
         return self._process.exitcode
 
     def communicate(self, *, timeout: float) -> tuple[str, str]:
-        end, output = time.monotonic() + timeout, b""
+        end = time.monotonic() + timeout
         while wait([self._output], end - time.monotonic()):
             read = os.read(self._output.fileno(), 2**16)
             if not read:
                 break
-            output += read
+            self._read += read
         self.wait(max(0.0, end - time.monotonic()))
-        return output.decode(), ""
+        return self._read.decode(), ""
 
     def kill(self) -> None:
         self._process.kill()
@@ -142,7 +162,7 @@ def _run(
     sys.stderr = sys.__stderr__ = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)  # type: ignore[misc]
     sys.argv[1:] = arguments
     sys.path.insert(0, str(folder))
-    multiprocessing.set_start_method(None, force=True)  # what it starts itself is started as ever
+    multiprocessing.set_start_method(None, force=True)  # what it starts itself is started as usual
     if "OMP_NUM_THREADS" in environment:
         import torch
 

@@ -137,14 +137,14 @@ STABILISERS = [
 ]
 
 
-@pytest.mark.parametrize("options", [GATE, STABILISERS], ids=["gate", "stabilisers"])
-def test_two_processes_are_one_with_the_joint_batch(run_command: Run, options: list[str]) -> None:
+@pytest.mark.parametrize(("options", "launcher"), [(GATE, "Lightning"), (STABILISERS, "torchrun")])
+def test_two_processes_are_one_with_the_joint_batch(run_command: Run, options: list[str], launcher: str) -> None:
     """With synchronised batch norm, to double precision's rounding, also where the gate rests the decoder."""
     exact = ["trainer.precision=64-true", *options]
     assert run_command(train, "train", *FEW, *exact, "hydra.run.dir=one") is None
     alone = parameters("rank0.pt")
     given = [*FEW, *exact, *TWO, "trainer.sync_batchnorm=true", "hydra.run.dir=two"]
-    console = finish(*([training(*given)] if options is GATE else both(torchrun(), *given)))
+    console = finish(*([training(*given)] if launcher == "Lightning" else both(torchrun(), *given)))
     assert "2 x cpu" in console
     assert_ranks_agree()
     together = parameters("rank0.pt")

@@ -9,7 +9,9 @@ import torch
 
 import vaegan_pl
 from vaegan_pl import pretrained
+from vaegan_pl.cli.push import push
 from vaegan_pl.cli.sample import sample
+from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation import privacy, reference
 from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.report import model_card
@@ -51,6 +53,11 @@ def test_commands_open_it_by_name(run_command: Run, tmp_path: Path) -> None:
     assert facts["weights_sha256"] == sha256(pretrained.FILE)
 
 
+def test_it_is_not_published_again(run_command: Run) -> None:
+    message = run_command(push, "push", "weights=pretrained", "repo=me/mine")
+    assert message == "error: weights=pretrained: is published with the project; push a model of your own"
+
+
 def test_its_card_describes_this_file() -> None:
     card = model_card.path_for(pretrained.FILE).read_text()
     assert sha256(pretrained.FILE) in card
@@ -59,13 +66,17 @@ def test_its_card_describes_this_file() -> None:
 
 def test_a_file_of_that_name_can_still_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert pretrained.path_of("pretrained") == pretrained.FILE
-    assert pretrained.path_of("./pretrained") == Path("pretrained") != pretrained.FILE
+    Path("pretrained").write_bytes(b"no model")
+    for name in ("./pretrained", Path("pretrained")):
+        with pytest.raises(UserError, match=r"^weights=pretrained: "):
+            vaegan_pl.load(name)
+    Path("link.pth").symlink_to(pretrained.FILE)
+    assert pretrained.name_of(Path("link.pth")) == "pretrained"
     assert pretrained.name_of(pretrained.FILE) == "pretrained"
     assert pretrained.name_of(Path("a/b.pth")) == "a/b.pth"
 
 
-def test_it_was_trained_on_the_training_folds_of_the_public_data_and_copies_none(
+def test_it_was_trained_on_the_training_folds_of_the_public_data_and_its_first_samples_copy_none(
     model: SavedModel, mri_root: Path, mri_cache: Path
 ) -> None:
     data = vaegan_pl.build("data=mri", f"data.root={mri_root}", f"data.cache={mri_cache}").data
@@ -75,4 +86,4 @@ def test_it_was_trained_on_the_training_folds_of_the_public_data_and_copies_none
     assert model.trained_on.training_images == collection.fingerprint(collection.split.images("train"))
     detector, calibration = reference.copy_audit(collection, torch.device("cpu"))
     drawn = reference.as_saved(model.sample(100))
-    assert privacy.audit(detector.nearest(drawn), calibration).verdict != "FAIL"
+    assert privacy.audit(detector.nearest(drawn), calibration).copies == 0

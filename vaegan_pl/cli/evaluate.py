@@ -80,8 +80,9 @@ def evaluate(config: DictConfig) -> None:
             log.info("%s: %s", topic, words)
         for line in attack_lines(one):
             log.info("attack: %s", line)
-        if one.path == pretrained.FILE:
-            continue  # its card is part of the project
+        if pretrained.is_pretrained(one.path):
+            log.info("%s: keeps the model card that comes with it", pretrained.NAME)
+            continue
         try:
             model_card.write(one.path, card(one, reference), config.overwrite)
         except (OSError, UserError) as error:

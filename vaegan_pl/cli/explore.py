@@ -82,7 +82,7 @@ def _read(studio: "Studio", config: DictConfig) -> "TrainingImages":
     from vaegan_pl.evaluation.reference import check_trained_on
     from vaegan_pl.explorer.trained import TrainingImages
 
-    fix = "start the page with data.root=PATH, or data=mri data.root=PATH for a model without its config.yaml"
+    fix = "start the page with data=mri data.root=PATH if the model has no config.yaml next to it, else data.root=PATH"
     try:
         root = None if config.data.root is None else str(config.data.root)
         whole = "_target_" in config.data

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from vaegan_pl import pretrained
 from vaegan_pl.cli import commands, hub
 from vaegan_pl.errors import UserError
 
@@ -18,6 +19,8 @@ def push(config: DictConfig) -> None:
         UserError: if the file is not a model, its card is missing or is that of another file, or the Hub refuses.
     """
     path = commands.model_path(config.weights)
+    if pretrained.is_pretrained(path):
+        raise UserError("weights=pretrained: is published with the project; push a model of your own")
     if config.license is not None and not isinstance(config.license, str):
         raise UserError(f"license={config.license}: must be an identifier, such as mit, or null")
     commands.import_torch()
