@@ -15,7 +15,7 @@ help: ## Show this list
 install: $(READY) ## Create the virtual environment and install everything into it
 
 $(READY): pyproject.toml
-	@echo "Installing into $(VENV): about 3 minutes, 5 GB on Linux"
+	@echo "Installing into $(VENV): about 3 minutes, 7 GB on Linux"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
