@@ -32,6 +32,7 @@ blind: $(READY) ## Test whether you can tell real slices from samples; ARGS='...
 	$(BIN)/python -m vaegan_pl.blind_test weights=outputs/latest/vae_gan_model.pth data=phantom $(ARGS)
 
 pretrained: $(READY) ## Train the model of weights=pretrained again, about an hour; DATA=PATH names the images
+	@test -n '$(DATA)' || { echo 'error: name the folder of the images: make pretrained DATA=PATH'; exit 1; }
 	$(BIN)/python -m vaegan_pl.train experiment=larsen_plus model.networks.latent_dim=64 trainer.precision=32-true \
 		data=mri data.root='$(DATA)' hydra.run.dir=outputs/pretrained $(ARGS)
 	$(BIN)/python -m vaegan_pl.export weights=outputs/pretrained/vae_gan_model.pth format=decoder output=outputs/pretrained

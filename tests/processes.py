@@ -158,8 +158,6 @@ def _run(
     for descriptor in (1, 2):
         os.dup2(output.fileno(), descriptor)
     output.close()
-    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)  # type: ignore[misc]
     sys.argv[1:] = arguments
     sys.path.insert(0, str(folder))
     multiprocessing.set_start_method(None, force=True)  # what it starts itself is started as usual
