@@ -205,7 +205,14 @@ def test_choices_of_a_users_own_folder_are_listed_and_taken(
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("wieghts=m.pth", "did you mean weights"), ("data=brains", "use one of mri"), ("samples", "name=value")],
+    [
+        ("wieghts=m.pth", "there is no option wieghts; did you mean weights?"),
+        ("trainer.accelerator=cpu", "there is no option trainer.accelerator; did you mean accelerator?"),
+        ("optimizer.encoder.lr=1", "there is no option optimizer.encoder.lr; --help shows them all"),
+        ("model=larsen", "there is no option model; --help shows them all"),
+        ("data=brains", "use one of mri"),
+        ("samples", "name=value"),
+    ],
 )
 def test_help_reports_options_that_do_not_exist(
     option: str, message: str, run_command: Callable[..., str | None]

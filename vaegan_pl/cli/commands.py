@@ -85,6 +85,8 @@ SLOW_IMPORT = 4.0
 
 _SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'")
 _NO_SUCH_PART = re.compile(r"Could not override '(\w+)/(\w+)'")
+_NO_SUCH_GROUP = re.compile(r"Could not override '(\w+)'\.\s+No match in the defaults list")
+_OVERRIDDEN = re.compile(r"Could not override '([^']+)'")
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 """Exceptions that, like Lightning's `MisconfigurationException`, end a command with a message, not a traceback."""
@@ -462,6 +464,9 @@ def _message(error: BaseException) -> str:
     part = _NO_SUCH_PART.match(str(error)) if isinstance(error, HydraException) else None
     if part is not None:
         return f"{part[1]}/{part[2]}: the chosen {part[1]} has no {part[2]}; leave the option out"
+    foreign = _NO_SUCH_GROUP.match(str(error)) if isinstance(error, HydraException) else None
+    if foreign is not None:
+        return _unknown(foreign[1], {})
     several = _SEVERAL.match(str(error)) if isinstance(error, HydraException) else None
     if several is not None:
         name, _, value = several[1].partition("=")
@@ -479,23 +484,27 @@ def _message(error: BaseException) -> str:
         while root is not None and root._get_parent() is not None:
             root = root._get_parent()
         known = OmegaConf.to_container(root) if root is not None else {}
-        return _unknown(str(unknown.full_key), known)
+        overridden = _OVERRIDDEN.match(str(error)) if isinstance(error, HydraException) else None
+        return _unknown(overridden[1] if overridden else str(unknown.full_key), known)
     return str(error).strip() + (f"\n{unknown}" if isinstance(unknown, OmegaConfBaseException) else "")
 
 
 def _unknown(key: str, known: object) -> str:
     """The message for an option that the configuration does not have."""
+    addable = key.startswith(ADDABLE) and isinstance(known, dict) and key.partition(".")[0] in known
     instead = OF_AUTOMATIC_OPTIMIZATION.get(key.removeprefix("trainer."))
     if instead is not None:
         return f"{key}: has no effect, because this project uses manual optimization; {instead}"
-    if key.startswith(FREE) or (key.startswith(ADDABLE) and not difflib.get_close_matches(key, _keys(known), 1, 0.9)):
+    if key.startswith(FREE) or (addable and not difflib.get_close_matches(key, _keys(known), 1, 0.9)):
         return f"{key} is not among the options that --help shows; to add it, put a + before it: +{key}=VALUE"
     return f"there is no option {key}{_suggestion(key, known)}"
 
 
 def _suggestion(key: str, known: object) -> str:
-    groups = [path.name for path in CONFIG_DIRECTORY.iterdir() if path.is_dir() and path.name != "hydra"]
-    close = difflib.get_close_matches(key, [*_keys(known), *groups], n=1)
+    names = _keys(known)
+    if "trainer" in names:
+        names += [path.name for path in CONFIG_DIRECTORY.iterdir() if path.is_dir() and path.name != "hydra"]
+    close = difflib.get_close_matches(key, names, n=1)
     return f"; did you mean {close[0]}?" if close else "; --help shows them all"
 
 
