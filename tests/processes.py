@@ -21,6 +21,7 @@ import threading
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
@@ -82,9 +83,19 @@ def interpreted(module: str, *arguments: str, **variables: str) -> "subprocess.P
 
 def started(module: str, *arguments: str, **variables: str) -> Process:
     """Start a module in a fork, with some environment variables."""
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        return _Fork(module, arguments, _environment(variables))
-    return interpreted(module, *arguments, **variables)
+    context = server()
+    if context is None:
+        return interpreted(module, *arguments, **variables)
+    return _Fork(context, module, arguments, _environment(variables))
+
+
+def server() -> ForkServerContext | None:
+    """The context of the fork server, to start functions; None where there is no fork server."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return None
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    return context
 
 
 def _environment(variables: dict[str, str]) -> dict[str, str]:
@@ -103,9 +114,9 @@ def end_forks() -> None:
 
 
 class _Fork:
-    def __init__(self, module: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(IMPORTED)
+    def __init__(
+        self, context: ForkServerContext, module: str, arguments: tuple[str, ...], environment: dict[str, str]
+    ) -> None:
         self._output, output = context.Pipe(duplex=False)
         given = (module, arguments, Path.cwd(), environment, output)
         self._process = context.Process(target=_run, args=given, name="MainProcess")

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from vaegan_pl.benchmark.command import benchmark
 from vaegan_pl.errors import UserError
 
 from .conftest import SMALL
+from .processes import server
 
 Run = Callable[..., str | None]
 
@@ -24,6 +26,15 @@ def in_a_fresh_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time variants in forks of a process that has imported PyTorch, not in new interpreters, which take 10 s each."""
+    context = server()
+    if context is not None:
+        monkeypatch.setattr(paired, "multiprocessing", SimpleNamespace(get_context=lambda _: context))
+
+
+@pytest.mark.usefixtures("forked")
 def test_it_measures_what_it_says(run_command: Run, capfd: pytest.CaptureFixture[str]) -> None:
     options = ["data.per_class.Training=16", "data.per_class.Testing=4", "trainer.precision=32-true", "logger=csv"]
     assert run_command(benchmark, "benchmark", *SMALL, *options, "rounds=2", "output=speed") is None
@@ -95,6 +106,7 @@ def killed() -> Any:
     os.kill(os.getpid(), signal.SIGKILL)  # as the system does when memory is short
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_variant_that_is_killed_is_named() -> None:
     with pytest.raises(UserError, match="the process that timed 32-true ended early"):
         paired.measure({"32-true": paired.Variant(killed, 2)}, torch.device("cpu"), rounds=1)
