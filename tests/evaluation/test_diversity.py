@@ -12,7 +12,7 @@ from scipy.signal.windows import gaussian
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from vaegan_pl.evaluation.diversity import Manifold, manifold, ms_ssim, pairwise_ms_ssim, vendi_score
+from vaegan_pl.evaluation.diversity import Manifold, Pairs, manifold, ms_ssim, vendi_score
 
 
 def normal(n: int, seed: int, mean: float = 0.0) -> Tensor:
@@ -115,5 +115,11 @@ def test_ms_ssim_of_one_image_does_not_depend_on_its_batch() -> None:
 
 def test_random_pairs_are_never_of_one_image() -> None:
     x = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert pairwise_ms_ssim(x, 20, 0) == pytest.approx(float(ms_ssim(x[:1], x[1:])), abs=1e-4)
-    assert pairwise_ms_ssim(x[:1].expand(5, -1, -1, -1), 20, 0) == pytest.approx(1)
+    assert Pairs.of(x, 20, 0).similarity.tolist() == pytest.approx([float(ms_ssim(x[:1], x[1:]))] * 20, abs=1e-4)
+    assert Pairs.of(x[:1].expand(5, -1, -1, -1), 20, 0).similarity.tolist() == pytest.approx([1] * 20)
+
+
+def test_pairs_within_a_part_have_both_images_in_it() -> None:
+    pairs = Pairs(torch.tensor([0, 1, 2, 3]), torch.tensor([1, 2, 3, 0]), torch.tensor([0.1, 0.2, 0.3, 0.4]))
+    assert pairs.within(torch.tensor([3, 2, 0])).tolist() == pytest.approx([0.3, 0.4])
+    assert len(pairs.within(torch.tensor([1, 3]))) == 0

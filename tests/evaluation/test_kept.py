@@ -1,4 +1,4 @@
-"""Classifiers of real images: trained once, kept, and the same from the cache as just trained."""
+"""What is kept for later evaluations: found once, and the same from the cache as just computed."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import torch
 
 from vaegan_pl.evaluation import kept
 from vaegan_pl.evaluation.classifier import Labelled, Training, predict
+from vaegan_pl.evaluation.privacy import CopyDetector
 from vaegan_pl.storage import tensor_files
 
 IMAGES = Labelled(torch.rand(70, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1, torch.arange(70) % 3)
@@ -65,3 +66,61 @@ def test_without_a_cache_it_trains_and_says_so(tmp_path: Path, caplog: pytest.Lo
     (tmp_path / "file").touch()
     assert len(kept.fit_once(TRAININGS[:1], "training", tmp_path / "file")) == 1
     assert "cannot be used" in caplog.text
+
+
+@pytest.fixture
+def detector() -> CopyDetector:
+    return CopyDetector(IMAGES.x[:40], torch.device("cpu"))
+
+
+def test_the_second_time_no_copies_are_looked_for(
+    tmp_path: Path, detector: CopyDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = kept.nearest_once(detector, IMAGES.x[20:], "looking", tmp_path)
+    for stored, searched in zip(vars(found).values(), vars(detector.nearest(IMAGES.x[20:])).values(), strict=True):
+        assert torch.equal(stored, searched)
+    monkeypatch.setattr(CopyDetector, "nearest", None)
+    again = kept.nearest_once(CopyDetector(IMAGES.x[:40], detector.device), IMAGES.x[20:], "looking", tmp_path)
+    assert all(torch.equal(*both) for both in zip(vars(found).values(), vars(again).values(), strict=True))
+
+
+def test_other_images_are_another_search(tmp_path: Path, detector: CopyDetector) -> None:
+    other = CopyDetector(IMAGES.x[:40].flip(0), detector.device)
+    for searched, x in ((detector, IMAGES.x[20:]), (other, IMAGES.x[20:]), (detector, IMAGES.x[21:])):
+        found = kept.nearest_once(searched, x, "looking", tmp_path)
+        assert torch.equal(found.correlation, searched.nearest(x).correlation)
+    assert len(list(tmp_path.glob("nearest-*.pth"))) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "short", "nan", "image", "names", "floats"])
+def test_a_damaged_search_is_made_anew(
+    tmp_path: Path, detector: CopyDetector, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = kept.nearest_once(detector, IMAGES.x[20:], "looking", tmp_path)
+    (path,) = tmp_path.glob("nearest-*.pth")
+    (stored,) = tensor_files.load(path)["nearest"]
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:300])
+    else:
+        if damage == "short":
+            stored = {name: values[1:] for name, values in stored.items()}
+        elif damage == "nan":
+            stored["correlation"][0] = torch.nan
+        elif damage == "image":
+            stored["image"][0] = 40
+        elif damage == "names":
+            del stored["mirrored"]
+        else:
+            stored["image"] = stored["image"].double()
+        tensor_files.save(path, {"nearest": [stored]})
+    again = kept.nearest_once(detector, IMAGES.x[20:], "looking", tmp_path)
+    assert f"{path} cannot be used and will be rebuilt: " in caplog.text
+    assert all(torch.equal(*both) for both in zip(vars(found).values(), vars(again).values(), strict=True))
+
+
+def test_without_a_cache_it_searches_and_says_so(
+    tmp_path: Path, detector: CopyDetector, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    assert len(kept.nearest_once(detector, IMAGES.x, "looking", tmp_path / "file").image) == 70
+    assert "the copy audit is calibrated anew in every evaluation" in caplog.text

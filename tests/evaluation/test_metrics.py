@@ -22,9 +22,7 @@ def one_of(features: Tensor) -> ImageSet:
 
 def test_intervals_contain_the_truth_in_95_of_100_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     """The truth is the mean over other draws; `python -m tests.intervals` simulates more figures more often."""
-    monkeypatch.setattr(
-        module, "_figures", lambda real, other, pairs, seed: vars(manifold(real.features[0], other.features[0]))
-    )
+    monkeypatch.setattr(module, "_figures", lambda real, other, *_: vars(manifold(real.features[0], other.features[0])))
     monkeypatch.setattr(module, "track", lambda items, *_: items)
     n, runs = 200, 200
     sets = [(normal(n, 2 * i), normal(n, 2 * i + 1, 0.8, 0.3)) for i in range(2 * runs)]

@@ -170,7 +170,7 @@ def test_a_set_without_copies_passes(detector: CopyDetector, calibration: Calibr
 
 
 def test_what_is_found_of_each_kind_is_told(detector: CopyDetector, train: Tensor, limit: float) -> None:
-    found = detection(detector, train[:40], limit, seed=0)
+    found = detection(detector.nearest, train[:40], limit, seed=0)
     assert set(found) == set(PLANTED)
     assert found["exact"].value == found["mirrored"].value == 1
     assert found["exact"].low == pytest.approx(40 / (40 + 1.96**2), abs=1e-4)  # Wilson's bound where all are found
@@ -209,7 +209,7 @@ def test_real_slices_are_found_at_the_rates_the_page_on_evaluation_states(mri_ro
     held_out = detector.nearest(images_of(data.collection, held_out_images(data.collection)))
     limit = calibrate(held_out).threshold
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(1))[:60]
-    found = {name: share.value for name, share in detection(detector, train[chosen], limit, seed=1).items()}
+    found = {name: share.value for name, share in detection(detector.nearest, train[chosen], limit, seed=1).items()}
     for name in ("exact", "mirrored", "shifted by 3 pixels", "mirrored and shifted"):
         assert found[name] >= 0.95
     assert found["with noise of 5 %"] >= 0.5

@@ -8,9 +8,17 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from vaegan_pl.evaluation.spectrum import fine_detail, grid_strength
+from vaegan_pl.evaluation import spectrum
 
 SIDE = 32
+
+
+def fine_detail(x: Tensor) -> float:
+    return spectrum.fine_detail(spectrum.power_spectra(x).mean(0))
+
+
+def grid_strength(x: Tensor, pixels: int) -> float:
+    return spectrum.grid_strength(spectrum.power_spectra(x).mean(0), pixels)
 
 
 def wave(cycles: float, across: float = 0.0) -> Tensor:

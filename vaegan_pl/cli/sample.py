@@ -74,7 +74,7 @@ def sample(config: DictConfig) -> None:
         data: ImageFolders = instantiate(config.data, _convert_="all")
         data.prepare_data()
         reference.check_trained_on(path, model, data.source, data.decoding)
-        detector, calibration = reference.copy_audit(data.collection, model.device)
+        detector, calibration = reference.copy_audit(data.collection, model.device, data.cache)
         facts["audit"] = {**vars(calibration), "rejected": {}}
 
     shown: dict[str, Images] = {}

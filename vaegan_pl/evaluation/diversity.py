@@ -1,9 +1,10 @@
 """Variety of a set of images, and how it covers the real images."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
@@ -95,9 +96,28 @@ def ms_ssim(x: Images, y: Images) -> Float[Tensor, " pair"]:
     return torch.cat([value.reshape(-1) for value in values])
 
 
-def pairwise_ms_ssim(images: Images, pairs: int, seed: int) -> float:
-    """Mean multi-scale SSIM of random pairs of different images, in [0, 1]; higher means more alike."""
-    generator = torch.Generator().manual_seed(seed)
-    first = torch.randint(len(images), (pairs,), generator=generator)
-    second = (first + torch.randint(1, len(images), (pairs,), generator=generator)) % len(images)
-    return float(ms_ssim(images[first], images[second]).mean())
+@dataclass(frozen=True)
+class Pairs:
+    """Random pairs of different images of a set.
+
+    Attributes:
+        first: index of one image.
+        second: index of the other.
+        similarity: their multi-scale SSIM, in [0, 1]; higher means more alike.
+    """
+
+    first: Int64[Tensor, " pair"]
+    second: Int64[Tensor, " pair"]
+    similarity: Float[Tensor, " pair"]
+
+    @classmethod
+    def of(cls, images: Images, n: int, seed: int) -> Self:
+        """`n` random pairs of images in [-1, 1]."""
+        generator = torch.Generator().manual_seed(seed)
+        first = torch.randint(len(images), (n,), generator=generator)
+        second = (first + torch.randint(1, len(images), (n,), generator=generator)) % len(images)
+        return cls(first, second, ms_ssim(images[first], images[second]))
+
+    def within(self, chosen: Int64[Tensor, " some"]) -> Float[Tensor, " inside"]:
+        """The similarities of the pairs of which both images are among some."""
+        return self.similarity[torch.isin(self.first, chosen) & torch.isin(self.second, chosen)]

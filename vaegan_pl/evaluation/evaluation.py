@@ -34,7 +34,7 @@ class Evaluation:
         path: the model's file.
         model: the model.
         samples: images that it drew: `PRIOR`, and `BY_CLASS` if the file knows classes.
-        labelled: as many samples of each class as it has training images; None if the file knows no classes.
+        labelled: samples of each class, see `Reference.drawn_by_class`; None if the file knows no classes.
         metrics: fidelity and diversity of each of `samples`, and of `CEILING`: images decoded from the posteriors of
             training images, the best that any density of z can reach. What it lacks is the decoder's fault.
         kid_by_network: KID of the default samples in the features of each network.
@@ -142,9 +142,8 @@ def _of_posteriors(model: SavedModel, reference: Reference) -> Images:
 
 
 def _labelled_samples(model: SavedModel, reference: Reference, seed: int) -> Labelled:
-    """As many samples of each class as it has training images."""
-    counts = torch.bincount(reference.train.labels, minlength=len(reference.classes)).tolist()
-    generator = torch.Generator().manual_seed(seed)
+    """Samples of each class; see `Reference.drawn_by_class`."""
+    counts, generator = reference.drawn_by_class, torch.Generator().manual_seed(seed)
     images = [as_saved(model.sample(n, name, generator)) for name, n in zip(reference.classes, counts, strict=True)]
     return Labelled(torch.cat(images), torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
 

@@ -1,4 +1,4 @@
-"""Classifiers of real images, which are the same for every model: trained once, and kept in the cache."""
+"""What is the same for every model of the same images, and takes long: computed once, and kept in the cache."""
 
 import hashlib
 import json
@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from vaegan_pl.evaluation.classifier import Classifier, Training, fit
+from vaegan_pl.evaluation.classifier import Classifier, Images, Training, fit
+from vaegan_pl.evaluation.privacy import CopyDetector, Nearest
 from vaegan_pl.storage import tensor_files
 from vaegan_pl.storage.files import RefusedError, printable
 
@@ -20,6 +21,9 @@ T = TypeVar("T")
 
 VERSION = 1
 """To be raised when `classifier.fit` trains differently."""
+
+SEARCH_VERSION = 1
+"""To be raised when `CopyDetector.nearest` finds something else."""
 
 
 def fit_once(trainings: Sequence[Training], description: str, cache: Path) -> list[Classifier]:
@@ -45,11 +49,51 @@ def fit_once(trainings: Sequence[Training], description: str, cache: Path) -> li
         return found
     models = fit(trainings, description)
     states = [{name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()} for model in models]
-    try:
-        tensor_files.save(path, {"classifiers": states})
-    except OSError as error:
-        log.warning("data.cache=%s cannot be used (%s): classifiers are trained in every evaluation", cache, error)
+    _keep(path, {"classifiers": states}, "classifiers are trained")
     return models
+
+
+def nearest_once(detector: CopyDetector, x: Images, description: str, cache: Path) -> Nearest:
+    """What `CopyDetector.nearest` finds, from the cache if it searched for the same images before.
+
+    Args:
+        detector: of the training images.
+        x: images in [-1, 1].
+        description: text of the progress bar.
+        cache: folder of the cache.
+    """
+    digest = hashlib.sha256(json.dumps([SEARCH_VERSION, detector.device.type]).encode())
+    for images in (detector.train, x):
+        digest.update(json.dumps(list(images.shape)).encode())
+        digest.update(images.cpu().numpy().tobytes())
+    path = cache / f"nearest-{digest.hexdigest()[:32]}.pth"
+
+    def restored(_: int, part: dict[str, Tensor]) -> Nearest:
+        found = Nearest(**part)
+        types = [values.dtype for values in vars(found).values()]
+        if types != [torch.float32, torch.int64, torch.bool]:
+            raise ValueError(f"holds {', '.join(map(str, types))}")
+        if [len(values) for values in vars(found).values()] != [len(x)] * 3:
+            raise ValueError(f"is not about {len(x)} images")
+        exist = (found.image >= 0) & (found.image < len(detector.train))
+        if not bool((exist & (found.correlation.abs() < 1.001)).all()):
+            raise ValueError("contains numbers out of range")
+        return found
+
+    kept = read_parts(path, "nearest", 1, restored)
+    if kept is not None:
+        return kept[0]
+    found = detector.nearest(x, description)
+    stored = {name: values.contiguous() for name, values in vars(found).items()}
+    _keep(path, {"nearest": [stored]}, "the copy audit is calibrated")
+    return found
+
+
+def _keep(path: Path, content: dict[str, Any], otherwise: str) -> None:
+    try:
+        tensor_files.save(path, content)
+    except OSError as error:
+        log.warning("data.cache=%s cannot be used (%s): %s anew in every evaluation", path.parent, error, otherwise)
 
 
 def _digest(trainings: Sequence[Training]) -> str:
@@ -65,7 +109,7 @@ def _digest(trainings: Sequence[Training]) -> str:
 
 
 def read_parts(path: Path, key: str, n: int, restored: Callable[[int, Any], T]) -> list[T] | None:
-    """What a file of the cache holds for each of `n` classifiers; None, with a warning, if it cannot be used.
+    """The parts of a list in a file of the cache; None, with a warning, if it cannot be used.
 
     Args:
         path: the file, which need not exist.
@@ -78,7 +122,7 @@ def read_parts(path: Path, key: str, n: int, restored: Callable[[int, Any], T]) 
     try:
         parts = tensor_files.load(path)[key]
         if not isinstance(parts, list) or len(parts) != n:
-            raise ValueError(f"does not contain {n} classifiers")
+            raise ValueError(f"does not contain {n} {key}")
         return [restored(i, part) for i, part in enumerate(parts)]
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, RefusedError) as error:
         reason = printable(str(error).partition("\n")[0])[:200]

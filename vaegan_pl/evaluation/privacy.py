@@ -293,18 +293,18 @@ PLANTED: dict[str, Callable[[Images, torch.Generator], Images]] = {
 """Ways to change a planted copy, from exact copies to well-disguised ones."""
 
 
-def detection(detector: CopyDetector, planted: Images, limit: float, seed: int) -> dict[str, Estimate]:
+def detection(nearest: Callable[[Images], Nearest], planted: Images, limit: float, seed: int) -> dict[str, Estimate]:
     """Share of planted copies of training images that the audit finds, by the way they were changed.
 
     Args:
-        detector: of the training images.
+        nearest: finds the nearest training images; `CopyDetector.nearest`.
         planted: some training images, in [-1, 1].
         limit: correlation above which an image counts as a copy.
         seed: seed of the noise.
     """
     generator = torch.Generator().manual_seed(seed)
     changed = {name: change(planted, generator) for name, change in PLANTED.items()}
-    found = detector.nearest(torch.cat(list(changed.values())), "planting copies").correlation > limit
+    found = nearest(torch.cat(list(changed.values()))).correlation > limit
     return {
         name: wilson_ci(int(some.sum()), len(planted))
         for name, some in zip(changed, found.split(len(planted)), strict=True)

@@ -19,10 +19,10 @@ from vaegan_pl.evaluation.classifier import STEPS, Classifier, Images, Labelled,
 from vaegan_pl.evaluation.diversity import NEIGHBOURS, Manifold, mean_manifold
 from vaegan_pl.evaluation.estimate import Estimate, Halved, wilson_ci
 from vaegan_pl.evaluation.features import FeatureSpace, held_out_images
-from vaegan_pl.evaluation.kept import fit_once
+from vaegan_pl.evaluation.kept import fit_once, nearest_once
 from vaegan_pl.evaluation.metrics import DIVISIONS, ImageSet, Metrics, kid_by_network, metrics
 from vaegan_pl.evaluation.pca_baseline import PrincipalComponents, principal_components
-from vaegan_pl.evaluation.privacy import Audit, Calibration, CopyDetector
+from vaegan_pl.evaluation.privacy import Audit, Calibration, CopyDetector, Nearest
 from vaegan_pl.evaluation.reconstruction import quality
 from vaegan_pl.evaluation.reference_models import ReferenceModel, check_unseen, unseen
 from vaegan_pl.evaluation.two_sample import Grouped
@@ -41,8 +41,15 @@ def as_saved(images: Tensor) -> Tensor:
     return to_unit_range(to_grey_values(images))
 
 
-def copy_audit(collection: Collection, device: torch.device) -> tuple[CopyDetector, Calibration]:
+def copy_audit(
+    collection: Collection, device: torch.device, cache: Path | None = None
+) -> tuple[CopyDetector, Calibration]:
     """The detector of copies of the training images, and its calibration by the held-out images.
+
+    Args:
+        collection: the images.
+        device: where they are compared.
+        cache: folder in which their similarities are kept; None computes them anew.
 
     Raises:
         UserError: if every held-out image has a copy among the training images.
@@ -51,8 +58,9 @@ def copy_audit(collection: Collection, device: torch.device) -> tuple[CopyDetect
     if not held_out:
         raise UserError("the copy audit needs held-out images without a copy in training; set data.split=group")
     detector = CopyDetector(images_of(collection, collection.split.images("train")), device)
-    images = images_of(collection, held_out)
-    return detector, privacy.calibrate(detector.nearest(images, "calibrating the copy audit"))
+    images, doing = images_of(collection, held_out), "calibrating the copy audit"
+    found = detector.nearest(images, doing) if cache is None else nearest_once(detector, images, doing, cache)
+    return detector, privacy.calibrate(found)
 
 
 def audit_of(model: SavedModel, collection: Collection, n: int, seed: int, device: torch.device) -> str | None:
@@ -149,7 +157,7 @@ class Reference:
         n: samples to draw of each model.
         seeds: classifiers to train for each figure of usefulness; 0 skips what they measure.
         seed: seed of all random draws.
-        cache: folder in which the classifiers of real images are kept.
+        cache: folder in which what depends on real images alone is kept: classifiers, and what the copy audit found.
         divisions: see `metrics.metrics`.
         models: reference models, which calibrate attacks.
 
@@ -283,6 +291,19 @@ class Reference:
         return found
 
     @cached_property
+    def drawn_by_class(self) -> list[int]:
+        """How many samples of each class to draw, in the proportions of the training images.
+
+        As many as there are training images, to train classifiers on; without classifiers, as many as are compared.
+        """
+        trained = torch.bincount(self.train.labels, minlength=len(self.classes))
+        if self.seeds:
+            return trained.tolist()
+        held_out = torch.bincount(self.held_out.labels, minlength=len(self.classes))
+        share = torch.maximum(held_out / trained.clamp_min(1), torch.tensor(self.n / len(self.train.x))).max()
+        return torch.minimum((share * trained).ceil().long(), trained).tolist()
+
+    @cached_property
     def real_by_class(self) -> dict[str, Manifold]:
         """`by_class` of the training images."""
         return self.by_class(self.train)
@@ -319,7 +340,7 @@ class Reference:
 
     @cached_property
     def _copy_audit(self) -> tuple[CopyDetector, Calibration]:
-        return copy_audit(self.collection, self.device)
+        return copy_audit(self.collection, self.device, self.cache)
 
     @property
     def detector(self) -> CopyDetector:
@@ -339,7 +360,11 @@ class Reference:
     @cached_property
     def detection(self) -> dict[str, Estimate]:
         """Share of planted copies that the audit finds; see `privacy.detection`."""
-        return privacy.detection(self.detector, self.some_trained.x, self.calibration.threshold, self.seed)
+
+        def nearest(x: Images) -> Nearest:
+            return nearest_once(self.detector, x, "planting copies (first time only)", self.cache)
+
+        return privacy.detection(nearest, self.some_trained.x, self.calibration.threshold, self.seed)
 
     def trainings(self, images: Labelled, steps: int) -> list[Training]:
         """How to train a classifier on labelled images with each seed."""
