@@ -296,3 +296,16 @@ for command, argument, expected in {starts}:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_samples_are_drawn_without_waiting_for_lightning(tmp_path: Path) -> None:
+    script = f"""
+import runpy, sys
+sys.argv[1:] = ["weights=pretrained", "n=1", "output='{tmp_path}/samples'"]
+runpy.run_module("vaegan_pl.sample", run_name="__main__")
+assert "torch" in sys.modules
+assert not {{"lightning", "torchmetrics", "sklearn"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "samples" / "sample_00000.png").is_file()

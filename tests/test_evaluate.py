@@ -21,7 +21,7 @@ from vaegan_pl.cli.sample import sample
 from vaegan_pl.cli.train import train
 from vaegan_pl.data.datamodule import images_of
 from vaegan_pl.data.images import to_grey_values, to_unit_range
-from vaegan_pl.evaluation import evaluation, privacy, reference, two_sample
+from vaegan_pl.evaluation import estimate, evaluation, membership, privacy, reference, two_sample, usefulness
 from vaegan_pl.model import weights
 from vaegan_pl.storage import tensor_files
 from vaegan_pl.training.callbacks import Quality
@@ -47,9 +47,12 @@ QUICK = ["n=40", "seeds=2", "accelerator=cpu"]
 
 @pytest.fixture(scope="module")
 def _few_steps() -> Iterator[None]:
+    """And few resamples: 2,000 of each of a dozen figures take longer than all the rest."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name in ((reference, "STEPS"), (evaluation, "CLASSIFIER_STEPS"), (two_sample, "STEPS")):
             patch.setattr(module, name, 5)
+        for resampling in (estimate, membership, usefulness):
+            patch.setattr(resampling, "RESAMPLES", 200)
         yield
 
 

@@ -6,13 +6,14 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning import Fabric
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from vaegan_pl.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "64-true")
 _ALIASES = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
@@ -22,6 +23,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 def pick_device(accelerator: str, option: str = "accelerator") -> torch.device:
     """The device of one of Lightning's accelerators.
 
+    Lightning is not imported to find that there is only a CPU, since that takes several seconds.
+
     Args:
         accelerator: its name: auto, cpu, gpu, mps, ...
         option: the option that names it, for the message.
@@ -29,6 +32,11 @@ def pick_device(accelerator: str, option: str = "accelerator") -> torch.device:
     Raises:
         UserError: if there is no such accelerator, or this machine has none.
     """
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available()):
+        return torch.device("cpu")
+    from lightning import Fabric
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
     try:
         return Fabric(accelerator=accelerator, devices=1, plugins=[LightningEnvironment()]).device
     except (ValueError, RuntimeError) as error:
@@ -41,8 +49,10 @@ def started_together() -> int:
     return max(int(n) if n.isdecimal() else 1 for n in found)
 
 
-def alone() -> list[ClusterEnvironment]:
+def alone() -> "list[ClusterEnvironment]":
     """Plugins that make a single process train alone, even in a Slurm allocation with several tasks."""
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
     return [LightningEnvironment()] if started_together() == 1 else []
 
 

@@ -27,6 +27,8 @@ from vaegan_pl.data.images import fit, read_file, read_grey
 from vaegan_pl.data.prepared import Decoding, Prepared, prepare
 from vaegan_pl.errors import UserError
 
+from ..processes import server
+
 DECODING = Decoding(
     image_size=16,
     aspect_ratio="pad",
@@ -321,7 +323,7 @@ def _in_a_process(root: Path, barrier: Barrier, n: int, sums: "multiprocessing.Q
 
 def test_processes_at_once_agree(root: Path) -> None:
     """Two make the same entry and one another, at the same moment, five times."""
-    context = multiprocessing.get_context("spawn")
+    context = server() or multiprocessing.get_context("spawn")
     barrier, sums = context.Barrier(3), context.Queue()
     lengths = (10, 10, 7)
     processes = [context.Process(target=_in_a_process, args=(root, barrier, n, sums)) for n in lengths]

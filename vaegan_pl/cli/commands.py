@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache, wraps
+from importlib import import_module
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -201,13 +202,18 @@ def model_path(weights: object) -> Path:
     return paths[0]
 
 
-def import_torch() -> None:
-    """Import PyTorch and Lightning; log a line if that takes longer than `SLOW_IMPORT`, as it does the first time."""
+def import_torch(package: str = "lightning.pytorch") -> None:
+    """Import PyTorch; log a line if that takes longer than `SLOW_IMPORT`, as it does the first time.
+
+    Args:
+        package: what else to import: a package that imports PyTorch itself. Commands that neither train nor measure do
+            without Lightning, whose import takes longer than that of PyTorch.
+    """
     timer = Timer(SLOW_IMPORT, log.info, ["loading PyTorch; this can take up to a minute the first time"])
     timer.daemon = True
     timer.start()
     try:
-        import lightning.pytorch  # noqa: F401
+        import_module(package)
     finally:
         timer.cancel()
 

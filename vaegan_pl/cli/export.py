@@ -21,6 +21,7 @@ def export(config: DictConfig) -> None:
     if config.format not in FORMATS:
         raise UserError(f"format={config.format}: must be one of {', '.join(FORMATS)}")
     path = commands.model_path(config.weights)
+    commands.import_torch("torch")
     from vaegan_pl.model import exports, sharing, weights
 
     output = Path(str(config.output))

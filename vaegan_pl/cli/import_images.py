@@ -82,7 +82,7 @@ def _import(
 
 def _show(imported: writer.Imported, to: Path) -> None:
     """Write the contact sheet, and log what was imported, what was left out, and how to go on."""
-    commands.import_torch()
+    commands.import_torch("torchvision")
     from vaegan_pl.data.patients import CONTACT_SHEET, REPORT
     from vaegan_pl.report.contact_sheet import contact_sheet
     from vaegan_pl.report.pictures import save_png

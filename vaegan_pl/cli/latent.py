@@ -35,6 +35,7 @@ def latent(config: DictConfig) -> None:
     if not math.isfinite(config.strength):
         raise UserError(f"strength={config.strength}: must be a finite number, such as 1")
     path = commands.model_path(config.weights)
+    commands.import_torch("torchvision")
     from vaegan_pl.hardware import pick_device
     from vaegan_pl.model import weights
     from vaegan_pl.report import latent_pictures

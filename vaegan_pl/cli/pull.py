@@ -26,7 +26,7 @@ def pull(config: DictConfig) -> None:
     output, repo = Path(str(config.output)), str(config.repo)
     claim(output, r"vae_gan_model\.pth|model_card\.md", config.overwrite)
     api = hub.connect()
-    commands.import_torch()
+    commands.import_torch("torch")
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     from vaegan_pl.model import weights

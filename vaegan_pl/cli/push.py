@@ -23,7 +23,7 @@ def push(config: DictConfig) -> None:
         raise UserError("weights=pretrained: is published with the project; push a model of your own")
     if config.license is not None and not isinstance(config.license, str):
         raise UserError(f"license={config.license}: must be an identifier, such as mit, or null")
-    commands.import_torch()
+    commands.import_torch("torch")
     from vaegan_pl.model import weights
     from vaegan_pl.report import model_card
 

@@ -38,12 +38,11 @@ def sample(config: DictConfig) -> None:
     if not 0 <= config.temperature < math.inf:
         raise UserError(f"temperature={config.temperature}: must be a number of at least 0; 1 is as trained")
     path = commands.model_path(config.weights)
-    commands.import_torch()
+    commands.import_torch("lightning.pytorch" if config.audit else "torchvision")
     import torch
     from hydra.utils import instantiate
 
     from vaegan_pl.data.phantoms import PHANTOM_MARKER, is_phantoms
-    from vaegan_pl.evaluation import privacy, reference
     from vaegan_pl.hardware import pick_device
     from vaegan_pl.model import weights
     from vaegan_pl.progress import track
@@ -71,6 +70,8 @@ def sample(config: DictConfig) -> None:
     made_from = provenance.words(model)
     facts = provenance.facts(path, provenance.sha256(path), model, config.seed, config.temperature, prior)
     if config.audit:
+        from vaegan_pl.evaluation import privacy, reference
+
         data: ImageFolders = instantiate(config.data, _convert_="all")
         data.prepare_data()
         reference.check_trained_on(path, model, data.source, data.decoding)
