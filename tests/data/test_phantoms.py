@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vaegan_pl.data import phantoms
 from vaegan_pl.data.phantoms import LESIONS, PHANTOM_MARKER, SIDE, draw, draw_folders
 from vaegan_pl.errors import UserError
 
@@ -16,6 +17,12 @@ FEW = {"Training": 2, "Testing": 1}
 
 def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(autouse=True)
+def _each_phantom_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not taken from those that other tests have drawn; see `conftest`."""
+    monkeypatch.setattr(phantoms, "draw", draw)
 
 
 def test_the_tree_is_a_real_folder_tree_and_says_what_it_is(tmp_path: Path) -> None:
