@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from vaegan_pl.cli.sample import sample
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation import privacy, reference
 from vaegan_pl.model.saved_model import SavedModel
-from vaegan_pl.report import model_card
+from vaegan_pl.report import evaluation_words, model_card
 from vaegan_pl.report.provenance import sha256
 
 from .conftest import CLASSES
@@ -74,6 +75,8 @@ def test_a_file_of_that_name_can_still_be_opened(tmp_path: Path, monkeypatch: py
     assert pretrained.name_of(Path("link.pth")) == "pretrained"
     assert pretrained.name_of(pretrained.FILE) == "pretrained"
     assert pretrained.name_of(Path("a/b.pth")) == "a/b.pth"
+    both = [SimpleNamespace(path=path) for path in (pretrained.FILE, Path("runs/mine/vae_gan_model.pth"))]
+    assert evaluation_words.names(both) == ["pretrained", "mine"]  # type: ignore[arg-type]
 
 
 def test_it_was_trained_on_the_training_folds_of_the_public_data_and_its_first_samples_copy_none(

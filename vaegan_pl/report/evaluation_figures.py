@@ -15,6 +15,7 @@ from vaegan_pl.evaluation.privacy import Audit
 from vaegan_pl.evaluation.reference import Reference
 from vaegan_pl.evaluation.usefulness import Usefulness
 from vaegan_pl.evaluation.verdict import decide
+from vaegan_pl.pretrained import name_of
 from vaegan_pl.report.evaluation_words import WITHHELD
 from vaegan_pl.storage.outputs import MADE_BY
 
@@ -64,7 +65,7 @@ def _model(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
     decided = decide(evaluation, reference)
     reconstruction, space, memorised = evaluation.reconstruction, evaluation.latent_space, evaluation.memorised
     facts: dict[str, Any] = {
-        "weights": str(evaluation.path),
+        "weights": name_of(evaluation.path),
         "trained_on": evaluation.model.trained_on.plain,
         "training": dict(evaluation.model.training),
         "samples": {name: _plain(metrics) for name, metrics in evaluation.metrics.items()},

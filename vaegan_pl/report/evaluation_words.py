@@ -18,6 +18,7 @@ from vaegan_pl.evaluation.metrics import Metrics
 from vaegan_pl.evaluation.privacy import POWER
 from vaegan_pl.evaluation.reference import LEAST_POPULATION, Reference
 from vaegan_pl.evaluation.verdict import Limits, Verdict, decide, effect, grade, order
+from vaegan_pl.pretrained import NAME, is_pretrained
 from vaegan_pl.report.model_card import NOT_A_GUARANTEE
 
 WITHHELD = "Not shown: the copy audit failed, and samples that copy training images always look useful"
@@ -66,8 +67,8 @@ _EFFECTS = {"helps": "helps", "harms": "hurts", "no difference": "makes no measu
 
 
 def names(evaluations: Sequence[Evaluation]) -> list[str]:
-    """The names of models in tables: the fewest last parts of their paths that tell them apart."""
-    parts = [one.path.resolve().parts for one in evaluations]
+    """The names of models in tables: `pretrained`, or the fewest last parts of their paths that tell them apart."""
+    parts = [(NAME,) if is_pretrained(one.path) else one.path.resolve().parts for one in evaluations]
     for depth in range(2, max(map(len, parts)) + 1):
         found = ["/".join(path[-depth:]) for path in parts]
         if len(set(found)) == len(found):
