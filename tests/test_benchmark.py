@@ -31,7 +31,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time variants in forks of a process that has imported PyTorch, not in new interpreters, which take 10 s each."""
     context = server()
     if context is not None:
-        monkeypatch.setattr(paired, "multiprocessing", SimpleNamespace(get_context=lambda _: context))
+        monkeypatch.setattr(paired, "multiprocessing", SimpleNamespace(get_context={"spawn": context}.__getitem__))
 
 
 @pytest.mark.usefixtures("forked")

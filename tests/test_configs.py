@@ -301,11 +301,12 @@ for command, argument, expected in {starts}:
 def test_samples_are_drawn_without_waiting_for_lightning(tmp_path: Path) -> None:
     script = f"""
 import runpy, sys
-sys.argv[1:] = ["weights=pretrained", "n=1", "output='{tmp_path}/samples'"]
-runpy.run_module("vaegan_pl.sample", run_name="__main__")
-assert "torch" in sys.modules
-assert not {{"lightning", "torchmetrics", "sklearn"}} & set(sys.modules)
+for command, option in (("sample", "n=1"), ("latent", "tool=walk")):
+    sys.argv[1:] = ["weights=pretrained", option, "accelerator=cpu", "output='{tmp_path}/made'"]
+    runpy.run_module(f"vaegan_pl.{{command}}", run_name="__main__")
+    assert "torch" in sys.modules
+    assert not {{"lightning", "torchmetrics", "sklearn"}} & set(sys.modules), command
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "samples" / "sample_00000.png").is_file()
+    assert {"sample_00000.png", "walk.gif"} <= {path.name for path in (tmp_path / "made").iterdir()}

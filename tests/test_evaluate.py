@@ -19,8 +19,8 @@ from vaegan_pl.cli.blind_test import blind_test
 from vaegan_pl.cli.evaluate import evaluate
 from vaegan_pl.cli.sample import sample
 from vaegan_pl.cli.train import train
-from vaegan_pl.data.datamodule import images_of
 from vaegan_pl.data.images import to_grey_values, to_unit_range
+from vaegan_pl.data.tensors import images_of
 from vaegan_pl.evaluation import estimate, evaluation, membership, privacy, reference, two_sample, usefulness
 from vaegan_pl.model import weights
 from vaegan_pl.storage import tensor_files
@@ -214,6 +214,30 @@ def test_a_quick_evaluation_leaves_out_the_classifiers_and_says_so(run_command: 
     by_network = model["KID_by_network"]
     assert sum(by_network) / len(by_network) == pytest.approx(model["samples"]["by class"]["KID"]["value"], rel=1e-4)
     assert "seeds=0 or quick=true was given" in Path("quick/report.html").read_text()
+
+
+def test_the_second_evaluation_looks_for_copies_among_samples_alone(
+    run_command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*DATA, "quick=true", "n=14", "accelerator=cpu", "weights=run/vae_gan_model.pth", "data.cache=searched"]
+    searched, nearest = list[int](), privacy.CopyDetector.nearest
+
+    def noted(self: privacy.CopyDetector, x: torch.Tensor, *description: str) -> privacy.Nearest:
+        searched.append(len(x))
+        return nearest(self, x, *description)
+
+    monkeypatch.setattr(privacy.CopyDetector, "nearest", noted)
+    figures = []
+    for name in ("first", "second"):
+        assert run_command(evaluate, "evaluate", *options, f"output={name}") is None
+        figures.append(json.loads(Path(name, "metrics.json").read_text()))
+    assert len(list(Path("searched").glob("nearest-*.pth"))) == 2
+    held_out, *_ = searched
+    assert held_out >= figures[0]["data"]["held_out"]
+    samples = 2 * 14 + min(100, figures[0]["data"]["images"]["train"])  # and the reconstructions of training images
+    assert [n for n in searched if n == samples] == [samples, samples]
+    assert len(searched) == 4
+    assert figures[0]["copy_audit"] == figures[1]["copy_audit"]
 
 
 def test_a_gan_is_measured_without_encoder_and_classes(run_command: Run) -> None:

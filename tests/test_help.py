@@ -209,6 +209,8 @@ def test_choices_of_a_users_own_folder_are_listed_and_taken(
         ("wieghts=m.pth", "there is no option wieghts; did you mean weights?"),
         ("trainer.accelerator=cpu", "there is no option trainer.accelerator; did you mean accelerator?"),
         ("optimizer.encoder.lr=1", "there is no option optimizer.encoder.lr; --help shows them all"),
+        ("callbacks.foo=1", "there is no option callbacks.foo; --help shows them all"),
+        ("trainer.gradient_clip_val=1", "there is no option trainer.gradient_clip_val; --help shows them all"),
         ("model=larsen", "there is no option model; --help shows them all"),
         ("data=brains", "use one of mri"),
         ("samples", "name=value"),

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from vaegan_pl.cli.commands import CONFIG_DIRECTORY
 from vaegan_pl.cli.sweep_report import sweep_report
 from vaegan_pl.cli.train import train
-from vaegan_pl.data.datamodule import images_of
+from vaegan_pl.data.tensors import images_of
 from vaegan_pl.errors import UserError
 from vaegan_pl.model.saved_model import SavedModel
 from vaegan_pl.runs import layout

@@ -23,7 +23,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 def pick_device(accelerator: str, option: str = "accelerator") -> torch.device:
     """The device of one of Lightning's accelerators.
 
-    Lightning is not imported to find that there is only a CPU, since that takes several seconds.
+    If the answer is the CPU, Lightning is not imported, which would take several seconds.
 
     Args:
         accelerator: its name: auto, cpu, gpu, mps, ...

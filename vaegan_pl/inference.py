@@ -11,10 +11,10 @@ from torch import Tensor
 
 from vaegan_pl.data import dicom
 from vaegan_pl.data.collection import Collection
-from vaegan_pl.data.datamodule import images_of, labels_of
 from vaegan_pl.data.folders import list_loose_images
 from vaegan_pl.data.images import UNREADABLE, read_file, to_unit_range, warnings_in_one_line
 from vaegan_pl.data.images import fit as fit_image
+from vaegan_pl.data.tensors import images_of, labels_of
 from vaegan_pl.errors import UserError
 from vaegan_pl.model.mechanism import noisy
 from vaegan_pl.model.mixtures import COMPONENTS, ClassMixtures, draw_posteriors, fit, gaussian, log_likelihood

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.conftest import FOLDER_OPTIONS
-from vaegan_pl.data.datamodule import ImageFolders, images_of
+from vaegan_pl.data.datamodule import ImageFolders
+from vaegan_pl.data.tensors import images_of
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation import features
 from vaegan_pl.evaluation.features import classifier_features, held_out_images, inception_features, mean_over_networks

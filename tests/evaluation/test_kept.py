@@ -123,4 +123,4 @@ def test_without_a_cache_it_searches_and_says_so(
 ) -> None:
     (tmp_path / "file").touch()
     assert len(kept.nearest_once(detector, IMAGES.x, "looking", tmp_path / "file").image) == 70
-    assert "the copy audit is calibrated anew in every evaluation" in caplog.text
+    assert "copies are looked for anew every time" in caplog.text

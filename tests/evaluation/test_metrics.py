@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vaegan_pl.evaluation import metrics as module
-from vaegan_pl.evaluation.diversity import manifold
+from vaegan_pl.evaluation.diversity import manifold, ms_ssim
 from vaegan_pl.evaluation.metrics import ImageSet, metrics
 
 IMAGES = torch.rand(60, 1, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -56,3 +56,28 @@ def test_two_sets_are_compared_on_the_same_halves_of_the_held_out_images() -> No
 def test_few_images_give_no_intervals() -> None:
     found = metrics(one_of(normal(10, 0)), one_of(normal(10, 1)), 10, 0)
     assert all(one.low == one.high for one in found.values())
+
+
+def test_figures_of_halves_are_those_of_their_images() -> None:
+    """By NumPy, and by the definition of the pairs, for the one division that the seed draws."""
+    found = metrics(ImageSet(IMAGES, normal(60, 0)[None]), ImageSet(IMAGES, normal(60, 1)[None]), 60, 3, 1)
+    generator = torch.Generator().manual_seed(4)  # that of the set that is measured
+    x = IMAGES[torch.randperm(60, generator=generator)]
+    halves = torch.randperm(60, generator=generator).chunk(2)
+    power = np.abs(np.fft.fft2(x[:, 0].double() - x[:, 0].double().mean((1, 2), keepdim=True))) ** 2
+    radius = np.hypot(*np.meshgrid(*[np.fft.fftfreq(16)] * 2))
+    details = [power[half].mean(0)[radius > 0.25].sum() / power[half].mean(0)[radius > 0].sum() for half in halves]
+    assert found["fine detail"].halves[0].tolist() == pytest.approx(details)
+    assert details[0] != pytest.approx(details[1])
+    drawn = torch.Generator().manual_seed(3)
+    first = torch.randint(60, (module.PAIRS,), generator=drawn)
+    second = (first + torch.randint(1, 60, (module.PAIRS,), generator=drawn)) % 60
+    similar = [
+        [pair for pair in zip(first.tolist(), second.tolist(), strict=True) if {*pair} <= {*half.tolist()}]
+        for half in halves
+    ]
+    expected = [float(ms_ssim(*(x[list(side)] for side in zip(*pairs, strict=True))).mean()) for pairs in similar]
+    assert found["MS-SSIM of pairs"].halves[0].tolist() == pytest.approx(expected, abs=1e-5)
+    assert [len(pairs) for pairs in similar] == pytest.approx([module.PAIRS / 4] * 2, rel=0.2)
+    half = module.PAIRS // 2
+    assert found["MS-SSIM of pairs"].value == pytest.approx(float(ms_ssim(x[first[:half]], x[second[:half]]).mean()))

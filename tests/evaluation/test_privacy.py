@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from tests.conftest import FOLDER_OPTIONS
-from vaegan_pl.data.datamodule import ImageFolders, images_of
+from vaegan_pl.data.datamodule import ImageFolders
+from vaegan_pl.data.tensors import images_of
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation import reference
 from vaegan_pl.evaluation.features import held_out_images

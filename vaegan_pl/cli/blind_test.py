@@ -32,7 +32,7 @@ def blind_test(config: DictConfig) -> None:
     import torch
     from hydra.utils import instantiate
 
-    from vaegan_pl.data.datamodule import images_of
+    from vaegan_pl.data.tensors import images_of
     from vaegan_pl.evaluation import reference
     from vaegan_pl.evaluation.features import held_out_images
     from vaegan_pl.hardware import pick_device

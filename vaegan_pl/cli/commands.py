@@ -206,8 +206,8 @@ def import_torch(package: str = "lightning.pytorch") -> None:
     """Import PyTorch; log a line if that takes longer than `SLOW_IMPORT`, as it does the first time.
 
     Args:
-        package: what else to import: a package that imports PyTorch itself. Commands that neither train nor measure do
-            without Lightning, whose import takes longer than that of PyTorch.
+        package: what to import; importing it imports PyTorch. `sample` and others name a lighter package than
+            Lightning, whose import takes longer than that of PyTorch.
     """
     timer = Timer(SLOW_IMPORT, log.info, ["loading PyTorch; this can take up to a minute the first time"])
     timer.daemon = True
@@ -499,7 +499,7 @@ def _unknown(key: str, known: object) -> str:
     """The message for an option that the configuration does not have."""
     addable = key.startswith(ADDABLE) and isinstance(known, dict) and key.partition(".")[0] in known
     instead = OF_AUTOMATIC_OPTIMIZATION.get(key.removeprefix("trainer."))
-    if instead is not None:
+    if instead is not None and isinstance(known, dict) and "trainer" in known:
         return f"{key}: has no effect, because this project uses manual optimization; {instead}"
     if key.startswith(FREE) or (addable and not difflib.get_close_matches(key, _keys(known), 1, 0.9)):
         return f"{key} is not among the options that --help shows; to add it, put a + before it: +{key}=VALUE"
@@ -507,7 +507,7 @@ def _unknown(key: str, known: object) -> str:
 
 
 def _suggestion(key: str, known: object) -> str:
-    names = _keys(known)
+    names = [name for name in _keys(known) if not name.startswith("hydra") or key.startswith("hydra")]
     if "trainer" in names:
         names += [path.name for path in CONFIG_DIRECTORY.iterdir() if path.is_dir() and path.name != "hydra"]
     close = difflib.get_close_matches(key, names, n=1)

@@ -26,6 +26,7 @@ from vaegan_pl.data.phantoms import draw_folders
 from vaegan_pl.data.prepared import Decoding
 from vaegan_pl.data.sampling import EpochSampler, in_order
 from vaegan_pl.data.splits import COPIES, FOLDS, SPLITS
+from vaegan_pl.data.tensors import images_of, labels_of
 from vaegan_pl.errors import UserError, check_part
 from vaegan_pl.model.trained_on import TrainedOn
 from vaegan_pl.storage.files import printable
@@ -81,16 +82,6 @@ class ImageDataset(Dataset[Batch]):
         if self.augmentation is not None:
             x = self.augmentation(x, torch.from_numpy(draws[:, 1:]).to(x.device))
         return x, self.labels[images]
-
-
-def images_of(collection: Collection, chosen: Sequence[int]) -> Float[Tensor, "image 1 size size"]:
-    """Some images of a collection, in [-1, 1]."""
-    return to_unit_range(torch.from_numpy(collection.prepared.images[chosen]))[:, None]
-
-
-def labels_of(collection: Collection, chosen: Sequence[int]) -> Int64[Tensor, " image"]:
-    """Their classes."""
-    return torch.from_numpy(collection.labels[chosen].astype(np.int64))
 
 
 def _has_a_group(pattern: object) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from vaegan_pl.data.collection import Collection
-from vaegan_pl.data.datamodule import images_of
+from vaegan_pl.data.tensors import images_of
 from vaegan_pl.evaluation import privacy
 from vaegan_pl.evaluation.features import FeatureSpace, mean_over_networks
 from vaegan_pl.evaluation.fidelity import kernel_distance

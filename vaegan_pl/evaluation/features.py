@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vaegan_pl.data.collection import Collection
-from vaegan_pl.data.datamodule import images_of, labels_of
 from vaegan_pl.data.images import to_grey_values
 from vaegan_pl.data.prepared import OF_SEARCH
+from vaegan_pl.data.tensors import images_of, labels_of
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation.classifier import (
     AT_ONCE,

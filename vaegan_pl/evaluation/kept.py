@@ -1,4 +1,4 @@
-"""What is the same for every model of the same images, and takes long: computed once, and kept in the cache."""
+"""Slow results that depend on the real images alone, computed once and kept in the cache."""
 
 import hashlib
 import json
@@ -85,7 +85,7 @@ def nearest_once(detector: CopyDetector, x: Images, description: str, cache: Pat
         return kept[0]
     found = detector.nearest(x, description)
     stored = {name: values.contiguous() for name, values in vars(found).items()}
-    _keep(path, {"nearest": [stored]}, "the copy audit is calibrated")
+    _keep(path, {"nearest": [stored]}, "copies are looked for")
     return found
 
 
@@ -93,7 +93,7 @@ def _keep(path: Path, content: dict[str, Any], otherwise: str) -> None:
     try:
         tensor_files.save(path, content)
     except OSError as error:
-        log.warning("data.cache=%s cannot be used (%s): %s anew in every evaluation", path.parent, error, otherwise)
+        log.warning("data.cache=%s cannot be used (%s): %s anew every time", path.parent, error, otherwise)
 
 
 def _digest(trainings: Sequence[Training]) -> str:

@@ -20,8 +20,8 @@ DIVISIONS = 10
 """How often images are divided into halves for an interval."""
 
 PAIRS = 600
-"""Pairs of images whose similarity is computed. Half of them stand for a set. Of all, a quarter lie within each half of
-the set, so that halves have half as many pairs as the set."""
+"""Pairs of images whose similarity is computed. The first half of them gives the figure of the whole set. About a
+quarter of all pairs lie within each half of the set, so that a half is judged by half as many pairs as the set."""
 
 SHARES = ("precision", "recall", "coverage")
 ON_LOG_SCALE = ("density", "Vendi score")

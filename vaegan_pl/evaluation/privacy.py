@@ -297,7 +297,7 @@ def detection(nearest: Callable[[Images], Nearest], planted: Images, limit: floa
     """Share of planted copies of training images that the audit finds, by the way they were changed.
 
     Args:
-        nearest: finds the nearest training images; `CopyDetector.nearest`.
+        nearest: finds the training image nearest to each image, as `CopyDetector.nearest` does.
         planted: some training images, in [-1, 1].
         limit: correlation above which an image counts as a copy.
         seed: seed of the noise.

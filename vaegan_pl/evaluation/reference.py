@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from vaegan_pl.data.collection import Collection
-from vaegan_pl.data.datamodule import images_of, labels_of
 from vaegan_pl.data.images import to_grey_values, to_unit_range
 from vaegan_pl.data.prepared import Decoding
+from vaegan_pl.data.tensors import images_of, labels_of
 from vaegan_pl.errors import UserError
 from vaegan_pl.evaluation import privacy, two_sample
 from vaegan_pl.evaluation.classifier import STEPS, Classifier, Images, Labelled, Training
@@ -294,7 +294,8 @@ class Reference:
     def drawn_by_class(self) -> list[int]:
         """How many samples of each class to draw, in the proportions of the training images.
 
-        As many as there are training images, to train classifiers on; without classifiers, as many as are compared.
+        With classifiers, as many as there are training images. Without, enough that at least `n` samples are drawn in
+        all, and at least as many of each class as are held out, but never more than its training images.
         """
         trained = torch.bincount(self.train.labels, minlength=len(self.classes))
         if self.seeds:
@@ -362,7 +363,7 @@ class Reference:
         """Share of planted copies that the audit finds; see `privacy.detection`."""
 
         def nearest(x: Images) -> Nearest:
-            return nearest_once(self.detector, x, "planting copies (first time only)", self.cache)
+            return nearest_once(self.detector, x, "planting copies", self.cache)
 
         return privacy.detection(nearest, self.some_trained.x, self.calibration.threshold, self.seed)
 

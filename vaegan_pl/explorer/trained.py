@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vaegan_pl.data.collection import Collection
-from vaegan_pl.data.datamodule import images_of
+from vaegan_pl.data.tensors import images_of
 from vaegan_pl.evaluation.features import held_out_images
 from vaegan_pl.evaluation.privacy import Calibration, CopyDetector
 from vaegan_pl.evaluation.reference import copy_audit
