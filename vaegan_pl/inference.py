@@ -17,7 +17,7 @@ from vaegan_pl.data.images import fit as fit_image
 from vaegan_pl.data.tensors import images_of, labels_of
 from vaegan_pl.errors import UserError
 from vaegan_pl.model.mechanism import noisy
-from vaegan_pl.model.mixtures import COMPONENTS, ClassMixtures, draw_posteriors, fit, gaussian, log_likelihood
+from vaegan_pl.model.mixtures import COMPONENTS, ClassMixtures, at_most, draw_posteriors, fit, gaussian, log_likelihood
 from vaegan_pl.model.networks import Networks
 from vaegan_pl.model.private_density import Coordinates, contribution, entries
 from vaegan_pl.model.running import posteriors
@@ -85,7 +85,8 @@ def class_mixtures(
             own = labels == label
             found.setdefault(name, {})[split] = draw_posteriors(mean[own], log_variance[own], generator)
     candidates: list[ClassMixtures] = []
-    for components in track(sizes, "fitting classes", "size"):
+    distinct = {tuple(at_most(components, z["train"]) for z in found.values()): components for components in sizes}
+    for components in track(distinct.values(), "fitting classes", "size"):
         fitted = {name: fit(z["train"], components) for name, z in found.items()}
         candidates.append({name: mixture for name, mixture in fitted.items() if mixture is not None})
     missing = [name for name in classes if not any(name in each for each in candidates)]

@@ -136,12 +136,22 @@ def gaussian(mean: Latents, log_variance: Latents) -> Mixture:
     return Mixture(torch.ones(1), mean.mean(0).float()[None], torch.linalg.cholesky(covariance).float()[None])
 
 
+def at_most(components: int, train: Latents) -> int:
+    """The number of components, or fewer if there are fewer than `LEAST_IMAGES` images for each.
+
+    Args:
+        components: the number, positive.
+        train: draws from the posteriors of training images; see `draw_posteriors`.
+    """
+    return max(1, min(components, len(train) // (DRAWS * LEAST_IMAGES)))
+
+
 def fit(train: Latents, components: int) -> Mixture | None:
     """Fit a mixture with full covariances by expectation maximisation (scikit-learn).
 
     Args:
         train: draws from the posteriors of a class's training images; see `draw_posteriors`.
-        components: number of components; lower if there are fewer than `LEAST_IMAGES` images for each.
+        components: number of components; see `at_most`.
 
     Returns:
         The mixture; None if the draws are too few or too far apart.
@@ -149,8 +159,7 @@ def fit(train: Latents, components: int) -> Mixture | None:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    components = max(1, min(components, len(train) // (DRAWS * LEAST_IMAGES)))
-    model = GaussianMixture(components, reg_covar=REGULARISATION, max_iter=STEPS, random_state=0)
+    model = GaussianMixture(at_most(components, train), reg_covar=REGULARISATION, max_iter=STEPS, random_state=0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
