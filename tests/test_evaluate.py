@@ -161,7 +161,7 @@ def test_everything_is_measured_and_written(run_command: Run, capfd: pytest.Capt
         "latent space",
         "A lower bound is no guarantee",
         "here, groups of near-copies were",
-        "Not tried: the calibrated reconstruction error (needs an encoder and references=[PATH,...])",
+        "Not tried: the calibrated reconstruction error (needs an encoder and references=[PATH,...]; may find more)",
     ):
         assert words in page
     card = Path("run/model_card.md").read_text()

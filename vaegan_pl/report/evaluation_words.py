@@ -46,7 +46,7 @@ _UNTRIED = {
     RECONSTRUCTION: "the reconstruction error (the model has no encoder)",
     DISCRIMINATOR: "the discriminator's score (the file contains no discriminator)",
     DENSITY: f"the density ratio of samples (needs at least {LEAST_POPULATION} validation images not held out)",
-    CALIBRATED: "the calibrated reconstruction error (needs an encoder and references=[PATH,...])",
+    CALIBRATED: "the calibrated reconstruction error (needs an encoder and references=[PATH,...]; may find more)",
     LIRA: f"LiRA (needs an encoder and at least {LEAST_MODELS} reference models)",
 }
 _NEVER_TRIED = (
