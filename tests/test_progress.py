@@ -1,6 +1,5 @@
 """Progress bars on terminals, lines in files, and the announcement of long waits."""
 
-import builtins
 import logging
 import os
 import pty
@@ -11,7 +10,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from time import sleep
-from typing import Any
 
 import pytest
 
@@ -167,17 +165,17 @@ def test_durations_in_words(seconds: float, words: str) -> None:
 def test_a_slow_import_of_torch_is_announced(
     seconds: float, lines: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real: Callable[..., Any] = builtins.__import__
+    imported = []
 
-    def slow(name: str, *rest: Any, **options: Any) -> Any:
-        if name == "lightning.pytorch":
-            sleep(seconds)
-        return real(name, *rest, **options)
+    def slow(name: str) -> None:
+        sleep(seconds)
+        imported.append(name)
 
     monkeypatch.setattr(commands, "SLOW_IMPORT", 0.1)
-    monkeypatch.setattr(builtins, "__import__", slow)
+    monkeypatch.setattr(commands, "import_module", slow)
     caplog.set_level(logging.INFO)
     commands.import_torch()
+    assert imported == ["lightning.pytorch"]
     assert sum("loading PyTorch" in message for message in caplog.messages) == lines
 
 

@@ -89,7 +89,7 @@ def test_a_file_with_a_network_missing_is_made_anew(data: ImageFolders, caplog: 
     (path,) = data.cache.glob("features-*.pth")
     tensor_files.save(path, {"networks": torch.load(path, weights_only=True)["networks"][:2]})
     assert classifier_features(data.collection, data.cache, CPU).name == first.name
-    assert "does not contain 3 classifiers" in caplog.text
+    assert "does not contain 3 networks" in caplog.text
 
 
 def test_figures_are_averaged_over_the_networks() -> None:
