@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -75,8 +76,9 @@ def test_a_file_of_that_name_can_still_be_opened(tmp_path: Path, monkeypatch: py
     assert pretrained.name_of(Path("link.pth")) == "pretrained"
     assert pretrained.name_of(pretrained.FILE) == "pretrained"
     assert pretrained.name_of(Path("a/b.pth")) == "a/b.pth"
-    both = [SimpleNamespace(path=path) for path in (pretrained.FILE, Path("runs/mine/vae_gan_model.pth"))]
-    assert evaluation_words.names(both) == ["pretrained", "mine"]  # type: ignore[arg-type]
+    paths = (pretrained.FILE, Path("runs/mine/vae_gan_model.pth"))
+    both: list[Any] = [SimpleNamespace(path=path) for path in paths]
+    assert evaluation_words.names(both) == ["pretrained", "mine"]
 
 
 def test_it_was_trained_on_the_training_folds_of_the_public_data_and_its_first_samples_copy_none(

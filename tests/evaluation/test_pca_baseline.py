@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 from vaegan_pl.evaluation.pca_baseline import principal_components
 
@@ -30,6 +31,16 @@ def test_draws_have_the_images_mean_and_covariance() -> None:
     torch.testing.assert_close(drawn.mean(0), flat.mean(0), atol=0.01, rtol=0)
     torch.testing.assert_close(torch.cov(drawn.T), torch.cov(flat.T), atol=0.003, rtol=0)
     assert float(drawn.abs().max()) <= 1
+
+
+def test_components_do_not_depend_on_the_number_of_threads() -> None:
+    x = torch.rand(300, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            found.append(principal_components(x))
+    assert torch.equal(found[0].axes, found[1].axes)
+    assert torch.equal(found[0].deviations, found[1].deviations)
 
 
 def test_fewer_images_than_components() -> None:

@@ -40,12 +40,15 @@ class PrincipalComponents:
 def principal_components(x: Images, components: int = COMPONENTS) -> PrincipalComponents:
     """Fit the components to images with scikit-learn; at most one component fewer than there are images.
 
-    Images that are all alike have a mean but no components.
+    Images that are all alike have a mean but no components. The fit uses one thread, because its last digits depend on
+    the number of threads, and with them draws and what is kept of them.
     """
     from sklearn.decomposition import PCA
+    from threadpoolctl import threadpool_limits
 
     if bool((x == x[0]).all()):
         return PrincipalComponents(x[0].flatten(), torch.zeros(0, x[0].numel()), torch.zeros(0))
-    pca = PCA(min(components, len(x) - 1), svd_solver="arpack", random_state=0).fit(x.flatten(1).numpy())
+    with threadpool_limits(1):
+        pca = PCA(min(components, len(x) - 1), svd_solver="arpack", random_state=0).fit(x.flatten(1).numpy())
     mean, axes, variances = (torch.from_numpy(a.copy()) for a in (pca.mean_, pca.components_, pca.explained_variance_))
     return PrincipalComponents(mean, axes, variances.clamp_min(0).sqrt())
